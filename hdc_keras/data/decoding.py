@@ -1,0 +1,185 @@
+"""Video files to frames, through PyAV (FFmpeg). Only the needed part of a file is decoded."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+import av
+import numpy as np
+from av.video.reformatter import VideoReformatter
+
+from hdc_keras.errors import VideoDecodeError
+
+# Frame indexes are kept for this many videos (about 2.5 kB each at 300 frames): after an epoch, no file is read twice.
+_INDEX_CACHE_SIZE = 20_000
+# Decoding up to this many unneeded frames is cheaper than a seek, which flushes the decoder (our choice).
+_FRAMES_WORTH_A_SEEK = 8
+# Containers list up to a few frames more than decode (2 is common); more missing than this means a damaged file.
+_MISSING_FRAMES_TOLERATED = 8
+# A damaged header can claim any size. 8K video has 33 million pixels a frame.
+_MAX_PIXELS = 64_000_000
+
+av.logging.set_level(av.logging.PANIC)
+
+
+@dataclass(frozen=True)
+class FrameIndex:
+    """What a file's packets say about its frames, in presentation order.
+
+    Attributes:
+        count: number of frames.
+        timestamps: (count,) int64 presentation times in the stream's time base, or `None` where the container has
+            none that can be trusted; such a file is decoded from its start, counting.
+        key_frames: positions of the key frames, ascending.
+    """
+
+    count: int
+    timestamps: np.ndarray | None
+    key_frames: np.ndarray
+
+
+@lru_cache(maxsize=_INDEX_CACHE_SIZE)
+def index_frames(path: str) -> FrameIndex:
+    """Read a file's packets, decoding none.
+
+    A container's own frame count is not trusted: it is often missing and sometimes too high.
+
+    Raises:
+        VideoDecodeError: the file is no video, is empty or cannot be read.
+    """
+    try:
+        with av.open(path) as container:
+            stream = _video_stream(container)
+            packets = [(p.pts, p.dts, p.is_keyframe) for p in container.demux(stream) if p.size]
+            is_avi = container.format.name == "avi"
+    except (av.FFmpegError, OSError, ValueError) as error:
+        raise VideoDecodeError(path, _one_line(error)) from error
+    if not packets:
+        raise VideoDecodeError(path, "holds no video frame")
+    times = [pts for pts, _, _ in packets]
+    # AVI stores no presentation times: what FFmpeg reports is right only while frames are stored in display order.
+    trusted = None not in times and len(set(times)) == len(times)
+    if is_avi:
+        trusted = trusted and all(pts == dts for pts, dts, _ in packets)
+    if not trusted:
+        return FrameIndex(len(packets), None, np.zeros(1, np.int64))
+    order = np.argsort(np.array(times))
+    key_frames = np.flatnonzero(np.array([key for _, _, key in packets])[order])
+    return FrameIndex(len(packets), np.array(times)[order], key_frames)
+
+
+def count_frames(path: str) -> int:
+    """How many frames a file holds. Raises `VideoDecodeError`, as `index_frames` does."""
+    return index_frames(path).count
+
+
+def decode(path: str, indices: np.ndarray, size: tuple[int, int] | None = None) -> np.ndarray:
+    """Decode the frames at `indices`, in that order; an index may come more than once.
+
+    The file is entered at the last key frame before the first needed frame, and again wherever a later key frame
+    saves decoding. A rotation stored in the file is applied.
+
+    Args:
+        path: a video file that FFmpeg reads.
+        indices: frame numbers in presentation order, any integer shape.
+        size: (height, width) of the result in pixels; the video's own size when `None`.
+
+    Returns:
+        `indices.shape + (height, width, 3)` uint8, RGB.
+
+    Raises:
+        VideoDecodeError: the file, or one of these frames, cannot be decoded.
+        ValueError: an index is outside the video.
+    """
+    index = index_frames(path)
+    indices = np.asarray(indices)
+    if indices.size == 0 or indices.min() < 0 or indices.max() >= index.count:
+        raise ValueError(f"`indices` must lie in [0, {index.count}) for {path}. Received: {indices}")
+    wanted = np.unique(indices)
+    try:
+        with av.open(path) as container:
+            stream = _video_stream(container)
+            # The pipeline decodes several videos at once; threads inside each of them would only compete.
+            stream.codec_context.thread_count = 1
+            walk = _by_counting if index.timestamps is None else _by_seeking
+            convert = _Converter(size)
+            frames = {position: convert(frame) for position, frame in walk(container, stream, index, wanted)}
+    except (av.FFmpegError, OSError, ValueError, MemoryError) as error:
+        raise VideoDecodeError(path, _one_line(error)) from error
+    missing = len(wanted) - len(frames)
+    if missing:
+        last = max(frames, default=-1)
+        if not frames or index.count - 1 - last > _MISSING_FRAMES_TOLERATED + (wanted[-1] - wanted[-missing - 1]):
+            raise VideoDecodeError(path, f"decoding ends before frame {wanted[-missing]} of {index.count}")
+        frames.update({position: frames[last] for position in wanted[-missing:].tolist()})
+    stacked = np.stack([frames[position] for position in indices.ravel().tolist()])
+    return stacked.reshape(*indices.shape, *stacked.shape[1:])
+
+
+def _video_stream(container: av.container.InputContainer) -> av.video.stream.VideoStream:
+    if not container.streams.video:
+        raise ValueError("holds no video stream")
+    stream = container.streams.video[0]
+    width, height = stream.codec_context.width, stream.codec_context.height
+    if width * height > _MAX_PIXELS:
+        raise ValueError(f"claims frames of {width} x {height} pixels, more than {_MAX_PIXELS:,} pixels")
+    return stream
+
+
+def _by_seeking(container, stream, index: FrameIndex, wanted: np.ndarray) -> Iterator[tuple[int, av.VideoFrame]]:
+    """Yield (position, frame) for every wanted position, by timestamp, seeking where that saves decoding."""
+    for segment in _segments(wanted, index.key_frames):
+        container.seek(int(index.timestamps[segment[0]]), stream=stream)
+        due = iter(segment)
+        position = next(due)
+        for frame in container.decode(stream):
+            # A frame that the decoder dropped is shown as the next one that it gives.
+            while position is not None and frame.pts is not None and frame.pts >= index.timestamps[position]:
+                yield position, frame
+                position = next(due, None)
+            if position is None:
+                break
+
+
+def _by_counting(container, stream, index: FrameIndex, wanted: np.ndarray) -> Iterator[tuple[int, av.VideoFrame]]:
+    """Yield (position, frame) for every wanted position, decoding from the start and counting."""
+    due = set(wanted.tolist())
+    for position, frame in enumerate(container.decode(stream)):
+        if position in due:
+            yield position, frame
+            due.remove(position)
+            if not due:
+                break
+
+
+def _segments(wanted: np.ndarray, key_frames: np.ndarray) -> list[list[int]]:
+    """Split sorted positions wherever entering at a later key frame is cheaper than decoding on."""
+    segments: list[list[int]] = []
+    for position in wanted.tolist():
+        entry = key_frames[max(0, np.searchsorted(key_frames, position, side="right") - 1)]
+        if segments and entry - segments[-1][-1] <= _FRAMES_WORTH_A_SEEK:
+            segments[-1].append(position)
+        else:
+            segments.append([position])
+    return segments
+
+
+class _Converter:
+    """Decoded frames to RGB arrays of one size, upright."""
+
+    def __init__(self, size: tuple[int, int] | None):
+        self.size = size
+        self.reformatter = VideoReformatter()
+
+    def __call__(self, frame: av.VideoFrame) -> np.ndarray:
+        quarter_turns = round(frame.rotation / 90) % 4
+        height, width = self.size or (None, None)
+        if quarter_turns % 2:
+            height, width = width, height
+        rgb = self.reformatter.reformat(frame, width=width, height=height, format="rgb24", interpolation="BILINEAR")
+        return np.rot90(rgb.to_ndarray(), quarter_turns)
+
+
+def _one_line(error: BaseException) -> str:
+    reason = error.strerror if isinstance(error, av.FFmpegError) else str(error)
+    return " ".join((reason or "").split()) or type(error).__name__

@@ -1,0 +1,248 @@
+"""Which videos there are: readers for a folder of classes, a plain folder and a CSV manifest, and group-aware splits."""
+
+import csv
+import difflib
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from hdc_keras.data.sampling import random_generator
+from hdc_keras.errors import DataError
+
+VIDEO_SUFFIXES = frozenset(
+    ".3gp .avi .flv .h264 .m4v .mkv .mov .mp4 .mpeg .mpg .mts .ogv .ts .webm .wmv".split()
+)
+SPLITS = ("train", "val", "test")
+_RESERVED_COLUMNS = ("path", "split", "group", "video_id")
+_LABEL_PREFIX = "label_"
+_ERRORS_SHOWN = 20
+
+
+@dataclass(frozen=True)
+class VideoRecord:
+    """One video: where it is and what is known of it.
+
+    Attributes:
+        path: the file.
+        video_id: unique in its set; sampling depends on it, so that a set may be moved without changing its clips.
+        labels: class name by label column; empty when unlabelled. Its first entry is the main label.
+        split: "train", "val" or "test"; `None` when the set has no split.
+        group: near-duplicates (cuts of one recording) share a group, and a group is never divided by a split.
+    """
+
+    path: str
+    video_id: str
+    labels: Mapping[str, str] = field(default_factory=dict)
+    split: str | None = None
+    group: str | None = None
+
+    @property
+    def label(self) -> str | None:
+        """The main label, or `None`."""
+        return next(iter(self.labels.values()), None)
+
+
+def read_records(path: str | Path) -> list[VideoRecord]:
+    """Read a video set.
+
+    Args:
+        path: a CSV manifest; a folder that holds one (`manifest.csv`, or a single CSV with a `path` column); a folder
+            of classes, one sub-folder each; or a folder of videos without labels.
+
+    Raises:
+        DataError: nothing is there, or some of it is wrong; all that is wrong is listed.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise DataError(
+            f"{path}: no such file or folder. Expected a folder of videos or a CSV manifest.{_did_you_mean(path)}"
+        )
+    if path.is_file():
+        if path.suffix.lower() != ".csv":
+            raise DataError(
+                f"{path}: expected a folder of videos or a CSV manifest (*.csv). To use single videos, list them in a "
+                "CSV with a `path` column."
+            )
+        return read_csv(path)
+    manifest = _find_manifest(path)
+    return read_csv(manifest) if manifest else read_folder(path)
+
+
+def read_csv(path: Path) -> list[VideoRecord]:
+    """Read a manifest with a header line.
+
+    Columns: `path` (absolute, or relative to the manifest; required), `label` or several `label_NAME`, `split`
+    (train, val, test), `group`, `video_id`. Other columns are left alone.
+
+    Raises:
+        DataError: every bad line, with its number.
+    """
+    records: list[VideoRecord] = []
+    problems: list[str] = []
+    seen: dict[str, int] = {}
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(file, restkey="")
+        columns = reader.fieldnames or []
+        if "path" not in columns:
+            raise DataError(
+                f"{path}, line 1: expected a header with a `path` column. Received: {', '.join(columns) or 'nothing'}"
+            )
+        label_columns = {c: "label" for c in columns if c == "label"} or {
+            c: c.removeprefix(_LABEL_PREFIX) for c in columns if c.startswith(_LABEL_PREFIX)
+        }
+        try:
+            for row in reader:
+                line = reader.line_num
+                problem, record = _read_row(row, path.parent, label_columns)
+                if record is None:
+                    problems.append(f"line {line}: {problem}")
+                    continue
+                if record.video_id in seen:
+                    problems.append(f"line {line}: `{record.video_id}` was listed before, on line {seen[record.video_id]}")
+                seen.setdefault(record.video_id, line)
+                records.append(record)
+        except (csv.Error, UnicodeDecodeError) as error:
+            problems.append(f"line {reader.line_num + 1}: not readable as UTF-8 CSV ({error})")
+    divided = _divided_groups(records)
+    problems += [f"group `{group}` is in several splits ({', '.join(splits)})" for group, splits in divided]
+    if any(r.split for r in records) and not all(r.split for r in records):
+        problems.append("some rows have a split and some have none; give one to all or to none")
+    if problems:
+        shown = "\n  ".join(problems[:_ERRORS_SHOWN])
+        more = f"\n  and {len(problems) - _ERRORS_SHOWN} more" if len(problems) > _ERRORS_SHOWN else ""
+        raise DataError(f"{path}: {len(problems)} problem(s):\n  {shown}{more}")
+    if not records:
+        raise DataError(f"{path}: lists no video. Expected one line for each video below the header.")
+    return records
+
+
+def read_folder(folder: Path) -> list[VideoRecord]:
+    """Read a folder of classes (one sub-folder each, searched through) or, when it has no such, a folder of videos."""
+    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in VIDEO_SUFFIXES)
+    if not files:
+        raise DataError(
+            f"{folder}: holds no video. Expected files ending in {', '.join(sorted(VIDEO_SUFFIXES))}, directly or in "
+            "one sub-folder for each class."
+        )
+    in_classes = [p for p in files if p.parent != folder]
+    if in_classes and len(in_classes) != len(files):
+        loose = next(p for p in files if p.parent == folder)
+        raise DataError(
+            f"{folder}: some videos are in class folders and some are not (such as {loose.name}). Move them, or list "
+            "them in a CSV manifest."
+        )
+    return [
+        VideoRecord(
+            path=str(p),
+            video_id=p.relative_to(folder).as_posix(),
+            labels={"label": p.relative_to(folder).parts[0]} if in_classes else {},
+        )
+        for p in files
+    ]
+
+
+def with_splits(records: Sequence[VideoRecord], holdout: float, seed: int) -> list[VideoRecord]:
+    """Give every record a split; a set that has splits keeps them.
+
+    Without splits, about `holdout` of each class of the main label becomes "test", whole groups at a time. Unlabelled
+    sets, and any set with `holdout` 0, are all "train".
+
+    Raises:
+        DataError: a class has too few videos, or too few groups, for one on each side.
+    """
+    if any(record.split for record in records):
+        return list(records)
+    if holdout == 0 or not all(record.label for record in records):
+        return [replace(record, split="train") for record in records]
+    members: dict[str, list[VideoRecord]] = defaultdict(list)
+    for record in records:
+        members[record.group or f"\x00{record.video_id}"].append(record)
+    groups = sorted(members)
+    random_generator("holdout", seed).shuffle(groups)
+    totals = Counter(record.label for record in records)
+    needed = {label: max(1, round(holdout * total)) for label, total in totals.items()}
+    # Groups that hold several videos are hard to fit, so the small ones are left for last.
+    groups.sort(key=lambda group: -len(members[group]))
+    test: set[str] = set()
+    for group in groups:
+        counts = Counter(record.label for record in members[group])
+        if all(count <= needed[label] for label, count in counts.items()):
+            test.add(group)
+            for label, count in counts.items():
+                needed[label] -= count
+    split = [
+        replace(record, split="test" if (record.group or f"\x00{record.video_id}") in test else "train")
+        for record in records
+    ]
+    _require_both_sides(split)
+    return split
+
+
+def _require_both_sides(records: Sequence[VideoRecord]) -> None:
+    problems = []
+    for label in sorted({str(record.label) for record in records}):
+        of_class = [record for record in records if record.label == label]
+        if {record.split for record in of_class} != {"train", "test"}:
+            groups = len({record.group or record.video_id for record in of_class})
+            problems.append(f"class `{label}` has {len(of_class)} video(s) in {groups} group(s)")
+    if problems:
+        raise DataError(
+            "cannot hold out test videos: every class needs one group of videos on each side.\n  "
+            + "\n  ".join(problems)
+            + "\nAdd videos to these classes, or give the set a `split` column in a CSV manifest, or use all videos "
+            "for pretraining with `--set data.holdout=0`."
+        )
+
+
+def _read_row(
+    row: Mapping[str, str], folder: Path, label_columns: Mapping[str, str]
+) -> tuple[str, VideoRecord | None]:
+    if "" in row and row[""]:
+        return "more values than the header has columns", None
+    if any(value is None for value in row.values()):
+        return "fewer values than the header has columns", None
+    if not row["path"]:
+        return "`path` is empty", None
+    file = folder / row["path"]
+    if not file.exists():
+        return f"no such file: {file}", None
+    split = row.get("split") or None
+    if split is not None and split not in SPLITS:
+        near = difflib.get_close_matches(split, SPLITS, 1)
+        return f"`split` must be {', '.join(SPLITS)}. Received: {split}" + (f" (meant {near[0]}?)" if near else ""), None
+    labels = {name: row[column] for column, name in label_columns.items() if row[column]}
+    if labels and len(labels) != len(label_columns):
+        return "some label columns are empty; fill all or none", None
+    video_id = row.get("video_id") or Path(row["path"]).as_posix()
+    return "", VideoRecord(str(file), video_id, labels, split, row.get("group") or None)
+
+
+def _divided_groups(records: Iterable[VideoRecord]) -> list[tuple[str, list[str]]]:
+    splits: dict[str, set[str]] = defaultdict(set)
+    for record in records:
+        if record.group and record.split:
+            splits[record.group].add(record.split)
+    return [(group, sorted(found)) for group, found in sorted(splits.items()) if len(found) > 1]
+
+
+def _find_manifest(folder: Path) -> Path | None:
+    if (folder / "manifest.csv").exists():
+        return folder / "manifest.csv"
+    manifests = [path for path in sorted(folder.glob("*.csv")) if _has_path_column(path)]
+    if len(manifests) > 1:
+        names = ", ".join(path.name for path in manifests)
+        raise DataError(f"{folder}: holds several manifests ({names}). Name the one to use, as in --data {manifests[0]}")
+    return manifests[0] if manifests else None
+
+
+def _has_path_column(path: Path) -> bool:
+    with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
+        return "path" in next(csv.reader(file), [])
+
+
+def _did_you_mean(path: Path) -> str:
+    if not path.parent.is_dir():
+        return ""
+    near = difflib.get_close_matches(path.name, [p.name for p in path.parent.iterdir()], 1)
+    return f" Did you mean {path.parent / near[0]}?" if near else ""

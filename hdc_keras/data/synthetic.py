@@ -1,0 +1,204 @@
+"""Moving shapes: a small labelled video set with two independent factors, rendered and encoded on first use.
+
+*Appearance* is the background scene, *motion* is what a sprite does before it. Everything else (colours, tint, phase and
+scale of the pattern, shape, size, place and speed of the sprite) is nuisance, drawn anew for each video. Every pair of an
+appearance and a motion is equally frequent in every split, so that neither factor tells anything of the other.
+"""
+
+import csv
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+
+from hdc_keras.data.sampling import random_generator
+
+APPEARANCES = ("stripes", "diagonal", "checks", "dots", "rings", "clouds")
+MOTIONS = ("right", "left", "up", "down", "circling", "pulsing")
+SHAPES = ("disc", "square", "diamond")
+
+# Changed whenever the same specification would render other pixels, so that no cache serves old ones.
+_RENDERER_VERSION = 1
+
+
+@dataclass(frozen=True)
+class MovingShapes:
+    """How the set is rendered.
+
+    Args:
+        train_per_pair: training videos for each (appearance, motion) pair, of which there are 36.
+        test_per_pair: test videos for each pair.
+        frames: frames per video, at 25 frames a second.
+        size: height and width in pixels, even.
+        seed: everything random comes from it.
+    """
+
+    train_per_pair: int = 16
+    test_per_pair: int = 6
+    frames: int = 40
+    size: int = 64
+    seed: int = 0
+
+    @property
+    def video_count(self) -> int:
+        """Number of videos in all splits."""
+        return len(APPEARANCES) * len(MOTIONS) * (self.train_per_pair + self.test_per_pair)
+
+
+def cache_folder() -> Path:
+    """Where rendered sets are kept: `$HDC_KERAS_CACHE`, or `hdc-keras` in the user's cache folder."""
+    fallback = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hdc-keras"
+    return Path(os.environ.get("HDC_KERAS_CACHE") or fallback)
+
+
+def ensure_moving_shapes(spec: MovingShapes, progress: Callable[[int, int], None] | None = None) -> Path:
+    """Render the set unless the cache holds it, and return its manifest.
+
+    The set appears under its final name only when it is complete. Two processes may render at once: the first to end
+    provides the set, and both get the same files.
+
+    Args:
+        spec: what to render.
+        progress: called with (videos rendered, videos in all) after each video.
+
+    Returns:
+        Path of `manifest.csv`, with columns `path, label_appearance, label_motion, split`.
+    """
+    name = "-".join(str(value) for value in asdict(spec).values())
+    folder = cache_folder() / f"moving-shapes-v{_RENDERER_VERSION}-{name}"
+    if not (folder / "manifest.csv").exists():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(prefix=".rendering-", dir=folder.parent))
+        try:
+            _render_all(spec, work, progress)
+            _publish(work, folder)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+    return folder / "manifest.csv"
+
+
+def render_video(spec: MovingShapes, appearance: str, motion: str, number: int) -> np.ndarray:
+    """One video as pixels: (frames, size, size, 3) uint8. It depends on nothing but the arguments."""
+    generator = random_generator("moving-shapes", spec.seed, appearance, motion, number)
+    background = _draw_background(generator, appearance, spec.size)
+    frames = _draw_sprite(generator, motion, spec, background)
+    tint = generator.uniform(0.75, 1.0, 3)
+    return (255 * np.clip(frames * tint, 0, 1)).round().astype(np.uint8)
+
+
+def write_video(path: Path, frames: np.ndarray, rate: int = 25) -> None:
+    """Encode (time, height, width, 3) uint8 frames as H.264; height and width must be even."""
+    with av.open(str(path), "w") as container:
+        # One thread: with several, the encoder's output depends on their number.
+        stream = container.add_stream("libx264", rate=Fraction(rate), options={"crf": "18", "threads": "1"})
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = "yuv420p"
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+
+
+def _render_all(spec: MovingShapes, folder: Path, progress: Callable[[int, int], None] | None) -> None:
+    rows = []
+    for split, first, count in (
+        ("train", 0, spec.train_per_pair),
+        ("test", spec.train_per_pair, spec.test_per_pair),
+    ):
+        for appearance in APPEARANCES:
+            for motion in MOTIONS:
+                for number in range(first, first + count):
+                    name = f"{appearance}-{motion}-{number:03d}.mp4"
+                    write_video(folder / name, render_video(spec, appearance, motion, number))
+                    rows.append((name, appearance, motion, split))
+                    if progress:
+                        progress(len(rows), spec.video_count)
+    with (folder / "manifest.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(("path", "label_appearance", "label_motion", "split"))
+        writer.writerows(rows)
+
+
+def _publish(work: Path, folder: Path) -> None:
+    try:
+        work.rename(folder)
+    except OSError:
+        # Another process was faster. Anything else that is in the way is not ours to remove.
+        if not (folder / "manifest.csv").exists():
+            raise
+
+
+def _draw_background(generator: np.random.Generator, appearance: str, size: int) -> np.ndarray:
+    """(size, size, 3) float64 in [0, 1]: two colours mixed by the scene's pattern."""
+    rows, columns = np.mgrid[0:size, 0:size].astype(float)
+    period = generator.uniform(10, 18)
+    shift_x, shift_y = generator.uniform(0, period, 2)
+    x, y = 2 * np.pi * (columns + shift_x) / period, 2 * np.pi * (rows + shift_y) / period
+    if appearance == "stripes":
+        pattern = np.sin(x)
+    elif appearance == "diagonal":
+        pattern = np.sin(x + y)
+    elif appearance == "checks":
+        pattern = 4 * np.sin(x) * np.sin(y)
+    elif appearance == "dots":
+        pattern = 3 * (np.cos(x) + np.cos(y)) - 3
+    elif appearance == "rings":
+        centre_x, centre_y = generator.uniform(0.2, 0.8, 2) * size
+        pattern = np.sin(2 * np.pi * np.hypot(columns - centre_x, rows - centre_y) / period + shift_x)
+    else:
+        pattern = _clouds(generator, size)
+    mix = 0.5 + 0.5 * np.tanh(2 * pattern)[..., None]
+    first, second = generator.uniform(0.1, 0.45, 3), generator.uniform(0.35, 0.7, 3)
+    return first * mix + second * (1 - mix)
+
+
+def _clouds(generator: np.random.Generator, size: int) -> np.ndarray:
+    frequencies = np.hypot(np.fft.fftfreq(size)[:, None], np.fft.fftfreq(size)[None])
+    spectrum = np.exp(2j * np.pi * generator.random((size, size))) * np.exp(-((frequencies / 0.06) ** 2))
+    field = np.fft.ifft2(spectrum).real
+    return 1.5 * field / field.std()
+
+
+def _draw_sprite(
+    generator: np.random.Generator, motion: str, spec: MovingShapes, background: np.ndarray
+) -> np.ndarray:
+    """(frames, size, size, 3) float64: the sprite over the background; what leaves at one edge enters at the other."""
+    size = spec.size
+    time = np.arange(spec.frames)
+    centre = generator.uniform(0, size, 2)
+    radius = np.full(spec.frames, generator.uniform(0.12, 0.18) * size)
+    speed = generator.uniform(0.02, 0.04) * size
+    angle = generator.uniform(0, 2 * np.pi) + generator.choice((-1, 1)) * 2 * np.pi * time / generator.uniform(18, 28)
+    x, y = np.full(spec.frames, centre[0]), np.full(spec.frames, centre[1])
+    if motion in ("right", "left"):
+        x = x + (1 if motion == "right" else -1) * speed * time
+    elif motion in ("down", "up"):
+        y = y + (1 if motion == "down" else -1) * speed * time
+    elif motion == "circling":
+        orbit = generator.uniform(0.15, 0.22) * size
+        x, y = x + orbit * np.cos(angle), y + orbit * np.sin(angle)
+    else:
+        radius = radius * (1 + 0.5 * np.sin(angle))
+    grid = np.arange(size)
+    # Distances on the torus, in [-size/2, size/2).
+    dx = (grid[None] - x[:, None] + size / 2) % size - size / 2
+    dy = (grid[None] - y[:, None] + size / 2) % size - size / 2
+    distance = _shape_distance(str(generator.choice(SHAPES)), dx[:, None, :], dy[:, :, None])
+    cover = np.clip(radius[:, None, None] - distance + 0.5, 0, 1)[..., None]
+    core = np.clip(0.5 * radius[:, None, None] - distance + 0.5, 0, 1)[..., None]
+    bright, dark = generator.uniform(0.75, 1.0, 3), generator.uniform(0.0, 0.25, 3)
+    colour = bright * (1 - core) + dark * core
+    return background * (1 - cover) + colour * cover
+
+
+def _shape_distance(shape: str, dx: np.ndarray, dy: np.ndarray) -> np.ndarray:
+    if shape == "disc":
+        return np.hypot(dx, dy)
+    if shape == "square":
+        return np.maximum(abs(dx), abs(dy)) / 0.89
+    return (abs(dx) + abs(dy)) / 1.25

@@ -1,0 +1,35 @@
+"""The errors users see: each says what was wrong, where, what was expected and what to do."""
+
+
+class HDCError(Exception):
+    """A failure explained in one message. The command line prints it and exits with `exit_code`."""
+
+    exit_code = 1
+
+
+class ConfigError(HDCError):
+    """The configuration or an argument is wrong; nothing was started."""
+
+    exit_code = 2
+
+
+class DataError(HDCError):
+    """The videos, or the manifest that lists them, cannot be used."""
+
+
+class VideoDecodeError(DataError):
+    """One video could not be decoded.
+
+    Attributes:
+        path: the file.
+        cause: why, in one line.
+    """
+
+    def __init__(self, path: str, cause: str):
+        super().__init__(f"{path}: {cause}")
+        self.path = path
+        self.cause = cause
+
+
+class RunError(HDCError):
+    """A run directory cannot be created, read or continued."""
