@@ -3,7 +3,8 @@
 import atexit
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import tensorflow as tf
@@ -48,6 +49,17 @@ class DecodeFailures:
                     "with --set data.max_failed_share=..."
                 )
                 raise self.fatal
+
+
+    @contextmanager
+    def named(self) -> Iterator[None]:
+        """Around reading a dataset: raises `fatal` in place of the error that tf.data made of it."""
+        try:
+            yield
+        except tf.errors.OpError:
+            if self.fatal:
+                raise self.fatal from None
+            raise
 
 
 class FrameStore:

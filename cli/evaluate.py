@@ -1,0 +1,72 @@
+"""`hdc-keras evaluate`."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+
+def evaluate(
+    run: Annotated[Path, typer.Option(help="Run directory of a pretraining run.")],
+    protocol: Annotated[
+        list[str], typer.Option(help="linear (probe), knn or retrieval. Repeatable; features are extracted once.")
+    ],
+    data: Annotated[
+        Path | None, typer.Option(help="Other labelled videos than the run's: folder or CSV manifest.")
+    ] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="Override a key, as in evaluate.clips=5. Repeatable.")
+    ] = None,
+) -> None:
+    """Measure what a run's frozen features know, beside the same network with random weights.
+
+    Features are averaged over evenly spaced clips. Training videos fit the judge, test videos are judged; where the set
+    has no splits, the share `data.holdout` of each class is held out, group by group.
+
+    Examples:
+      hdc-keras evaluate --run runs/moving-shapes --protocol linear --protocol knn
+      hdc-keras evaluate --run runs/mine --data labelled.csv --protocol retrieval
+    """
+    from hdc_keras.config import load_experiment
+    from hdc_keras.training.run_directory import RunDirectory
+    from hdc_keras_cli.console import NamedBars, console, progress_bar
+
+    directory = RunDirectory(run)
+    directory.experiment()
+    overrides = [*([f"data.path={data.resolve()}"] if data else []), *(set_ or [])]
+    experiment = load_experiment(directory.config_file, overrides)
+
+    from hdc_keras.evaluation.job import evaluate as evaluate_run
+    from hdc_keras.training.run import load_videos
+
+    with progress_bar() as bar:
+        bars = NamedBars(bar)
+        records = load_videos(experiment, lambda done, total: bars("rendering moving shapes", done, total))
+        results = evaluate_run(directory, experiment, records, protocol, bars)
+    for result in results.values():
+        _print_result(result)
+        counts = result["counts"]
+        console.print(f"{counts['decoded']} of {counts['asked']} videos evaluated, {len(counts['failed'])} failed", end="")
+        console.print("".join(f"\n  {path}: {cause}" for path, cause in counts["failed"].items()), soft_wrap=True)
+    console.print(f"Results are in [bold]{directory.path / 'results'}[/]")
+
+
+def _print_result(result: dict[str, Any]) -> None:
+    from rich.table import Table
+
+    from hdc_keras_cli.console import console
+
+    table = Table(title=f"{result['protocol']} on {result['dataset']}, {result['split']['test']} test videos")
+    table.add_column("label")
+    table.add_column("from")
+    names = [name for name in next(iter(next(iter(result["metrics"].values())).values())) if name != "l2"]
+    for name in names:
+        table.add_column(name, justify="right")
+        table.add_column("random weights", justify="right", style="dim")
+    for column, sources in result["metrics"].items():
+        for source, metrics in sources.items():
+            random = result["random_weights"][column][source]
+            cells = [cell for name in names for cell in (f"{metrics[name]:.3f}", f"{random[name]:.3f}")]
+            table.add_row(f"{column} (chance {result['chance'][column]:.3f})", source, *cells)
+        table.add_section()
+    console.print(table)

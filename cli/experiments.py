@@ -1,0 +1,64 @@
+"""Which experiment a command line means."""
+
+import difflib
+from importlib.resources import files
+from pathlib import Path
+
+from hdc_keras.config import Experiment, load_experiment
+from hdc_keras.errors import ConfigError
+
+
+def named_configs() -> dict[str, Path]:
+    """The installed configs by name."""
+    folder = Path(str(files("hdc_keras_configs")))
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def find_config(name_or_file: str) -> Path:
+    """A config file, or a named config.
+
+    Raises:
+        ConfigError: there is neither.
+    """
+    if Path(name_or_file).is_file():
+        return Path(name_or_file)
+    known = named_configs()
+    if name_or_file in known:
+        return known[name_or_file]
+    near = difflib.get_close_matches(name_or_file, known, 1)
+    raise ConfigError(
+        f"--config {name_or_file}: no such file, and no config of that name."
+        + (f" Did you mean `{near[0]}`?" if near else "")
+        + f" Known: {', '.join(known)}."
+    )
+
+
+def resolve(config: str, data: Path | None, overrides: list[str], smoke: bool) -> Experiment:
+    """The experiment of `--config`, with `--data`, `--set` and `--smoke` applied in that order."""
+    overrides = [*([f"data.path={data.resolve()}"] if data else []), *overrides]
+    experiment = load_experiment(find_config(config), overrides)
+    return shrunk(experiment) if smoke else experiment
+
+
+def shrunk(experiment: Experiment) -> Experiment:
+    """The same experiment in about a minute: the whole path with little data; its figures mean nothing."""
+    height, width = experiment.data.decode_size
+    size = min(32, experiment.views.size)
+    scale = size / experiment.views.size
+    sections = {
+        "data": {
+            "frames": min(8, experiment.data.frames),
+            "decode_size": (round(height * scale), round(width * scale)),
+            "shapes_per_pair": (1, 1),
+            "limit": 16,
+        },
+        "views": {"size": size},
+        "train": {"epochs": 2, "batch_size": min(4, experiment.train.batch_size), "knn_every": 1},
+        "evaluate": {"clips": 2},
+    }
+    return experiment.model_copy(
+        update={
+            name: getattr(experiment, name).model_copy(update=changes) for name, changes in sections.items()
+        }
+        | {"name": f"{experiment.name}-smoke"}
+    )

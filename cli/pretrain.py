@@ -1,0 +1,63 @@
+"""`hdc-keras pretrain`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+DEFAULT_CONFIG = "moving-shapes"
+
+
+def pretrain(
+    config: Annotated[
+        str | None, typer.Option(help="Named config (see `hdc-keras configs list`) or YAML file.", show_default=False)
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder of videos, folder of class folders, or CSV manifest.")
+    ] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="Override a key of the config, as in train.epochs=50. Repeatable.")
+    ] = None,
+    run: Annotated[Path | None, typer.Option(help="Run directory to create. [default: runs/NAME]")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --run where it stopped.")] = False,
+    smoke: Annotated[bool, typer.Option("--smoke", help="Shrink the config to about a minute, to try the path.")] = False,
+) -> None:
+    """Pretrain a backbone on unlabelled videos.
+
+    Without --data it uses moving shapes, a small video set that it renders; without --config, `moving-shapes` for
+    these, `videos` for your videos on a GPU, and `videos-cpu` for your videos on a CPU.
+
+    Examples:
+      hdc-keras pretrain
+      hdc-keras pretrain --data path/to/videos --run runs/mine
+      hdc-keras pretrain --config videos --data videos.csv --set train.epochs=100 --set train.batch_size=32
+      hdc-keras pretrain --run runs/mine --resume
+    """
+    from hdc_keras.errors import ConfigError
+    from hdc_keras_cli.console import console
+    from hdc_keras_cli.experiments import resolve
+
+    if resume:
+        if run is None or config or data or set_ or smoke:
+            raise ConfigError("--resume continues the run that --run names, with that run's own config: give it only --run.")
+        from hdc_keras.training.run_directory import RunDirectory
+
+        directory = RunDirectory(run)
+        experiment = directory.experiment()
+    else:
+        chosen = config or (_config_for_videos() if data else DEFAULT_CONFIG)
+        experiment = resolve(chosen, data, set_ or [], smoke)
+        if not config:
+            console.print(f"Config: [bold]{chosen}[/] (chosen because none was given)")
+    if experiment.data.path is None:
+        console.print("Data: [bold]moving shapes[/], rendered here (give your own videos with --data)")
+
+    from hdc_keras_cli.pretrain_job import run_job
+
+    raise typer.Exit(run_job(experiment, run or Path("runs") / experiment.name, resume))
+
+
+def _config_for_videos() -> str:
+    from hdc_keras.training.devices import has_accelerator
+
+    return "videos" if has_accelerator() else "videos-cpu"

@@ -1,0 +1,133 @@
+"""What `hdc-keras pretrain` shows while the library trains."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import keras
+from rich.console import Group
+from rich.live import Live
+from rich.table import Table
+
+from hdc_keras.config import Experiment
+from hdc_keras.training.run import Outcome, load_videos, pretrain
+from hdc_keras.training.run_directory import RunDirectory
+from hdc_keras_cli.console import console, progress_bar
+
+# How often the screen is redrawn, in seconds: reading the metrics costs a moment.
+_REDRAW_S = 0.5
+# Without a terminal, a line is printed for at most this many epochs.
+_LINES = 20
+
+
+def run_job(experiment: Experiment, path: Path, resume: bool) -> int:
+    """Train with progress on the screen, say how it ended, and return the exit code."""
+    run = RunDirectory(path)
+    if not resume and run.path.exists():
+        run.create(experiment)  # refuses before any video is read
+    with progress_bar() as bar:
+        task = bar.add_task("rendering moving shapes", visible=False, note="")
+        records = load_videos(
+            experiment, lambda done, total: bar.update(task, completed=done, total=total, visible=True)
+        )
+    if not run.config_file.exists():
+        run.create(experiment)
+    trained = sum(record.split == "train" for record in records)
+    held_out = sum(record.split == "test" for record in records)
+    groups = len({record.group for record in records if record.group})
+    console.print(
+        f"Videos: {trained} for training, {held_out} held out for testing"
+        + (f", in {groups} groups that are kept apart" if groups else "")
+    )
+    console.print(f"Run: [bold]{run.path}[/]   backbone {experiment.model.backbone}, {_device()}, {keras.backend.backend()}")
+    screen = Screen(experiment)
+    with screen.live:
+        outcome = pretrain(experiment, run, records, resume=resume, callbacks=[screen])
+    return _say_how_it_ended(run, experiment, outcome)
+
+
+def _say_how_it_ended(run: RunDirectory, experiment: Experiment, outcome: Outcome) -> int:
+    if outcome.failed_videos:
+        console.print(
+            f"[yellow]{len(outcome.failed_videos)} video(s) could not be decoded and were skipped[/]; "
+            f"{run.path / 'failures.csv'} lists them."
+        )
+    if not outcome.finished:
+        console.print(
+            f"Stopped after step {outcome.step} ({outcome.epochs} of {experiment.train.epochs} epochs); a checkpoint is "
+            f"saved. Continue with: hdc-keras pretrain --run {run.path} --resume"
+        )
+        return 130
+    console.print(f"[green]Done[/]: {outcome.epochs} epochs. The run is in [bold]{run.path}[/]. Next:")
+    console.print(f"  hdc-keras evaluate --run {run.path} --protocol linear")
+    console.print(f"  hdc-keras export --run {run.path} --format saved_model")
+    return 0
+
+
+class Screen(keras.callbacks.Callback):
+    """Bar with ETA and rate; below it loss, accuracy and weight by level and task, and the kNN check."""
+
+    def __init__(self, experiment: Experiment):
+        super().__init__()
+        self.experiment = experiment
+        self.bar = progress_bar()
+        self.task = self.bar.add_task("pretraining", total=None, note="")
+        self.live = Live(self.bar, console=console, refresh_per_second=4)
+        self.knn: dict[str, float] = {}
+        self._drawn = 0.0
+        self._steps_per_epoch = 0
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        """Set the bar to where the run stands."""
+        step = int(self.model.optimizer.iterations)
+        self._steps_per_epoch = self.model.optimizer._learning_rate.total_steps // self.experiment.train.epochs
+        self.bar.update(self.task, total=self._steps_per_epoch * self.experiment.train.epochs, completed=step)
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Advance, and redraw now and then."""
+        self.bar.advance(self.task)
+        if console.is_terminal and logs and time.monotonic() - self._drawn > _REDRAW_S:
+            self._drawn = time.monotonic()
+            self._draw({name: float(value) for name, value in logs.items()})
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Draw; without a terminal, print a line now and then."""
+        values = {name: float(value) for name, value in (logs or {}).items()}
+        self.knn.update({name: value for name, value in values.items() if name.startswith("knn_")})
+        rate = values.get("clips_per_second", 0.0)
+        knn = "  ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in self.knn.items())
+        epochs = self.experiment.train.epochs
+        self.bar.update(
+            self.task, description=f"epoch {epoch + 1}/{epochs}", note=f"{rate:.0f} clips/s  loss {values['loss']:.3f}  {knn}"
+        )
+        if console.is_terminal:
+            self._draw(values)
+        elif (epoch + 1) % max(1, epochs // _LINES) == 0 or epoch + 1 == epochs:
+            console.print(f"epoch {epoch + 1}/{epochs}  loss {values['loss']:.3f}  {rate:.0f} clips/s  {knn}  {self._levels(values)}")
+
+    def _levels(self, values: dict[str, float]) -> str:
+        return "  ".join(
+            f"{level} {task} {values[f'{level}_{task}_loss']:.2f} (x{values[f'{level}_{task}_weight']:.2f})"
+            for level in self.model.contrast.levels
+            for task in self.model.tasks
+        )
+
+    def _draw(self, values: dict[str, float]) -> None:
+        table = Table(box=None, padding=(0, 2))
+        table.add_column("level")
+        for task in self.model.tasks:
+            for column in ("loss", "accuracy", "weight"):
+                table.add_column(f"{task} {column}", justify="right")
+        for level in self.model.contrast.levels:
+            cells = [
+                f"{values[f'{level}_{task}_{column}']:.2f}"
+                for task in self.model.tasks
+                for column in ("loss", "accuracy", "weight")
+            ]
+            table.add_row(level, *cells)
+        self.live.update(Group(self.bar, table))
+
+
+def _device() -> str:
+    devices = keras.distribution.list_devices()
+    return devices[0] if len(devices) == 1 else f"{len(devices)} devices"

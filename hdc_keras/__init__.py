@@ -1,0 +1,36 @@
+"""Self-supervised video pretraining in Keras 3: hierarchically decoupled spatial-temporal contrast (HDC).
+
+Names are imported when they are first used, so that `import hdc_keras` loads no backend.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hdc_keras.backbones import R3D, R3D18, R3DTiny, VideoBackbone
+    from hdc_keras.config import Experiment, load_experiment
+    from hdc_keras.model import HDC
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "HDC": "hdc_keras.model",
+    "R3D": "hdc_keras.backbones",
+    "R3D18": "hdc_keras.backbones",
+    "R3DTiny": "hdc_keras.backbones",
+    "VideoBackbone": "hdc_keras.backbones",
+    "Experiment": "hdc_keras.config",
+    "load_experiment": "hdc_keras.config",
+}
+_MODULES = ("backbones", "config", "contrast", "data", "evaluation", "export", "model", "training", "views")
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(import_module(_HOME[name]), name)
+    if name in _MODULES:
+        return import_module(f"hdc_keras.{name}")
+    raise AttributeError(f"module 'hdc_keras' has no attribute {name!r}")
+
+
+__all__ = ["HDC", "R3D", "R3D18", "Experiment", "R3DTiny", "VideoBackbone", "load_experiment"]

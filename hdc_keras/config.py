@@ -1,0 +1,267 @@
+"""The experiment: one validated description of everything a run does. YAML files, `--set` and Python share it."""
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from hdc_keras.errors import ConfigError
+
+Task = Literal["decoupled", "coupled", "spatial", "temporal"]
+TemporalNegative = Literal["shifted", "reversed", "shuffled", "frozen"]
+Weighting = Literal["uniform", "fixed", "measured"]
+Level = Literal["P2", "P3", "P4", "P5"]
+LEVELS: tuple[Level, ...] = get_args(Level)
+
+Probability = Annotated[float, Field(ge=0, le=1)]
+Model = TypeVar("Model", bound=BaseModel)
+PositiveInt = Annotated[int, Field(ge=1)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class DataConfig(_Section):
+    """Which videos are read, and how."""
+
+    path: str | None = Field(None, description="folder or CSV manifest; moving shapes when empty")
+    shapes_per_pair: tuple[PositiveInt, PositiveInt] = Field(
+        (16, 6), description="moving shapes: training and test videos for each of the 36 pairs of classes"
+    )
+    limit: PositiveInt | None = Field(None, description="use at most this many videos of each split, drawn at random")
+    holdout: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.25, description="share of each class kept for testing where the set has no splits of its own"
+    )
+    frames: PositiveInt = Field(16, description="frames per clip")
+    stride: PositiveInt = Field(2, description="source frames from one frame of a clip to the next")
+    decode_size: tuple[PositiveInt, PositiveInt] = Field(
+        (128, 171), description="(height, width) frames are decoded to, in pixels; the views crop from it"
+    )
+    cache_gb: Annotated[float, Field(ge=0)] = Field(
+        2.0, description="memory for decoded frames; small sets are decoded once"
+    )
+    workers: PositiveInt | None = Field(None, description="videos decoded at once; chosen by tf.data when empty")
+    max_failed_share: Probability = Field(0.1, description="share of undecodable videos that ends the run")
+
+
+class ViewsConfig(_Section):
+    """How the views of a video are made. All frames of a clip share every draw."""
+
+    size: PositiveInt = Field(112, description="height and width of a view in pixels")
+    crop_area: tuple[PositiveFloat, Annotated[float, Field(le=1)]] = Field(
+        (0.3, 1.0), description="least and greatest share of the frame that a crop covers"
+    )
+    crop_aspect: tuple[PositiveFloat, PositiveFloat] = Field(
+        (3 / 4, 4 / 3), description="least and greatest width / height of a crop"
+    )
+    flip: Probability = Field(0.5, description="probability of a left-right flip; 0 where direction is a class")
+    jitter: Probability = Field(0.8, description="probability of colour jitter")
+    brightness: Annotated[float, Field(ge=0, lt=1)] = Field(0.4, description="factor drawn from 1 -/+ this")
+    contrast: Annotated[float, Field(ge=0, lt=1)] = Field(0.4, description="factor drawn from 1 -/+ this")
+    saturation: Annotated[float, Field(ge=0, le=1)] = Field(0.4, description="factor drawn from 1 -/+ this")
+    hue: Annotated[float, Field(ge=0, le=0.5)] = Field(0.1, description="turn of the colour circle, drawn from -/+ this")
+    grey: Probability = Field(0.2, description="probability of greyscale")
+    blur: Probability = Field(0.5, description="probability of Gaussian blur")
+    blur_sigma: tuple[PositiveFloat, PositiveFloat] = Field(
+        (0.1, 2.0), description="least and greatest standard deviation of the blur in pixels, at a view size of 112"
+    )
+    min_gap: Annotated[int, Field(ge=0)] = Field(
+        8, description="least distance of the two windows' starts in source frames, where the video is long enough"
+    )
+    second_strides: tuple[PositiveInt, ...] = Field(
+        (), description="strides the second window is drawn from; only data.stride when empty"
+    )
+    reverse: Probability = Field(0.0, description="probability that the second window runs backwards")
+    temporal_negatives: tuple[TemporalNegative, ...] = Field(
+        (), description="time-changed versions of the anchor that the temporal task must tell from it"
+    )
+
+    @field_validator("crop_area", "crop_aspect", "blur_sigma")
+    @classmethod
+    def _ordered(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if value[0] > value[1]:
+            raise ValueError("the first number must not be greater than the second")
+        return value
+
+    @field_validator("temporal_negatives")
+    @classmethod
+    def _distinct(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(value)) < len(value):
+            raise ValueError("each kind may be given once")
+        return value
+
+
+class ModelConfig(_Section):
+    """The network that is pretrained."""
+
+    backbone: str = Field("r3d18", description="name of a backbone; `hdc_keras.backbones.BACKBONES` lists them")
+
+
+class ContrastConfig(_Section):
+    """What is contrasted, at which levels, and how the losses are weighted."""
+
+    task: Task = Field("decoupled", description="decoupled (HDC), coupled, or only one of the two tasks")
+    levels: tuple[Level, ...] = Field(LEVELS, min_length=1, description="stages of the backbone that carry a loss")
+    embedding_dim: PositiveInt = Field(128, description="width of an embedding")
+    hidden_dim: PositiveInt | None = Field(None, description="width of a head's hidden layer; the stage's when empty")
+    temperature: PositiveFloat = Field(0.1, description="softmax temperature")
+    temporal_weight: Annotated[float, Field(ge=0)] = Field(1.0, description="lambda: weight of the temporal task")
+    temporal_negative_weight: PositiveFloat = Field(
+        1.0, description="how many negatives each temporal negative counts for in the softmax"
+    )
+    weighting: Weighting = Field("measured", description="how levels are weighted: uniform, fixed or measured")
+    fixed_weights: dict[Level, Annotated[float, Field(ge=0)]] = Field(
+        {"P2": 0.25, "P3": 0.5, "P4": 0.75, "P5": 1.0}, description="weight by level, where weighting is fixed"
+    )
+    gamma: float = Field(1.0, description="exponent on the measured invariance")
+    momentum: Annotated[float, Field(ge=0, lt=1)] = Field(0.99, description="of the invariance's moving average")
+    weight_range: tuple[PositiveFloat, PositiveFloat] = Field(
+        (0.1, 10.0), description="measured weights are clipped to this before they are scaled to mean 1"
+    )
+    measure_on: Literal["features", "embeddings"] = Field(
+        "features", description="where invariance is measured: pooled features or embeddings"
+    )
+
+    @field_validator("levels")
+    @classmethod
+    def _in_order(cls, value: tuple[Level, ...]) -> tuple[Level, ...]:
+        if len(set(value)) < len(value):
+            raise ValueError("each level may be given once")
+        return tuple(level for level in LEVELS if level in value)
+
+    @model_validator(mode="after")
+    def _complete(self) -> "ContrastConfig":
+        missing = [level for level in self.levels if level not in self.fixed_weights]
+        if self.weighting == "fixed" and missing:
+            raise ValueError(f"fixed_weights needs a number for {', '.join(missing)}")
+        if self.weight_range[0] > self.weight_range[1]:
+            raise ValueError("weight_range: the first number must not be greater than the second")
+        return self
+
+
+class TrainConfig(_Section):
+    """How it is trained."""
+
+    epochs: PositiveInt = Field(200, description="passes over the training videos")
+    batch_size: Annotated[int, Field(ge=2)] = Field(64, description="videos per step")
+    optimizer: Literal["sgd", "adamw"] = Field("sgd", description="sgd has Nesterov momentum 0.9")
+    learning_rate: PositiveFloat = Field(0.1, description="greatest learning rate, after the warm-up")
+    warmup_epochs: Annotated[float, Field(ge=0)] = Field(10, description="linear warm-up; then a cosine down to 0")
+    weight_decay: Annotated[float, Field(ge=0)] = Field(1e-4, description="on kernels; biases and norms have none")
+    precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = Field(
+        "float32", description="compute type; losses are float32 in any case"
+    )
+    jit: Literal["auto", "on", "off"] = Field("auto", description="XLA; auto is on for a GPU or TPU, off for a CPU")
+    knn_every: Annotated[int, Field(ge=0)] = Field(
+        5, description="epochs between kNN checks on held-out videos, where labels exist; 0 for none"
+    )
+    checkpoint_every: PositiveInt = Field(1, description="epochs between checkpoints")
+    keep_checkpoints: PositiveInt = Field(2, description="checkpoints kept, newest first")
+
+
+class EvaluateConfig(_Section):
+    """How frozen features are judged."""
+
+    clips: PositiveInt = Field(10, description="evenly spaced clips averaged for a video")
+    batch_size: PositiveInt = Field(8, description="videos per batch of feature extraction")
+    knn_neighbours: PositiveInt = Field(20, description="k of kNN")
+    knn_temperature: PositiveFloat = Field(0.07, description="of kNN's similarity-weighted vote")
+    recall_at: tuple[PositiveInt, ...] = Field((1, 5, 10, 20, 50), description="k of retrieval's R@k")
+    linear_l2: tuple[PositiveFloat, ...] = Field(
+        (1e-4, 1e-3, 1e-2, 1e-1), min_length=1, description="ridge penalties of the linear probe; chosen on training videos"
+    )
+
+
+class Experiment(_Section):
+    """Everything a run does."""
+
+    name: str = Field("experiment", min_length=1, description="name of the experiment, and of its run folder")
+    seed: Annotated[int, Field(ge=0)] = Field(0, description="everything random comes from it")
+    data: DataConfig = DataConfig()
+    views: ViewsConfig = ViewsConfig()
+    model: ModelConfig = ModelConfig()
+    contrast: ContrastConfig = ContrastConfig()
+    train: TrainConfig = TrainConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+
+
+def load_experiment(source: str | Path, overrides: list[str] | None = None) -> Experiment:
+    """Read a YAML file, apply `section.key=value` overrides, and validate.
+
+    Raises:
+        ConfigError: names the file, the key, what was expected, and the nearest valid key.
+    """
+    path = Path(source)
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: is not valid YAML.\n{error}") from error
+    if values is None:
+        values = {}
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: expected `key: value` lines. Received: {type(values).__name__}")
+    for override in overrides or []:
+        _apply_override(values, override)
+    return validate(Experiment, values, str(path))
+
+
+def validate(model: type[Model], values: Any, where: str) -> Model:
+    """Validate `values` as `model`, with every problem in one `ConfigError`."""
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        problems = "\n  ".join(_describe(problem, model) for problem in error.errors())
+        raise ConfigError(f"{where}:\n  {problems}") from error
+
+
+def dump_experiment(experiment: Experiment) -> str:
+    """The experiment as YAML, every key included."""
+    return yaml.safe_dump(experiment.model_dump(mode="json"), sort_keys=False)
+
+
+def _apply_override(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"--set {override}: expected section.key=value, as in --set train.epochs=50")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {override}: the value is not valid YAML ({error})") from error
+    *sections, last = key.split(".")
+    target = values
+    for section in sections:
+        target = target.setdefault(section, {})
+        if not isinstance(target, dict):
+            raise ConfigError(f"--set {override}: `{section}` is a value, not a section")
+    target[last] = value
+
+
+def _describe(problem: Any, model: type[BaseModel]) -> str:
+    location = [str(part) for part in problem["loc"]]
+    key = ".".join(location)
+    if problem["type"] == "extra_forbidden":
+        known = _keys(model)
+        near = difflib.get_close_matches(key, known, 1, cutoff=0.4) or [
+            name for name in known if name.rpartition(".")[2] == location[-1]
+        ]
+        meant = f" Did you mean `{near[0]}`?" if near else ""
+        return f"unknown key `{key}`.{meant} `hdc-keras configs show` lists all keys."
+    message = problem["msg"].removeprefix("Value error, ")
+    received = "" if isinstance(problem["input"], dict) else f" Received: {problem['input']!r}"
+    return f"`{key}`: {message[:1].lower()}{message[1:]}.{received}" if key else message
+
+
+def _keys(model: type[BaseModel], prefix: str = "") -> list[str]:
+    keys = []
+    for name, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            keys += [prefix + name, *_keys(field.annotation, f"{prefix}{name}.")]
+        else:
+            keys.append(prefix + name)
+    return keys

@@ -1,0 +1,48 @@
+"""Projection heads: one for each level and task."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+from keras import layers, ops
+
+Tensor = Any
+
+
+@keras.saving.register_keras_serializable(package="hdc_keras")
+class ProjectionHead(layers.Layer):
+    """Two-layer perceptron with batch norm, then L2 normalisation (our choice, after SimCLR, arXiv 2002.05709).
+
+    Args:
+        embedding_dim: width of the embedding.
+        hidden_dim: width of the hidden layer; that of the input when `None`.
+    """
+
+    def __init__(self, embedding_dim: int = 128, hidden_dim: int | None = None, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.embedding_dim = embedding_dim
+        self.hidden_dim = hidden_dim
+
+    def build(self, input_shape: Sequence[int | None]) -> None:
+        """Create the layers for features (batch, channels)."""
+        width = self.hidden_dim or input_shape[-1]
+        policy = self.dtype_policy
+        self.hidden = layers.Dense(width, use_bias=False, dtype=policy, name="hidden")
+        self.norm = layers.BatchNormalization(momentum=0.9, epsilon=1e-5, dtype=policy, name="norm")
+        self.projection = layers.Dense(self.embedding_dim, dtype=policy, name="projection")
+        self.hidden.build(input_shape)
+        self.norm.build((None, width))
+        self.projection.build((None, width))
+
+    def call(self, features: Tensor, training: bool | None = None) -> Tensor:
+        """(batch, channels) -> (batch, embedding_dim) float32 of unit length, whatever the compute dtype."""
+        x = ops.relu(self.norm(self.hidden(features), training=training))
+        return ops.normalize(ops.cast(self.projection(x), "float32"), axis=-1)
+
+    def compute_output_shape(self, input_shape: Sequence[int | None]) -> tuple[int | None, int]:
+        """(batch, embedding_dim)."""
+        return (input_shape[0], self.embedding_dim)
+
+    def get_config(self) -> dict[str, Any]:
+        """Every constructor argument."""
+        return {**super().get_config(), "embedding_dim": self.embedding_dim, "hidden_dim": self.hidden_dim}

@@ -1,0 +1,67 @@
+"""Frozen use of a pretrained model: videos in, pooled features and embeddings out."""
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from hdc_keras.model import HDC
+from hdc_keras.views.transforms import centre_crop
+
+Tensor = Any
+
+
+class ClipEncoder(keras.Model):
+    """The pretrained network as evaluation and exported models use it: one centred view, no augmentation.
+
+    Frames of any size are resized to the size pretraining decoded to, and the middle is cropped to the size of its views.
+
+    Args:
+        model: the pretrained model, whose weights are shared.
+        frame_size: (height, width) frames are resized to in pixels; `data.decode_size` of the experiment.
+    """
+
+    def __init__(self, model: HDC, frame_size: tuple[int, int], **kwargs: Any):
+        super().__init__(**kwargs)
+        self.pyramid = model.pyramid
+        self.heads = model.heads
+        self.levels = model.contrast.levels
+        self.tasks = model.tasks
+        self.view_size = model.views.size
+        self.frame_size = tuple(frame_size)
+        self.trainable = False
+
+    def build(self, input_shape: Any) -> None:
+        """All layers come built."""
+        self.built = True
+
+    def call(self, video: Tensor) -> dict[str, Tensor]:
+        """Encode clips.
+
+        Args:
+            video: (batch, time, height, width, 3) uint8.
+
+        Returns:
+            float32: `P2` ... : (batch, channels) features of each level, averaged over time and space;
+            `P2_spatial` ... : (batch, embedding_dim) of unit length, for each level and task;
+            `embedding`: the deepest level's embeddings of all tasks, joined, of unit length.
+        """
+        clips = centre_crop(resize_frames(video, self.frame_size), self.view_size)
+        outputs: dict[str, Tensor] = {}
+        for level, feature_map in self.pyramid(clips, training=False).items():
+            outputs[level] = ops.mean(ops.cast(feature_map, "float32"), axis=(1, 2, 3))
+            for task in self.tasks:
+                outputs[f"{level}_{task}"] = self.heads[f"{level}_{task}"](outputs[level], training=False)
+        joined = ops.concatenate([outputs[f"{self.levels[-1]}_{task}"] for task in self.tasks], axis=-1)
+        outputs["embedding"] = ops.normalize(joined, axis=-1)
+        return outputs
+
+
+def resize_frames(video: Tensor, size: tuple[int, int]) -> Tensor:
+    """(batch, time, height, width, 3) of any height and width to (batch, time, *size, 3) float32, antialiased."""
+    if tuple(video.shape[2:4]) == tuple(size):
+        return ops.cast(video, "float32")
+    batch, time, height, width = ops.shape(video)[:4]
+    frames = ops.reshape(ops.cast(video, "float32"), (batch * time, height, width, 3))
+    frames = ops.image.resize(frames, size, antialias=True, data_format="channels_last")
+    return ops.reshape(frames, (batch, time, *size, 3))

@@ -1,0 +1,86 @@
+"""The evaluation job: from a run directory and a protocol to a result."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from hdc_keras.config import Experiment
+from hdc_keras.data.records import VideoRecord
+from hdc_keras.encoder import ClipEncoder
+from hdc_keras.errors import ConfigError
+from hdc_keras.evaluation.features import VideoFeatures, extract_features
+from hdc_keras.evaluation.protocols import PROTOCOLS, chance, feature_sources, judge
+from hdc_keras.training.run import build_model, frame_store
+from hdc_keras.training.run_directory import RunDirectory, digest
+
+Progress = Callable[[str, int, int], None]
+
+
+def evaluate(
+    run: RunDirectory,
+    experiment: Experiment,
+    records: Sequence[VideoRecord],
+    protocols: Sequence[str],
+    progress: Progress | None = None,
+) -> dict[str, dict[str, Any]]:
+    """Judge the run's newest checkpoint beside the same network with random weights, and write the results.
+
+    Features are extracted once for all protocols.
+
+    Args:
+        run: the run to judge.
+        experiment: the run's own, or a copy with other `data` or `evaluate`.
+        records: videos with splits and labels; training videos fit the judge, test videos are judged.
+        protocols: names in `PROTOCOLS`.
+        progress: called with (what is being done, videos done, videos in all).
+
+    Returns:
+        Result by protocol, as written to `results/{protocol}-{data}.json`.
+
+    Raises:
+        ConfigError: an unknown protocol.
+        DataError: no labels, an empty split, or too many bad videos.
+        RunError: no checkpoint, or one that does not fit.
+    """
+    unknown = [name for name in protocols if name not in PROTOCOLS]
+    if unknown:
+        raise ConfigError(f"unknown protocol `{unknown[0]}`. Known: {', '.join(PROTOCOLS)}.")
+    model, checkpoint = run.load_checkpoint()
+    used = [record for record in records if record.split in ("train", "test")]
+    store = frame_store(experiment)
+    features: dict[str, VideoFeatures] = {}
+    for title, network in (("pretrained", model), ("random weights", build_model(experiment))):
+        encoder = ClipEncoder(network, experiment.data.decode_size)
+
+        def report(done: int, total: int, title: str = title) -> None:
+            if progress:
+                progress(f"features, {title}", done, total)
+
+        features[title] = extract_features(encoder, used, experiment, store, report)
+    sources = feature_sources(model.contrast.levels, model.tasks)
+    results = {}
+    for protocol in protocols:
+        pretrained, random = (judge(protocol, features[title], sources, experiment) for title in features)
+        results[protocol] = {
+            "protocol": protocol,
+            "version": PROTOCOLS[protocol],
+            "dataset": experiment.data.path or "moving-shapes",
+            "split": {s: len(features["pretrained"].of_split(s).records) for s in ("train", "test")},
+            "architecture": model.backbone.name,
+            "checkpoint": checkpoint.name,
+            "weights_sha256": digest(checkpoint),
+            "seed": experiment.seed,
+            "clips": experiment.evaluate.clips,
+            "counts": {
+                "asked": len(used),
+                "decoded": len(features["pretrained"].records),
+                "failed": features["pretrained"].failed,
+            },
+            "chance": {column: chance(features["pretrained"], column) for column in pretrained},
+            "metrics": pretrained,
+            "random_weights": random,
+        }
+        name = f"results/{protocol}-{Path(results[protocol]['dataset']).stem}.json"
+        run.write_text(name, json.dumps(results[protocol], indent=2))
+    return results

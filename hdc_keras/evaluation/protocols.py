@@ -1,0 +1,103 @@
+"""The protocols of `hdc-keras evaluate`: features in, a result that says how it came about out."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from hdc_keras.config import Experiment
+from hdc_keras.errors import DataError
+from hdc_keras.evaluation.features import VideoFeatures, joined
+from hdc_keras.evaluation.linear_probe import linear_probe
+from hdc_keras.evaluation.retrieval import cosine_similarity, knn_predict, recall_at
+
+# A protocol's version changes whenever the same features would get another figure.
+PROTOCOLS = {"linear": 1, "knn": 1, "retrieval": 1}
+
+Metrics = dict[str, float]
+
+
+def feature_sources(levels: Sequence[str], tasks: Sequence[str]) -> dict[str, list[str]]:
+    """What is judged: all levels' features together, each level's, and each task's embeddings of all levels."""
+    sources = {"features": list(levels)}
+    if len(levels) > 1:
+        sources |= {level: [level] for level in levels}
+    return sources | {f"{task} embeddings": [f"{level}_{task}" for level in levels] for task in tasks}
+
+
+def judge(
+    protocol: str, features: VideoFeatures, sources: dict[str, list[str]], experiment: Experiment
+) -> dict[str, dict[str, Metrics]]:
+    """Run one protocol: test videos against training videos.
+
+    Returns:
+        Metrics by label column and source: {"motion": {"features": {"top1": 0.7}, ...}, ...}.
+
+    Raises:
+        DataError: there are no labels, or one side of the split is empty.
+    """
+    train, test = features.of_split("train"), features.of_split("test")
+    if not train.records or not test.records:
+        raise DataError(
+            f"nothing to judge: {len(train.records)} training and {len(test.records)} test videos. Give the set labels "
+            "(class folders, or a `label` column), so that test videos can be held out, or a `split` column."
+        )
+    columns = list(train.records[0].labels)
+    if not columns:
+        raise DataError("the videos have no labels. Give class folders, or a `label` column in a CSV manifest.")
+    metric = _METRICS[protocol]
+    return {
+        column: {source: metric(train, test, names, column, experiment) for source, names in sources.items()}
+        for column in columns
+    }
+
+
+def chance(features: VideoFeatures, column: str) -> float:
+    """Top-1 of always naming the most frequent class of the test videos."""
+    labels = [record.labels[column] for record in features.of_split("test").records]
+    return max(labels.count(label) for label in set(labels)) / len(labels)
+
+
+def _labels(features: VideoFeatures, column: str) -> list[str]:
+    return [record.labels[column] for record in features.records]
+
+
+def _top1(predicted: Sequence[str], labels: Sequence[str]) -> Metrics:
+    return {"top1": sum(p == label for p, label in zip(predicted, labels, strict=True)) / len(labels)}
+
+
+def _linear(
+    train: VideoFeatures, test: VideoFeatures, names: Sequence[str], column: str, experiment: Experiment
+) -> Metrics:
+    train_features, test_features = joined(train, test, names)
+    groups = [record.group or record.video_id for record in train.records]
+    predicted, penalty = linear_probe(
+        train_features, _labels(train, column), test_features, groups, experiment.evaluate.linear_l2
+    )
+    return _top1(predicted, _labels(test, column)) | {"l2": penalty}
+
+
+def _knn(
+    train: VideoFeatures, test: VideoFeatures, names: Sequence[str], column: str, experiment: Experiment
+) -> Metrics:
+    train_features, test_features = joined(train, test, names)
+    settings = experiment.evaluate
+    predicted = knn_predict(
+        cosine_similarity(test_features, train_features),
+        _labels(train, column),
+        settings.knn_neighbours,
+        settings.knn_temperature,
+    )
+    return _top1(predicted, _labels(test, column))
+
+
+def _retrieval(
+    train: VideoFeatures, test: VideoFeatures, names: Sequence[str], column: str, experiment: Experiment
+) -> Metrics:
+    train_features, test_features = joined(train, test, names)
+    similarity = cosine_similarity(test_features, train_features)
+    recalls = recall_at(similarity, _labels(test, column), _labels(train, column), experiment.evaluate.recall_at)
+    return {f"R@{k}": value for k, value in recalls.items()}
+
+
+_METRICS: dict[str, Callable[..., Metrics]] = {"linear": _linear, "knn": _knn, "retrieval": _retrieval}
+
+

@@ -1,0 +1,178 @@
+"""HDC: hierarchically decoupled spatial-temporal contrast as one Keras model, on any backend."""
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from hdc_keras.backbones.video_backbone import VideoBackbone
+from hdc_keras.config import ContrastConfig, ViewsConfig, validate
+from hdc_keras.contrast.heads import ProjectionHead
+from hdc_keras.contrast.losses import info_nce
+from hdc_keras.contrast.weighting import InvarianceWeights, invariance
+from hdc_keras.views.generator import ViewGenerator, positives_of
+
+Tensor = Any
+
+
+@keras.saving.register_keras_serializable(package="hdc_keras")
+class HDC(keras.Model):
+    """Pretrains a video backbone without labels (Zhang and Crandall, WACV 2022, arXiv 2011.11261).
+
+    `fit` takes windows: (batch, 2, time, height, width, 3) uint8, two windows of each video. All else happens inside:
+    views, backbone, one head for each level and task, InfoNCE, and weights from the measured invariance.
+
+    Args:
+        backbone: the network to pretrain.
+        views: a `ViewsConfig`, or a dict of its keys; how views are made.
+        contrast: a `ContrastConfig`, or a dict of its keys; what is contrasted and how it is weighted.
+        seed: seed of the augmentation.
+        **kwargs: `name`.
+
+    Raises:
+        ConfigError: a key of `views` or `contrast` is unknown or out of range.
+        ValueError: the backbone lacks one of the levels.
+
+    Example:
+        ```python
+        model = HDC(R3D18(), views={"size": 112}, contrast={"weighting": "uniform"})
+        model.compile("sgd")
+        model.fit(windows, batch_size=8)        # (videos, 2, 16, 128, 171, 3) uint8
+        model.backbone.save("backbone.keras")
+        ```
+    """
+
+    def __init__(
+        self,
+        backbone: VideoBackbone,
+        views: ViewsConfig | dict[str, Any] | None = None,
+        contrast: ContrastConfig | dict[str, Any] | None = None,
+        seed: int = 0,
+        **kwargs: Any,
+    ):
+        super().__init__(**kwargs)
+        self.backbone = backbone
+        self.views = validate(ViewsConfig, views or {}, "HDC(views=...)")
+        self.contrast = validate(ContrastConfig, contrast or {}, "HDC(contrast=...)")
+        self.seed = seed
+        self.tasks = tuple(positives_of(self.contrast.task))
+        self.view_generator = ViewGenerator(self.views, self.contrast.task, seed, name="views")
+        self.pyramid = backbone.level_model(self.contrast.levels)
+        self.heads = {
+            f"{level}_{task}": ProjectionHead(
+                self.contrast.embedding_dim, self.contrast.hidden_dim, name=f"{level}_{task}_head"
+            )
+            for level in self.contrast.levels
+            for task in self.tasks
+        }
+        for name, head in self.heads.items():
+            head.build((None, backbone.pyramid_outputs[name.split("_")[0]].shape[-1]))
+        self.invariance_weights = InvarianceWeights(self.contrast, self.tasks, name="invariance_weights")
+        self.trackers = {name: keras.metrics.Mean(name=name) for name in self._metric_names()}
+
+    def build(self, input_shape: Any) -> None:
+        """Every layer is built by the constructor."""
+        self.built = True
+
+    def call(self, windows: Tensor, training: bool | None = None) -> dict[str, Tensor]:
+        """Views and embeddings of a batch of windows.
+
+        Args:
+            windows: (batch, 2, time, height, width, 3) uint8.
+            training: whether batch norm uses the batch's statistics.
+
+        Returns:
+            `{level}_features`: (views, batch, channels) pooled, and `{level}_{task}`: (views, batch, embedding_dim)
+            float32 of unit length. Views are in the order of `view_generator.view_names`.
+        """
+        view_count = len(self.view_generator.view_names)
+        maps = self.pyramid(self.view_generator(windows), training=training)
+        outputs = {}
+        for level in self.contrast.levels:
+            features = ops.mean(ops.cast(maps[level], "float32"), axis=(1, 2, 3))
+            outputs[f"{level}_features"] = features
+            for task in self.tasks:
+                outputs[f"{level}_{task}"] = self.heads[f"{level}_{task}"](features, training=training)
+        return {
+            name: ops.reshape(value, (view_count, -1, value.shape[-1])) for name, value in outputs.items()
+        }
+
+    def compute_loss(
+        self,
+        x: Tensor = None,
+        y: Tensor = None,
+        y_pred: dict[str, Tensor] | None = None,
+        sample_weight: Tensor = None,
+        training: bool = True,
+    ) -> Tensor:
+        """`sum_l (w_spatial_l L_spatial_l + lambda w_temporal_l L_temporal_l)`, scalar float32.
+
+        Also moves the average of the invariance (when training) and the metrics.
+        """
+        assert y_pred is not None
+        order = self.view_generator.view_names
+        results, measured = {}, []
+        for level in self.contrast.levels:
+            of_level = []
+            for task, positive_view in positives_of(self.contrast.task).items():
+                embeddings = y_pred[f"{level}_{task}"]
+                anchor, positive = embeddings[0], embeddings[order.index(positive_view)]
+                negatives = None
+                if task == "temporal" and self.view_generator.negative_views:
+                    negatives = ops.stack([embeddings[order.index(n)] for n in self.view_generator.negative_views])
+                results[level, task] = info_nce(
+                    anchor, positive, self.contrast.temperature, negatives, self.contrast.temporal_negative_weight
+                )
+                basis = y_pred[f"{level}_features"] if self.contrast.measure_on == "features" else embeddings
+                of_level.append(invariance(basis[0], basis[order.index(positive_view)]))
+            measured.append(ops.stack(of_level))
+        measured = ops.stack(measured)
+        if training:
+            self.invariance_weights.update(measured)
+        weights = ops.stop_gradient(self.invariance_weights.loss_weights())
+        total = 0.0
+        batch = ops.shape(y_pred[f"{self.contrast.levels[0]}_features"])[1]
+        for row, level in enumerate(self.contrast.levels):
+            for column, task in enumerate(self.tasks):
+                result = results[level, task]
+                task_weight = self.contrast.temporal_weight if task == "temporal" else 1.0
+                total = total + task_weight * weights[row, column] * result.loss
+                for kind, value in (
+                    ("loss", result.loss),
+                    ("accuracy", result.accuracy),
+                    ("weight", weights[row, column]),
+                    ("invariance", measured[row, column]),
+                ):
+                    self.trackers[f"{level}_{task}_{kind}"].update_state(value, sample_weight=batch)
+        return total
+
+    def compute_metrics(
+        self, x: Tensor, y: Tensor, y_pred: Tensor, sample_weight: Tensor = None
+    ) -> dict[str, Tensor]:
+        """Everything tracked so far in the epoch: `loss`, and `{level}_{task}_{loss|accuracy|weight|invariance}`."""
+        return self.get_metrics_result()
+
+    def get_config(self) -> dict[str, Any]:
+        """Every constructor argument."""
+        return {
+            "backbone": keras.saving.serialize_keras_object(self.backbone),
+            "views": self.views.model_dump(mode="json"),
+            "contrast": self.contrast.model_dump(mode="json"),
+            "seed": self.seed,
+            "name": self.name,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "HDC":
+        """A new model from what `get_config` gave."""
+        config = dict(config)
+        config["backbone"] = keras.saving.deserialize_keras_object(config["backbone"])
+        return cls(**config)
+
+    def _metric_names(self) -> list[str]:
+        return [
+            f"{level}_{task}_{kind}"
+            for level in self.contrast.levels
+            for task in self.tasks
+            for kind in ("loss", "accuracy", "weight", "invariance")
+        ]

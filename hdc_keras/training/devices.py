@@ -1,0 +1,20 @@
+"""What this machine computes on, and what follows from it."""
+
+import keras
+
+
+def has_accelerator() -> bool:
+    """Whether the active Keras backend sees a GPU or TPU."""
+    if keras.backend.backend() == "torch":
+        import torch
+
+        return bool(torch.cuda.is_available())
+    return any(not device.startswith("cpu") for device in keras.distribution.list_devices())
+
+
+def uses_xla(jit: str) -> bool:
+    """Resolve `train.jit`. XLA's 3D convolutions on a CPU are about 5 times slower than TensorFlow's own, so that there
+    `auto` is off. JAX cannot run a training step fast without XLA, so that there `auto` is always on."""
+    if jit == "auto":
+        return keras.backend.backend() == "jax" or (keras.backend.backend() == "tensorflow" and has_accelerator())
+    return jit == "on"

@@ -1,0 +1,181 @@
+"""The pretraining job: from an experiment and a run directory to checkpoints."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import keras
+
+from hdc_keras.backbones import build_backbone
+from hdc_keras.config import Experiment
+from hdc_keras.data.pipeline import DecodeFailures, FrameStore, count_steps, windows_dataset
+from hdc_keras.data.records import VideoRecord, read_records, with_splits
+from hdc_keras.data.sampling import WindowSpec, random_generator
+from hdc_keras.data.synthetic import MovingShapes, ensure_moving_shapes
+from hdc_keras.encoder import ClipEncoder
+from hdc_keras.errors import RunError
+from hdc_keras.evaluation.features import extract_features
+from hdc_keras.evaluation.protocols import judge
+from hdc_keras.model import HDC
+from hdc_keras.training.callbacks import RunLogger, SaveCheckpoints, StopOnSignal
+from hdc_keras.training.devices import uses_xla
+from hdc_keras.training.optimizers import build_optimizer
+from hdc_keras.training.run_directory import RunDirectory
+
+Progress = Callable[[int, int], None]
+
+# The kNN check looks at this many videos of each split at most, with few clips: it is a signal, not a result.
+_KNN_VIDEOS = 256
+_KNN_CLIPS = 2
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended.
+
+    Attributes:
+        step: steps taken in all.
+        epochs: epochs completed in all.
+        finished: False when a signal stopped it.
+        failed_videos: reason by path.
+    """
+
+    step: int
+    epochs: int
+    finished: bool
+    failed_videos: dict[str, str]
+
+
+def load_videos(experiment: Experiment, progress: Progress | None = None) -> list[VideoRecord]:
+    """The experiment's videos, each with a split; moving shapes are rendered if need be.
+
+    With `data.limit`, at most that many of each split are kept, drawn at random.
+    """
+    data = experiment.data
+    if data.path is None:
+        train, test = data.shapes_per_pair
+        records = read_records(ensure_moving_shapes(MovingShapes(train, test), progress))
+    else:
+        records = read_records(data.path)
+    records = with_splits(records, data.holdout, experiment.seed)
+    if data.limit is None:
+        return records
+    order = random_generator("limit", experiment.seed).permutation(len(records))
+    kept = [i for split in ("train", "val", "test") for i in [i for i in order if records[i].split == split][: data.limit]]
+    return [records[i] for i in sorted(kept)]
+
+
+def build_model(experiment: Experiment) -> HDC:
+    """The experiment's model with random weights that follow from its seed."""
+    keras.utils.set_random_seed(experiment.seed)
+    keras.config.set_dtype_policy(experiment.train.precision)
+    backbone = build_backbone(experiment.model.backbone)
+    return HDC(backbone, experiment.views, experiment.contrast, seed=experiment.seed, name="hdc")
+
+
+def frame_store(experiment: Experiment) -> FrameStore:
+    """Decodes to the experiment's size, within its memory budget."""
+    return FrameStore(experiment.data.decode_size, experiment.data.cache_gb)
+
+
+def pretrain(
+    experiment: Experiment,
+    run: RunDirectory,
+    records: Sequence[VideoRecord],
+    *,
+    resume: bool = False,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+) -> Outcome:
+    """Train, from the beginning or from the run's newest checkpoint.
+
+    Args:
+        experiment: what to do; when resuming, the run's own.
+        run: a created run directory.
+        records: videos with splits; those of "train" are trained on, "test" serves the kNN check.
+        resume: continue from the newest checkpoint.
+        callbacks: further Keras callbacks, for progress.
+
+    Raises:
+        DataError: too few videos, or too many that cannot be decoded.
+        RunError: nothing to resume, or the run is finished.
+    """
+    train = experiment.train
+    train_records = [record for record in records if record.split == "train"]
+    steps_per_epoch = count_steps(len(train_records), train.batch_size)
+    if resume:
+        model, file = run.load_checkpoint(compiled=True)
+        step = int(model.optimizer.iterations)
+        if step >= train.epochs * steps_per_epoch:
+            raise RunError(f"{run.path} is finished: {file.name} was taken after the last of its {train.epochs} epochs.")
+        model.jit_compile = uses_xla(train.jit)
+    else:
+        model, step = build_model(experiment), 0
+        model.compile(build_optimizer(train, steps_per_epoch), jit_compile=uses_xla(train.jit))
+    store = frame_store(experiment)
+    failures = DecodeFailures(len(train_records), experiment.data.max_failed_share)
+    stop = StopOnSignal()
+    logger = RunLogger(
+        run,
+        step // steps_per_epoch,
+        failures,
+        train.batch_size * len(model.view_generator.view_names),
+        knn=lambda epoch: _knn_check(model, experiment, records, store, epoch),
+    )
+    checkpoints = SaveCheckpoints(run, train)
+    try:
+        with failures.named():
+            while step < train.epochs * steps_per_epoch and not stop.stopped:
+                # A run that was stopped inside an epoch first ends that epoch; then all the others follow.
+                epoch, step_in_epoch = divmod(step, steps_per_epoch)
+                dataset = windows_dataset(
+                    train_records,
+                    window_spec(experiment),
+                    store,
+                    failures,
+                    batch_size=train.batch_size,
+                    seed=experiment.seed,
+                    start_step=step,
+                    workers=experiment.data.workers,
+                )
+                model.fit(
+                    dataset,
+                    initial_epoch=epoch,
+                    epochs=epoch + 1 if step_in_epoch else train.epochs,
+                    steps_per_epoch=steps_per_epoch - step_in_epoch,
+                    verbose=0,
+                    callbacks=[stop, logger, checkpoints, *callbacks],
+                )
+                step = int(model.optimizer.iterations)
+    finally:
+        stop.restore()
+        logger.write_failures()
+    return Outcome(step, step // steps_per_epoch, not stop.stopped, dict(failures.reasons))
+
+
+def window_spec(experiment: Experiment) -> WindowSpec:
+    """How the experiment draws windows."""
+    data, views = experiment.data, experiment.views
+    return WindowSpec(
+        data.frames, data.stride, views.min_gap, views.second_strides or (data.stride,), views.reverse
+    )
+
+
+def _knn_check(
+    model: HDC, experiment: Experiment, records: Sequence[VideoRecord], store: FrameStore, epoch: int
+) -> Mapping[str, float]:
+    """Top-1 of kNN on held-out videos by label column, at the epochs that `train.knn_every` names and the last."""
+    every, last = experiment.train.knn_every, experiment.train.epochs
+    if not every or (epoch % every and epoch != last):
+        return {}
+    chosen = [
+        [record for record in records if record.split == split and record.labels][:: 1 + len(records) // _KNN_VIDEOS]
+        for split in ("train", "test")
+    ]
+    if not all(chosen):
+        return {}
+    quick = experiment.model_copy(
+        update={"evaluate": experiment.evaluate.model_copy(update={"clips": _KNN_CLIPS})}
+    )
+    encoder = ClipEncoder(model, experiment.data.decode_size)
+    features = extract_features(encoder, chosen[0] + chosen[1], quick, store)
+    results = judge("knn", features, {"features": list(experiment.contrast.levels)}, experiment)
+    return {f"knn_{column}": sources["features"]["top1"] for column, sources in results.items()}

@@ -1,0 +1,121 @@
+"""The views of a batch of videos: anchor, positives and temporal negatives (METHOD, "Views")."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+from keras import ops
+
+from hdc_keras.config import Task, ViewsConfig
+from hdc_keras.views import transforms
+
+Tensor = Any
+
+# How each view is made: which window it shows, and whether under the anchor's draw of spatial augmentation or another.
+_ANCHOR_WINDOW, _SECOND_WINDOW = 0, 1
+_VIEWS = {
+    "anchor": (_ANCHOR_WINDOW, "anchor"),
+    "spatial_positive": (_SECOND_WINDOW, "anchor"),
+    "temporal_positive": (_ANCHOR_WINDOW, "other"),
+    "coupled_positive": (_SECOND_WINDOW, "other"),
+    "shifted": (_SECOND_WINDOW, "anchor"),
+    "reversed": (_ANCHOR_WINDOW, "anchor"),
+    "shuffled": (_ANCHOR_WINDOW, "anchor"),
+    "frozen": (_ANCHOR_WINDOW, "anchor"),
+}
+_POSITIVES: dict[Task, dict[str, str]] = {
+    "decoupled": {"spatial": "spatial_positive", "temporal": "temporal_positive"},
+    "coupled": {"coupled": "coupled_positive"},
+    "spatial": {"spatial": "spatial_positive"},
+    "temporal": {"temporal": "temporal_positive"},
+}
+
+
+def positives_of(task: Task) -> dict[str, str]:
+    """Which view is the positive of each task, as in {"spatial": "spatial_positive", ...}."""
+    return _POSITIVES[task]
+
+
+class ViewGenerator(keras.layers.Layer):
+    """Turns windows into views.
+
+    With windows `v[t_a]`, `v[t_s]` and two draws of spatial augmentation `s`, `s'`:
+
+    | view | definition |
+    |---|---|
+    | anchor | `s(v[t_a])` |
+    | spatial_positive | `s(v[t_s])` |
+    | temporal_positive | `s'(v[t_a])` |
+    | coupled_positive | `s'(v[t_s])` |
+    | temporal negatives | `s` of: `v[t_s]` (shifted), `v[t_a]` reversed, shuffled, frozen at one frame |
+
+    Args:
+        config: sizes, ranges and probabilities.
+        task: decides which positives are made.
+        seed: integer seed of the draws.
+    """
+
+    def __init__(self, config: ViewsConfig, task: Task = "decoupled", seed: int | None = None, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.config = config
+        self.task = task
+        self.seed_generator = keras.random.SeedGenerator(seed)
+        negatives = config.temporal_negatives if "temporal" in positives_of(task) else ()
+        positives = positives_of(task).values()
+        # The spatial positive is the shifted negative: made once, used twice.
+        shared = {"shifted": "spatial_positive"} if "spatial_positive" in positives else {}
+        self.view_names: tuple[str, ...] = tuple(
+            dict.fromkeys(["anchor", *positives, *(shared.get(name, name) for name in negatives)])
+        )
+        self.negative_views: tuple[str, ...] = tuple(shared.get(name, name) for name in negatives)
+
+    def call(self, windows: Tensor) -> Tensor:
+        """Make the views.
+
+        Args:
+            windows: (batch, 2, time, height, width, 3) uint8, or float in [0, 255].
+
+        Returns:
+            (views * batch, time, size, size, 3) in the layer's compute dtype, in [0, 1]; views follow each other in the
+            order of `view_names`.
+        """
+        batch = ops.shape(windows)[0]
+        draws = {name: self._draw(batch, windows.shape[3:5]) for name in ("anchor", "other")}
+        geometry, colour = (
+            _joined([draws[_VIEWS[name][1]][part] for name in self.view_names]) for part in ("geometry", "colour")
+        )
+        clips = ops.concatenate([self._in_time(name, windows) for name in self.view_names])
+        clips = ops.cast(clips, self.compute_dtype) / 255.0
+        return transforms.apply_colour(transforms.apply_geometry(clips, geometry, self.config.size), colour)
+
+    def _draw(self, batch: Any, frame_size: tuple[int, int]) -> dict[str, transforms.Parameters]:
+        return {
+            "geometry": transforms.draw_geometry(batch, frame_size, self.config, self.seed_generator),
+            "colour": transforms.draw_colour(batch, self.config, self.seed_generator),
+        }
+
+    def _in_time(self, name: str, windows: Tensor) -> Tensor:
+        clips = windows[:, _VIEWS[name][0]]
+        if name == "reversed":
+            return ops.flip(clips, axis=1)
+        if name == "shuffled":
+            return self._shuffle(clips)
+        if name == "frozen":
+            frame = keras.random.randint((), 0, clips.shape[1], seed=self.seed_generator)
+            return ops.repeat(ops.take(clips, ops.reshape(frame, (1,)), axis=1), clips.shape[1], axis=1)
+        return clips
+
+    def _shuffle(self, clips: Tensor) -> Tensor:
+        keys = keras.random.uniform((ops.shape(clips)[0], clips.shape[1]), seed=self.seed_generator)
+        order = ops.argsort(keys, axis=1)
+        return ops.take_along_axis(clips, order[:, :, None, None, None], axis=1)
+
+    def compute_output_shape(self, input_shape: Sequence[int | None]) -> tuple[int | None, ...]:
+        """(views * batch, time, size, size, 3)."""
+        batch, _, time = input_shape[:3]
+        views = None if batch is None else batch * len(self.view_names)
+        return (views, time, self.config.size, self.config.size, 3)
+
+
+def _joined(draws: Sequence[transforms.Parameters]) -> transforms.Parameters:
+    return {name: ops.concatenate([draw[name] for draw in draws]) for name in draws[0]}

@@ -1,0 +1,182 @@
+"""Clip-consistent augmentations in batch, on the device, on any backend.
+
+Each transform is a pair: `draw_*` gives parameters for a batch, `apply_*` applies them. All frames of a clip share its
+parameters; two clips given the same parameters are transformed alike.
+
+Geometry (crop, resize, flip, blur) is linear along each axis, so it is two matrix products a frame with one matrix for
+rows and one for columns. Colour (brightness, contrast, saturation, hue, grey) is affine in RGB, so it is one 3 x 3 matrix
+and one offset a clip. Shapes are static, and nothing loops over samples.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+from keras import ops, random
+
+from hdc_keras.config import ViewsConfig
+
+Tensor = Any
+Parameters = dict[str, Tensor]
+
+# Blur widths are given for this view size and scale with the view.
+_BLUR_REFERENCE_SIZE = 112
+# Luma of ITU-R BT.601, and the matching YIQ axes, in which a turn of the chroma plane is a change of hue.
+_LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+_RGB_TO_YIQ = np.array([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]], np.float32)
+_YIQ_TO_RGB = np.linalg.inv(_RGB_TO_YIQ).astype(np.float32)
+
+
+def draw_geometry(
+    batch: int, frame_size: tuple[int, int], config: ViewsConfig, seed: random.SeedGenerator
+) -> Parameters:
+    """Draw crops, flips and blurs.
+
+    Args:
+        batch: number of draws.
+        frame_size: (height, width) of the frames in pixels, from which a crop's aspect follows.
+        config: ranges and probabilities.
+        seed: source of randomness.
+
+    Returns:
+        box (batch, 4): top, left, height, width as shares of the frame; flip (batch,): 0 or 1; sigma (batch,): standard
+        deviation of the blur in pixels of the view, 0 for none. All float32.
+    """
+    area = random.uniform((batch,), *config.crop_area, seed=seed)
+    aspect = ops.exp(random.uniform((batch,), *(math.log(limit) for limit in config.crop_aspect), seed=seed))
+    # From pixels to shares of the frame.
+    aspect = aspect * (frame_size[0] / frame_size[1])
+    height = ops.minimum(ops.sqrt(area / aspect), 1.0)
+    width = ops.minimum(ops.sqrt(area * aspect), 1.0)
+    top = random.uniform((batch,), seed=seed) * (1.0 - height)
+    left = random.uniform((batch,), seed=seed) * (1.0 - width)
+    sigma = random.uniform((batch,), *config.blur_sigma, seed=seed) * (config.size / _BLUR_REFERENCE_SIZE)
+    return {
+        "box": ops.stack([top, left, height, width], axis=-1),
+        "flip": _occurs(batch, config.flip, seed),
+        "sigma": sigma * _occurs(batch, config.blur, seed),
+    }
+
+
+def apply_geometry(clips: Tensor, parameters: Parameters, size: int) -> Tensor:
+    """Crop, resize with an antialiased bilinear filter, flip and blur.
+
+    Args:
+        clips: (batch, time, height, width, 3) float.
+        parameters: as `draw_geometry` gives them.
+        size: height and width of the result in pixels.
+
+    Returns:
+        (batch, time, size, size, 3), of the clips' dtype.
+    """
+    height, width, channels = clips.shape[2:]
+    time = ops.shape(clips)[1]  # unknown until run time in an exported model
+    top, left, box_height, box_width = ops.unstack(parameters["box"], num=4, axis=-1)
+    blur = _blur_matrix(parameters["sigma"], size)
+    no_flip = ops.zeros_like(parameters["flip"])
+    rows = ops.matmul(blur, _resize_matrix(top, box_height, no_flip, height, size))
+    columns = ops.matmul(blur, _resize_matrix(left, box_width, parameters["flip"], width, size))
+    rows, columns = ops.cast(rows, clips.dtype), ops.cast(columns, clips.dtype)
+    # (batch, time, size, width * 3)
+    clips = ops.matmul(rows[:, None], ops.reshape(clips, (-1, time, height, width * channels)))
+    # Columns act on (width, 3) as one matrix, so that the product stays large.
+    columns = ops.transpose(columns, (0, 2, 1))[:, :, None, :, None] * ops.cast(
+        ops.eye(channels)[None, None, :, None, :], clips.dtype
+    )
+    columns = ops.reshape(columns, (-1, width * channels, size * channels))
+    clips = ops.matmul(ops.reshape(clips, (-1, time * size, width * channels)), columns)
+    return ops.reshape(clips, (-1, time, size, size, channels))
+
+
+def centre_crop(clips: Tensor, size: int) -> Tensor:
+    """The view that evaluation and exported models see: `size` x `size` pixels from the middle, nothing drawn.
+
+    Frames smaller than that are enlarged.
+
+    Args:
+        clips: (batch, time, height, width, 3) uint8, or float in [0, 255].
+        size: height and width of the result in pixels.
+
+    Returns:
+        (batch, time, size, size, 3) float32 in [0, 1].
+    """
+    height, width = (min(1.0, size / length) for length in clips.shape[2:4])
+    box = ops.convert_to_tensor([[(1 - height) / 2, (1 - width) / 2, height, width]], dtype="float32")
+    none = ops.zeros((1,))
+    return apply_geometry(ops.cast(clips, "float32") / 255.0, {"box": box, "flip": none, "sigma": none}, size)
+
+
+def draw_colour(batch: int, config: ViewsConfig, seed: random.SeedGenerator) -> Parameters:
+    """Draw colour changes.
+
+    Returns:
+        brightness, contrast, saturation (batch,): factors, 1 for no change; hue (batch,): share of the colour circle.
+        Greyscale is a saturation of 0. All float32.
+    """
+    jitter = _occurs(batch, config.jitter, seed)
+
+    def around(centre: float, spread: float) -> Tensor:
+        return centre + jitter * random.uniform((batch,), -spread, spread, seed=seed)
+
+    return {
+        "brightness": around(1.0, config.brightness),
+        "contrast": around(1.0, config.contrast),
+        "saturation": around(1.0, config.saturation) * (1.0 - _occurs(batch, config.grey, seed)),
+        "hue": around(0.0, config.hue),
+    }
+
+
+def apply_colour(clips: Tensor, parameters: Parameters) -> Tensor:
+    """Change brightness, contrast (about the clip's mean luma), saturation and hue, and clip to [0, 1].
+
+    Args:
+        clips: (batch, time, height, width, 3) float in [0, 1].
+        parameters: as `draw_colour` gives them.
+
+    Returns:
+        The same shape and dtype.
+    """
+    time, height, width, channels = clips.shape[1:]
+    gain = parameters["brightness"] * parameters["contrast"]
+    matrix = ops.cast(gain[:, None, None] * _chroma_matrix(parameters["saturation"], parameters["hue"]), clips.dtype)
+    pixels = ops.matmul(ops.reshape(clips, (-1, time * height * width, channels)), matrix)
+    # Saturation and hue leave luma as it is, so this is the mean luma of brightness and contrast alone.
+    mean_luma = ops.sum(ops.cast(ops.mean(pixels, axis=1), "float32") * _LUMA, axis=-1)
+    offset = mean_luma * (1.0 - parameters["contrast"]) / parameters["contrast"]
+    pixels = ops.clip(pixels + ops.cast(offset[:, None, None], clips.dtype), 0.0, 1.0)
+    return ops.reshape(pixels, (-1, time, height, width, channels))
+
+
+def _occurs(batch: int, probability: float, seed: random.SeedGenerator) -> Tensor:
+    return ops.cast(random.uniform((batch,), seed=seed) < probability, "float32")
+
+
+def _resize_matrix(start: Tensor, extent: Tensor, flip: Tensor, length: int, size: int) -> Tensor:
+    """(batch, size, length): row i holds the weights of the source pixels that make output pixel i."""
+    step = extent[:, None] * (length / size)  # (batch, 1) source pixels per output pixel
+    place = ops.arange(size, dtype="float32")[None] + 0.5
+    place = ops.where(flip[:, None] > 0.5, size - place, place)
+    centre = start[:, None] * length + place * step - 0.5  # (batch, size)
+    reach = ops.maximum(step, 1.0)[..., None]  # when shrinking, the filter widens so that no pixel is passed over
+    distance = ops.abs(ops.arange(length, dtype="float32")[None, None] - centre[..., None])
+    weights = ops.maximum(1.0 - distance / reach, 0.0)
+    return weights / ops.sum(weights, axis=-1, keepdims=True)
+
+
+def _blur_matrix(sigma: Tensor, size: int) -> Tensor:
+    """(batch, size, size) Gaussian weights; the identity where sigma is 0."""
+    steps = ops.arange(size, dtype="float32")
+    squared = ops.square(steps[:, None] - steps[None])[None]
+    # Far under a pixel the Gaussian is the identity; the floor only keeps the division finite.
+    weights = ops.exp(-0.5 * squared / ops.square(ops.maximum(sigma, 1e-3))[:, None, None])
+    return weights / ops.sum(weights, axis=-1, keepdims=True)
+
+
+def _chroma_matrix(saturation: Tensor, hue: Tensor) -> Tensor:
+    """(batch, 3, 3), to be multiplied from the right: scales chroma and turns it in YIQ."""
+    angle = 2.0 * math.pi * hue
+    cosine, sine = saturation * ops.cos(angle), saturation * ops.sin(angle)
+    one, zero = ops.ones_like(hue), ops.zeros_like(hue)
+    turn = ops.stack([one, zero, zero, zero, cosine, -sine, zero, sine, cosine], axis=-1)
+    matrix = ops.matmul(ops.matmul(_YIQ_TO_RGB, ops.reshape(turn, (-1, 3, 3))), _RGB_TO_YIQ)
+    return ops.transpose(matrix, (0, 2, 1))
