@@ -25,8 +25,9 @@ def show_config(
       hdc-keras configs show
       hdc-keras configs show moving-shapes
     """
-    from hdc_keras.config import Experiment, dump_experiment, load_experiment
     from hdc_keras_cli.experiments import find_config
+
+    from hdc_keras.config import Experiment, dump_experiment, load_experiment
 
     if name:
         print(dump_experiment(load_experiment(find_config(name))), end="")

@@ -1,5 +1,12 @@
 """Where output goes, and the progress bar that all commands share."""
 
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -13,6 +20,38 @@ from rich.progress import (
 
 console = Console(highlight=False)
 errors = Console(stderr=True, highlight=False)
+
+
+# What TensorFlow's native code says while it starts on a machine without a GPU; no setting of its own keeps it quiet.
+_START_NOTICE = re.compile(
+    r"^(WARNING: All log messages before absl|[IWE]\d{4} .*(cuda|onednn|oneDNN|cpu_feature_guard)|To enable)"
+)
+
+
+def start_backend() -> None:
+    """Import Keras with its backend, and find the devices, without the notices that this prints."""
+    with _start_notices_removed():
+        import keras
+
+        keras.distribution.list_devices()
+
+
+@contextmanager
+def _start_notices_removed() -> Iterator[None]:
+    sys.stderr.flush()
+    original = os.dup(2)
+    with tempfile.TemporaryFile() as captured:
+        os.dup2(captured.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(original, 2)
+            os.close(original)
+            captured.seek(0)
+            for line in captured.read().decode(errors="replace").splitlines():
+                if not _START_NOTICE.match(line):
+                    print(line, file=sys.stderr)
 
 
 def progress_bar() -> Progress:

@@ -9,7 +9,8 @@ import typer
 def evaluate(
     run: Annotated[Path, typer.Option(help="Run directory of a pretraining run.")],
     protocol: Annotated[
-        list[str], typer.Option(help="linear (probe), knn or retrieval. Repeatable; features are extracted once.")
+        list[str],
+        typer.Option(help="linear (probe), knn or retrieval. Repeatable; features are extracted once."),
     ],
     data: Annotated[
         Path | None, typer.Option(help="Other labelled videos than the run's: folder or CSV manifest.")
@@ -27,15 +28,17 @@ def evaluate(
       hdc-keras evaluate --run runs/moving-shapes --protocol linear --protocol knn
       hdc-keras evaluate --run runs/mine --data labelled.csv --protocol retrieval
     """
+    from hdc_keras_cli.console import NamedBars, console, progress_bar, start_backend
+
     from hdc_keras.config import load_experiment
     from hdc_keras.training.run_directory import RunDirectory
-    from hdc_keras_cli.console import NamedBars, console, progress_bar
 
     directory = RunDirectory(run)
     directory.experiment()
     overrides = [*([f"data.path={data.resolve()}"] if data else []), *(set_ or [])]
     experiment = load_experiment(directory.config_file, overrides)
 
+    start_backend()
     from hdc_keras.evaluation.job import evaluate as evaluate_run
     from hdc_keras.training.run import load_videos
 
@@ -46,15 +49,17 @@ def evaluate(
     for result in results.values():
         _print_result(result)
         counts = result["counts"]
-        console.print(f"{counts['decoded']} of {counts['asked']} videos evaluated, {len(counts['failed'])} failed", end="")
+        console.print(
+            f"{counts['decoded']} of {counts['asked']} videos evaluated, {len(counts['failed'])} failed",
+            end="",
+        )
         console.print("".join(f"\n  {path}: {cause}" for path, cause in counts["failed"].items()), soft_wrap=True)
     console.print(f"Results are in [bold]{directory.path / 'results'}[/]")
 
 
 def _print_result(result: dict[str, Any]) -> None:
-    from rich.table import Table
-
     from hdc_keras_cli.console import console
+    from rich.table import Table
 
     table = Table(title=f"{result['protocol']} on {result['dataset']}, {result['split']['test']} test videos")
     table.add_column("label")

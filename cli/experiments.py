@@ -57,8 +57,6 @@ def shrunk(experiment: Experiment) -> Experiment:
         "evaluate": {"clips": 2},
     }
     return experiment.model_copy(
-        update={
-            name: getattr(experiment, name).model_copy(update=changes) for name, changes in sections.items()
-        }
+        update={name: getattr(experiment, name).model_copy(update=changes) for name, changes in sections.items()}
         | {"name": f"{experiment.name}-smoke"}
     )

@@ -10,7 +10,8 @@ def export(
     run: Annotated[Path, typer.Option(help="Run directory of a pretraining run.")],
     format: Annotated[str, typer.Option(help="saved_model or keras.")] = "saved_model",
     out: Annotated[
-        Path | None, typer.Option(help="File or folder to create. [default: RUN/export/FORMAT]", show_default=False)
+        Path | None,
+        typer.Option(help="File or folder to create. [default: RUN/export/FORMAT]", show_default=False),
     ] = None,
 ) -> None:
     """Write a pretrained network for use elsewhere.
@@ -22,12 +23,14 @@ def export(
       hdc-keras export --run runs/moving-shapes --format saved_model
       hdc-keras export --run runs/mine --format keras --out backbone.keras
     """
+    from hdc_keras_cli.console import console, start_backend
+
     from hdc_keras.training.run_directory import RunDirectory
-    from hdc_keras_cli.console import console
 
     directory = RunDirectory(run)
     experiment = directory.experiment()
 
+    start_backend()
     from hdc_keras.export import export as write
 
     model, checkpoint = directory.load_checkpoint()

@@ -1,16 +1,16 @@
-"""`hdc-keras`: parse, call the library, print, exit. Commands import the library when they run, so that help is fast."""
+"""`hdc-keras`: parse, call the library, print, exit. Commands import it when they run, so that help is fast."""
 
 import os
 import sys
 
 import typer
-
-from hdc_keras.errors import HDCError
 from hdc_keras_cli.configs import configs_app
 from hdc_keras_cli.console import errors
 from hdc_keras_cli.evaluate import evaluate
 from hdc_keras_cli.export import export
 from hdc_keras_cli.pretrain import pretrain
+
+from hdc_keras.errors import HDCError
 
 app = typer.Typer(
     help="Pretrain a video backbone on unlabelled videos, measure what it learned, hand it on.\n\n"
@@ -27,7 +27,9 @@ app.add_typer(configs_app, name="configs")
 
 
 @app.callback(invoke_without_command=True)
-def _version(version: bool = typer.Option(False, "--version", help="Print the version and exit.", is_eager=True)) -> None:
+def _version(
+    version: bool = typer.Option(False, "--version", help="Print the version and exit.", is_eager=True),
+) -> None:
     if version:
         from hdc_keras import __version__
 

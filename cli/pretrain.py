@@ -10,17 +10,21 @@ DEFAULT_CONFIG = "moving-shapes"
 
 def pretrain(
     config: Annotated[
-        str | None, typer.Option(help="Named config (see `hdc-keras configs list`) or YAML file.", show_default=False)
+        str | None,
+        typer.Option(help="Named config (see `hdc-keras configs list`) or YAML file.", show_default=False),
     ] = None,
     data: Annotated[
         Path | None, typer.Option(help="Folder of videos, folder of class folders, or CSV manifest.")
     ] = None,
     set_: Annotated[
-        list[str] | None, typer.Option("--set", help="Override a key of the config, as in train.epochs=50. Repeatable.")
+        list[str] | None,
+        typer.Option("--set", help="Override a key of the config, as in train.epochs=50. Repeatable."),
     ] = None,
     run: Annotated[Path | None, typer.Option(help="Run directory to create. [default: runs/NAME]")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --run where it stopped.")] = False,
-    smoke: Annotated[bool, typer.Option("--smoke", help="Shrink the config to about a minute, to try the path.")] = False,
+    smoke: Annotated[
+        bool, typer.Option("--smoke", help="Shrink the config to about a minute, to try the path.")
+    ] = False,
 ) -> None:
     """Pretrain a backbone on unlabelled videos.
 
@@ -33,13 +37,16 @@ def pretrain(
       hdc-keras pretrain --config videos --data videos.csv --set train.epochs=100 --set train.batch_size=32
       hdc-keras pretrain --run runs/mine --resume
     """
-    from hdc_keras.errors import ConfigError
-    from hdc_keras_cli.console import console
+    from hdc_keras_cli.console import console, start_backend
     from hdc_keras_cli.experiments import resolve
+
+    from hdc_keras.errors import ConfigError
 
     if resume:
         if run is None or config or data or set_ or smoke:
-            raise ConfigError("--resume continues the run that --run names, with that run's own config: give it only --run.")
+            raise ConfigError(
+                "--resume continues the run that --run names, with that run's own config: give it only --run."
+            )
         from hdc_keras.training.run_directory import RunDirectory
 
         directory = RunDirectory(run)
@@ -52,12 +59,16 @@ def pretrain(
     if experiment.data.path is None:
         console.print("Data: [bold]moving shapes[/], rendered here (give your own videos with --data)")
 
+    start_backend()
     from hdc_keras_cli.pretrain_job import run_job
 
     raise typer.Exit(run_job(experiment, run or Path("runs") / experiment.name, resume))
 
 
 def _config_for_videos() -> str:
-    from hdc_keras.training.devices import has_accelerator
+    from hdc_keras_cli.console import start_backend
+
+    start_backend()
+    from hdc_keras.devices import has_accelerator
 
     return "videos" if has_accelerator() else "videos-cpu"

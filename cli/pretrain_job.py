@@ -1,10 +1,12 @@
 """What `hdc-keras pretrain` shows while the library trains."""
 
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import keras
+from hdc_keras_cli.console import console, progress_bar
 from rich.console import Group
 from rich.live import Live
 from rich.table import Table
@@ -12,7 +14,6 @@ from rich.table import Table
 from hdc_keras.config import Experiment
 from hdc_keras.training.run import Outcome, load_videos, pretrain
 from hdc_keras.training.run_directory import RunDirectory
-from hdc_keras_cli.console import console, progress_bar
 
 # How often the screen is redrawn, in seconds: reading the metrics costs a moment.
 _REDRAW_S = 0.5
@@ -39,9 +40,11 @@ def run_job(experiment: Experiment, path: Path, resume: bool) -> int:
         f"Videos: {trained} for training, {held_out} held out for testing"
         + (f", in {groups} groups that are kept apart" if groups else "")
     )
-    console.print(f"Run: [bold]{run.path}[/]   backbone {experiment.model.backbone}, {_device()}, {keras.backend.backend()}")
+    console.print(
+        f"Run: [bold]{run.path}[/]   backbone {experiment.model.backbone}, {_device()}, {keras.backend.backend()}"
+    )
     screen = Screen(experiment)
-    with screen.live:
+    with screen.live if console.is_terminal else nullcontext():
         outcome = pretrain(experiment, run, records, resume=resume, callbacks=[screen])
     return _say_how_it_ended(run, experiment, outcome)
 
@@ -54,8 +57,8 @@ def _say_how_it_ended(run: RunDirectory, experiment: Experiment, outcome: Outcom
         )
     if not outcome.finished:
         console.print(
-            f"Stopped after step {outcome.step} ({outcome.epochs} of {experiment.train.epochs} epochs); a checkpoint is "
-            f"saved. Continue with: hdc-keras pretrain --run {run.path} --resume"
+            f"Stopped after step {outcome.step} ({outcome.epochs} of {experiment.train.epochs} epochs); a checkpoint "
+            f"is saved. Continue with: hdc-keras pretrain --run {run.path} --resume"
         )
         return 130
     console.print(f"[green]Done[/]: {outcome.epochs} epochs. The run is in [bold]{run.path}[/]. Next:")
@@ -98,12 +101,15 @@ class Screen(keras.callbacks.Callback):
         knn = "  ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in self.knn.items())
         epochs = self.experiment.train.epochs
         self.bar.update(
-            self.task, description=f"epoch {epoch + 1}/{epochs}", note=f"{rate:.0f} clips/s  loss {values['loss']:.3f}  {knn}"
+            self.task,
+            description=f"epoch {epoch + 1}/{epochs}",
+            note=f"{rate:.0f} clips/s  loss {values['loss']:.3f}  {knn}",
         )
         if console.is_terminal:
             self._draw(values)
         elif (epoch + 1) % max(1, epochs // _LINES) == 0 or epoch + 1 == epochs:
-            console.print(f"epoch {epoch + 1}/{epochs}  loss {values['loss']:.3f}  {rate:.0f} clips/s  {knn}  {self._levels(values)}")
+            line = f"epoch {epoch + 1}/{epochs}  loss {values['loss']:.3f}  {rate:.0f} clips/s  {knn}"
+            console.print(f"{line}  {self._levels(values)}", soft_wrap=True)
 
     def _levels(self, values: dict[str, float]) -> str:
         return "  ".join(

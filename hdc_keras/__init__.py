@@ -3,8 +3,13 @@
 Names are imported when they are first used, so that `import hdc_keras` loads no backend.
 """
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+# TensorFlow leaves oneDNN off on CPUs without AVX-512, where it makes 3D convolutions about 3 times faster
+# (docs/performance.md). This must be said before TensorFlow is imported; a user's own setting is kept.
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 if TYPE_CHECKING:
     from hdc_keras.backbones import R3D, R3D18, R3DTiny, VideoBackbone

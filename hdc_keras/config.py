@@ -63,19 +63,27 @@ class ViewsConfig(_Section):
     brightness: Annotated[float, Field(ge=0, lt=1)] = Field(0.4, description="factor drawn from 1 -/+ this")
     contrast: Annotated[float, Field(ge=0, lt=1)] = Field(0.4, description="factor drawn from 1 -/+ this")
     saturation: Annotated[float, Field(ge=0, le=1)] = Field(0.4, description="factor drawn from 1 -/+ this")
-    hue: Annotated[float, Field(ge=0, le=0.5)] = Field(0.1, description="turn of the colour circle, drawn from -/+ this")
+    hue: Annotated[float, Field(ge=0, le=0.5)] = Field(
+        0.1, description="turn of the colour circle, drawn from -/+ this"
+    )
     grey: Probability = Field(0.2, description="probability of greyscale")
     blur: Probability = Field(0.5, description="probability of Gaussian blur")
     blur_sigma: tuple[PositiveFloat, PositiveFloat] = Field(
-        (0.1, 2.0), description="least and greatest standard deviation of the blur in pixels, at a view size of 112"
+        (0.1, 2.0),
+        description="least and greatest standard deviation of the blur in pixels, at a view size of 112",
     )
     min_gap: Annotated[int, Field(ge=0)] = Field(
-        8, description="least distance of the two windows' starts in source frames, where the video is long enough"
+        8,
+        description="least distance of the two windows' starts in source frames, where the video is long enough",
     )
     second_strides: tuple[PositiveInt, ...] = Field(
         (), description="strides the second window is drawn from; only data.stride when empty"
     )
     reverse: Probability = Field(0.0, description="probability that the second window runs backwards")
+    remove_static: Probability = Field(
+        0.0,
+        description="probability that the temporal positive shows only what moves: its mean frame is taken away",
+    )
     temporal_negatives: tuple[TemporalNegative, ...] = Field(
         (), description="time-changed versions of the anchor that the temporal task must tell from it"
     )
@@ -115,7 +123,8 @@ class ContrastConfig(_Section):
     )
     weighting: Weighting = Field("measured", description="how levels are weighted: uniform, fixed or measured")
     fixed_weights: dict[Level, Annotated[float, Field(ge=0)]] = Field(
-        {"P2": 0.25, "P3": 0.5, "P4": 0.75, "P5": 1.0}, description="weight by level, where weighting is fixed"
+        {"P2": 0.25, "P3": 0.5, "P4": 0.75, "P5": 1.0},
+        description="weight by level, where weighting is fixed",
     )
     gamma: float = Field(1.0, description="exponent on the measured invariance")
     momentum: Annotated[float, Field(ge=0, lt=1)] = Field(0.99, description="of the invariance's moving average")
@@ -172,7 +181,9 @@ class EvaluateConfig(_Section):
     knn_temperature: PositiveFloat = Field(0.07, description="of kNN's similarity-weighted vote")
     recall_at: tuple[PositiveInt, ...] = Field((1, 5, 10, 20, 50), description="k of retrieval's R@k")
     linear_l2: tuple[PositiveFloat, ...] = Field(
-        (1e-4, 1e-3, 1e-2, 1e-1), min_length=1, description="ridge penalties of the linear probe; chosen on training videos"
+        (1e-4, 1e-3, 1e-2, 1e-1),
+        min_length=1,
+        description="ridge penalties of the linear probe; chosen on training videos",
     )
 
 

@@ -14,7 +14,7 @@ Tensor = Any
 class ClipEncoder(keras.Model):
     """The pretrained network as evaluation and exported models use it: one centred view, no augmentation.
 
-    Frames of any size are resized to the size pretraining decoded to, and the middle is cropped to the size of its views.
+    Frames of any size are resized to the size that pretraining decoded to; their middle is cropped to the views' size.
 
     Args:
         model: the pretrained model, whose weights are shared.
@@ -28,7 +28,7 @@ class ClipEncoder(keras.Model):
         self.levels = model.contrast.levels
         self.tasks = model.tasks
         self.view_size = model.views.size
-        self.frame_size = tuple(frame_size)
+        self.frame_size = (frame_size[0], frame_size[1])
         self.trainable = False
 
     def build(self, input_shape: Any) -> None:

@@ -66,7 +66,9 @@ def _write_saved_model(model: HDC, experiment: Experiment, folder: Path) -> None
     archive = keras.export.ExportArchive()
     archive.track(encoder)
     archive.add_endpoint(
-        "serve", encoder.call, input_signature=[tf.TensorSpec((None, None, None, None, 3), tf.uint8, name="video")]
+        "serve",
+        encoder.call,
+        input_signature=[tf.TensorSpec((None, None, None, None, 3), tf.uint8, name="video")],
     )
     archive.write_out(str(folder), verbose=False)
     card = {

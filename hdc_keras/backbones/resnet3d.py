@@ -82,12 +82,12 @@ class R3D(VideoBackbone):
         return cls(**config)
 
 
-def R3D18(name: str = "r3d18", **kwargs: Any) -> R3D:  # noqa: N802
+def R3D18(name: str = "r3d18", **kwargs: Any) -> R3D:
     """R3D-18 of Tran et al. 2018 as published: two basic blocks a stage, 33.2 million weights without a classifier."""
     return R3D([64, 128, 256, 512], [2, 2, 2, 2], name=name, **kwargs)
 
 
-def R3DTiny(name: str = "r3d_tiny", **kwargs: Any) -> R3D:  # noqa: N802
+def R3DTiny(name: str = "r3d_tiny", **kwargs: Any) -> R3D:
     """R3D with one block a stage and few channels, for small clips on a CPU. Ours; no published network."""
     return R3D([12, 24, 48, 96], [1, 1, 1, 1], name=name, **kwargs)
 

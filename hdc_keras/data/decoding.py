@@ -7,6 +7,7 @@ from functools import lru_cache
 import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
+from av.video.stream import VideoStream
 
 from hdc_keras.errors import VideoDecodeError
 
@@ -116,7 +117,7 @@ def decode(path: str, indices: np.ndarray, size: tuple[int, int] | None = None) 
     return stacked.reshape(*indices.shape, *stacked.shape[1:])
 
 
-def _video_stream(container: av.container.InputContainer) -> av.video.stream.VideoStream:
+def _video_stream(container: av.container.InputContainer) -> VideoStream:
     if not container.streams.video:
         raise ValueError("holds no video stream")
     stream = container.streams.video[0]
@@ -126,22 +127,28 @@ def _video_stream(container: av.container.InputContainer) -> av.video.stream.Vid
     return stream
 
 
-def _by_seeking(container, stream, index: FrameIndex, wanted: np.ndarray) -> Iterator[tuple[int, av.VideoFrame]]:
+def _by_seeking(
+    container: av.container.InputContainer, stream: VideoStream, index: FrameIndex, wanted: np.ndarray
+) -> Iterator[tuple[int, av.VideoFrame]]:
     """Yield (position, frame) for every wanted position, by timestamp, seeking where that saves decoding."""
+    timestamps = index.timestamps
+    assert timestamps is not None
     for segment in _segments(wanted, index.key_frames):
-        container.seek(int(index.timestamps[segment[0]]), stream=stream)
+        container.seek(int(timestamps[segment[0]]), stream=stream)
         due = iter(segment)
-        position = next(due)
+        position: int | None = next(due)
         for frame in container.decode(stream):
             # A frame that the decoder dropped is shown as the next one that it gives.
-            while position is not None and frame.pts is not None and frame.pts >= index.timestamps[position]:
+            while position is not None and frame.pts is not None and frame.pts >= timestamps[position]:
                 yield position, frame
                 position = next(due, None)
             if position is None:
                 break
 
 
-def _by_counting(container, stream, index: FrameIndex, wanted: np.ndarray) -> Iterator[tuple[int, av.VideoFrame]]:
+def _by_counting(
+    container: av.container.InputContainer, stream: VideoStream, index: FrameIndex, wanted: np.ndarray
+) -> Iterator[tuple[int, av.VideoFrame]]:
     """Yield (position, frame) for every wanted position, decoding from the start and counting."""
     due = set(wanted.tolist())
     for position, frame in enumerate(container.decode(stream)):

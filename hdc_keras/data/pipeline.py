@@ -50,7 +50,6 @@ class DecodeFailures:
                 )
                 raise self.fatal
 
-
     @contextmanager
     def named(self) -> Iterator[None]:
         """Around reading a dataset: raises `fatal` in place of the error that tf.data made of it."""
@@ -191,7 +190,7 @@ def clips_dataset(
             failures.add(error)
             return np.zeros((clips, frames, *store.size, 3), np.uint8)
 
-    def mark(position: np.int64) -> np.ndarray:
+    def mark(position: np.int64) -> np.bool_:
         return np.bool_(records[int(position)].path not in failures.reasons)
 
     load_in_graph = _in_graph(load, (clips, frames, *store.size, 3))
@@ -221,8 +220,8 @@ def _in_graph(load: Callable[[np.int64], np.ndarray], shape: tuple[int, ...]) ->
 class _ExitGuard:
     """Lets Python exit while an iterator is alive.
 
-    tf.data's threads would otherwise wait for an interpreter that is gone, and the process would never end. From the
-    moment of exit on, calls are refused at once; the pipeline's buffers fill with refusals, and its threads come to rest.
+    tf.data's threads would otherwise wait for an interpreter that is gone, and the process would never end. From
+    exit on, calls are refused at once; the pipeline's buffers fill with refusals, and its threads come to rest.
     """
 
     def __init__(self) -> None:

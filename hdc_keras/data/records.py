@@ -1,4 +1,4 @@
-"""Which videos there are: readers for a folder of classes, a plain folder and a CSV manifest, and group-aware splits."""
+"""Which videos there are: readers for class folders, plain folders and CSV manifests, and group-aware splits."""
 
 import csv
 import difflib
@@ -11,7 +11,23 @@ from hdc_keras.data.sampling import random_generator
 from hdc_keras.errors import DataError
 
 VIDEO_SUFFIXES = frozenset(
-    ".3gp .avi .flv .h264 .m4v .mkv .mov .mp4 .mpeg .mpg .mts .ogv .ts .webm .wmv".split()
+    [
+        ".3gp",
+        ".avi",
+        ".flv",
+        ".h264",
+        ".m4v",
+        ".mkv",
+        ".mov",
+        ".mp4",
+        ".mpeg",
+        ".mpg",
+        ".mts",
+        ".ogv",
+        ".ts",
+        ".webm",
+        ".wmv",
+    ]
 )
 SPLITS = ("train", "val", "test")
 _RESERVED_COLUMNS = ("path", "split", "group", "video_id")
@@ -99,7 +115,9 @@ def read_csv(path: Path) -> list[VideoRecord]:
                     problems.append(f"line {line}: {problem}")
                     continue
                 if record.video_id in seen:
-                    problems.append(f"line {line}: `{record.video_id}` was listed before, on line {seen[record.video_id]}")
+                    problems.append(
+                        f"line {line}: `{record.video_id}` was listed before, on line {seen[record.video_id]}"
+                    )
                 seen.setdefault(record.video_id, line)
                 records.append(record)
         except (csv.Error, UnicodeDecodeError) as error:
@@ -195,10 +213,8 @@ def _require_both_sides(records: Sequence[VideoRecord]) -> None:
         )
 
 
-def _read_row(
-    row: Mapping[str, str], folder: Path, label_columns: Mapping[str, str]
-) -> tuple[str, VideoRecord | None]:
-    if "" in row and row[""]:
+def _read_row(row: Mapping[str, str], folder: Path, label_columns: Mapping[str, str]) -> tuple[str, VideoRecord | None]:
+    if row.get(""):
         return "more values than the header has columns", None
     if any(value is None for value in row.values()):
         return "fewer values than the header has columns", None
@@ -210,7 +226,9 @@ def _read_row(
     split = row.get("split") or None
     if split is not None and split not in SPLITS:
         near = difflib.get_close_matches(split, SPLITS, 1)
-        return f"`split` must be {', '.join(SPLITS)}. Received: {split}" + (f" (meant {near[0]}?)" if near else ""), None
+        return f"`split` must be {', '.join(SPLITS)}. Received: {split}" + (
+            f" (meant {near[0]}?)" if near else ""
+        ), None
     labels = {name: row[column] for column, name in label_columns.items() if row[column]}
     if labels and len(labels) != len(label_columns):
         return "some label columns are empty; fill all or none", None
@@ -232,7 +250,9 @@ def _find_manifest(folder: Path) -> Path | None:
     manifests = [path for path in sorted(folder.glob("*.csv")) if _has_path_column(path)]
     if len(manifests) > 1:
         names = ", ".join(path.name for path in manifests)
-        raise DataError(f"{folder}: holds several manifests ({names}). Name the one to use, as in --data {manifests[0]}")
+        raise DataError(
+            f"{folder}: holds several manifests ({names}). Name the one to use, as in --data {manifests[0]}"
+        )
     return manifests[0] if manifests else None
 
 

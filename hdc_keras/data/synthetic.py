@@ -1,8 +1,8 @@
 """Moving shapes: a small labelled video set with two independent factors, rendered and encoded on first use.
 
-*Appearance* is the background scene, *motion* is what a sprite does before it. Everything else (colours, tint, phase and
-scale of the pattern, shape, size, place and speed of the sprite) is nuisance, drawn anew for each video. Every pair of an
-appearance and a motion is equally frequent in every split, so that neither factor tells anything of the other.
+*Appearance* is the background scene, *motion* is what a sprite does before it. Everything else (colours, tint, phase
+and scale of the pattern, shape, size, place and speed of the sprite) is nuisance, drawn anew for each video. Every pair
+of an appearance and a motion is equally frequent in every split, so that neither factor tells anything of the other.
 """
 
 import csv
@@ -164,9 +164,7 @@ def _clouds(generator: np.random.Generator, size: int) -> np.ndarray:
     return 1.5 * field / field.std()
 
 
-def _draw_sprite(
-    generator: np.random.Generator, motion: str, spec: MovingShapes, background: np.ndarray
-) -> np.ndarray:
+def _draw_sprite(generator: np.random.Generator, motion: str, spec: MovingShapes, background: np.ndarray) -> np.ndarray:
     """(frames, size, size, 3) float64: the sprite over the background; what leaves at one edge enters at the other."""
     size = spec.size
     time = np.arange(spec.frames)

@@ -1,7 +1,6 @@
 """The protocols of `hdc-keras evaluate`: features in, a result that says how it came about out."""
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
 
 from hdc_keras.config import Experiment
 from hdc_keras.errors import DataError
@@ -60,7 +59,7 @@ def _labels(features: VideoFeatures, column: str) -> list[str]:
     return [record.labels[column] for record in features.records]
 
 
-def _top1(predicted: Sequence[str], labels: Sequence[str]) -> Metrics:
+def _top1(predicted: Iterable[str], labels: Sequence[str]) -> Metrics:
     return {"top1": sum(p == label for p, label in zip(predicted, labels, strict=True)) / len(labels)}
 
 
@@ -99,5 +98,3 @@ def _retrieval(
 
 
 _METRICS: dict[str, Callable[..., Metrics]] = {"linear": _linear, "knn": _knn, "retrieval": _retrieval}
-
-

@@ -90,9 +90,7 @@ class RunLogger(keras.callbacks.Callback):
     ):
         super().__init__()
         self.run = run
-        self.rows: list[dict[str, Any]] = [
-            dict(row) for row in run.read_metrics() if int(row["epoch"]) <= first_epoch
-        ]
+        self.rows: list[dict[str, Any]] = [dict(row) for row in run.read_metrics() if int(row["epoch"]) <= first_epoch]
         self.failures = failures
         self.clips_per_step = clips_per_step
         self.knn = knn
@@ -119,7 +117,12 @@ class RunLogger(keras.callbacks.Callback):
         logs["learning_rate"] = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
         logs.update(self.knn(epoch + 1))
         step = int(self.model.optimizer.iterations)
-        row = {"epoch": epoch + 1, "step": step, "seconds": round(seconds, 3), "videos_failed": len(self.failures.reasons)}
+        row = {
+            "epoch": epoch + 1,
+            "step": step,
+            "seconds": round(seconds, 3),
+            "videos_failed": len(self.failures.reasons),
+        }
         self.rows.append(row | {name: float(f"{float(value):.6g}") for name, value in logs.items()})
         self.run.write_table(self.run.metrics_file.name, self.rows)
         self._write_events(step, logs)

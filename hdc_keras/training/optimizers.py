@@ -25,6 +25,7 @@ class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
         self.total_steps = total_steps
 
     def __call__(self, step: Any) -> Any:
+        """Learning rate of the step, counted from 0."""
         step = ops.cast(step, "float32")
         # The first step already moves the weights.
         warmup = (step + 1.0) / max(1, self.warmup_steps)

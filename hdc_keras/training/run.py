@@ -11,13 +11,13 @@ from hdc_keras.data.pipeline import DecodeFailures, FrameStore, count_steps, win
 from hdc_keras.data.records import VideoRecord, read_records, with_splits
 from hdc_keras.data.sampling import WindowSpec, random_generator
 from hdc_keras.data.synthetic import MovingShapes, ensure_moving_shapes
+from hdc_keras.devices import uses_xla
 from hdc_keras.encoder import ClipEncoder
 from hdc_keras.errors import RunError
 from hdc_keras.evaluation.features import extract_features
 from hdc_keras.evaluation.protocols import judge
 from hdc_keras.model import HDC
 from hdc_keras.training.callbacks import RunLogger, SaveCheckpoints, StopOnSignal
-from hdc_keras.training.devices import uses_xla
 from hdc_keras.training.optimizers import build_optimizer
 from hdc_keras.training.run_directory import RunDirectory
 
@@ -60,7 +60,9 @@ def load_videos(experiment: Experiment, progress: Progress | None = None) -> lis
     if data.limit is None:
         return records
     order = random_generator("limit", experiment.seed).permutation(len(records))
-    kept = [i for split in ("train", "val", "test") for i in [i for i in order if records[i].split == split][: data.limit]]
+    kept = [
+        i for split in ("train", "val", "test") for i in [i for i in order if records[i].split == split][: data.limit]
+    ]
     return [records[i] for i in sorted(kept)]
 
 
@@ -105,7 +107,9 @@ def pretrain(
         model, file = run.load_checkpoint(compiled=True)
         step = int(model.optimizer.iterations)
         if step >= train.epochs * steps_per_epoch:
-            raise RunError(f"{run.path} is finished: {file.name} was taken after the last of its {train.epochs} epochs.")
+            raise RunError(
+                f"{run.path} is finished: {file.name} was taken after the last of its {train.epochs} epochs."
+            )
         model.jit_compile = uses_xla(train.jit)
     else:
         model, step = build_model(experiment), 0
@@ -142,6 +146,7 @@ def pretrain(
                     epochs=epoch + 1 if step_in_epoch else train.epochs,
                     steps_per_epoch=steps_per_epoch - step_in_epoch,
                     verbose=0,
+                    shuffle=False,  # the data set is in its order already
                     callbacks=[stop, logger, checkpoints, *callbacks],
                 )
                 step = int(model.optimizer.iterations)
@@ -154,9 +159,7 @@ def pretrain(
 def window_spec(experiment: Experiment) -> WindowSpec:
     """How the experiment draws windows."""
     data, views = experiment.data, experiment.views
-    return WindowSpec(
-        data.frames, data.stride, views.min_gap, views.second_strides or (data.stride,), views.reverse
-    )
+    return WindowSpec(data.frames, data.stride, views.min_gap, views.second_strides or (data.stride,), views.reverse)
 
 
 def _knn_check(
@@ -172,9 +175,7 @@ def _knn_check(
     ]
     if not all(chosen):
         return {}
-    quick = experiment.model_copy(
-        update={"evaluate": experiment.evaluate.model_copy(update={"clips": _KNN_CLIPS})}
-    )
+    quick = experiment.model_copy(update={"evaluate": experiment.evaluate.model_copy(update={"clips": _KNN_CLIPS})})
     encoder = ClipEncoder(model, experiment.data.decode_size)
     features = extract_features(encoder, chosen[0] + chosen[1], quick, store)
     results = judge("knn", features, {"features": list(experiment.contrast.levels)}, experiment)

@@ -57,8 +57,8 @@ class RunDirectory:
         """
         if self.config_file.exists():
             raise RunError(
-                f"{self.path} already holds a run, which is left as it is. Continue it with --resume, or choose another "
-                "folder with --run."
+                f"{self.path} already holds a run, which is left as it is. Continue it with --resume, or choose "
+                "another folder with --run."
             )
         if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
             raise RunError(f"{self.path} exists and is no run. Choose a new or empty folder with --run.")
@@ -76,7 +76,9 @@ class RunDirectory:
             RunError: there is no run.
         """
         if not self.config_file.exists():
-            raise RunError(f"{self.path} holds no run: there is no {self.config_file.name}. Start one with `hdc-keras pretrain`.")
+            raise RunError(
+                f"{self.path} holds no run: there is no {self.config_file.name}. Start one with `hdc-keras pretrain`."
+            )
         return load_experiment(self.config_file)
 
     def checkpoints(self) -> list[Path]:
@@ -111,7 +113,11 @@ class RunDirectory:
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise RunError(f"{file} cannot be loaded: {' '.join(str(error).split())[:300]}") from error
         experiment = self.experiment()
-        wanted = {"backbone": experiment.model.backbone, "contrast": experiment.contrast, "views": experiment.views}
+        wanted = {
+            "backbone": experiment.model.backbone,
+            "contrast": experiment.contrast,
+            "views": experiment.views,
+        }
         found = {}
         if isinstance(model, HDC):
             found = {"backbone": model.backbone.name, "contrast": model.contrast, "views": model.views}
@@ -186,6 +192,9 @@ def _commit() -> str | None:
     if not (folder / ".git").exists():
         return None
     asked = subprocess.run(
-        ["git", "-C", str(folder), "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
+        ["git", "-C", str(folder), "describe", "--always", "--dirty"],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     return asked.stdout.strip() or None

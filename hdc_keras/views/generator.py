@@ -85,7 +85,6 @@ class ViewGenerator(keras.layers.Layer):
             _joined([draws[_VIEWS[name][1]][part] for name in self.view_names]) for part in ("geometry", "colour")
         )
         clips = ops.concatenate([self._in_time(name, windows) for name in self.view_names])
-        clips = ops.cast(clips, self.compute_dtype) / 255.0
         return transforms.apply_colour(transforms.apply_geometry(clips, geometry, self.config.size), colour)
 
     def _draw(self, batch: Any, frame_size: tuple[int, int]) -> dict[str, transforms.Parameters]:
@@ -95,7 +94,10 @@ class ViewGenerator(keras.layers.Layer):
         }
 
     def _in_time(self, name: str, windows: Tensor) -> Tensor:
-        clips = windows[:, _VIEWS[name][0]]
+        clips = ops.cast(windows[:, _VIEWS[name][0]], self.compute_dtype) / 255.0
+        if name == "temporal_positive" and self.config.remove_static:
+            drawn = transforms.draw_static_removal(ops.shape(clips)[0], self.config.remove_static, self.seed_generator)
+            return transforms.apply_static_removal(clips, drawn)
         if name == "reversed":
             return ops.flip(clips, axis=1)
         if name == "shuffled":

@@ -4,8 +4,8 @@ Each transform is a pair: `draw_*` gives parameters for a batch, `apply_*` appli
 parameters; two clips given the same parameters are transformed alike.
 
 Geometry (crop, resize, flip, blur) is linear along each axis, so it is two matrix products a frame with one matrix for
-rows and one for columns. Colour (brightness, contrast, saturation, hue, grey) is affine in RGB, so it is one 3 x 3 matrix
-and one offset a clip. Shapes are static, and nothing loops over samples.
+rows and one for columns. Colour (brightness, contrast, saturation, hue, grey) is affine in RGB, so it is one 3 x 3
+matrix and one offset a clip. Shapes are static, and nothing loops over samples.
 """
 
 import math
@@ -145,6 +145,29 @@ def apply_colour(clips: Tensor, parameters: Parameters) -> Tensor:
     offset = mean_luma * (1.0 - parameters["contrast"]) / parameters["contrast"]
     pixels = ops.clip(pixels + ops.cast(offset[:, None, None], clips.dtype), 0.0, 1.0)
     return ops.reshape(pixels, (-1, time, height, width, channels))
+
+
+def draw_static_removal(batch: int, probability: float, seed: random.SeedGenerator) -> Parameters:
+    """Draw which clips lose what does not move.
+
+    Returns:
+        removed (batch,): 0 or 1, float32.
+    """
+    return {"removed": _occurs(batch, probability, seed)}
+
+
+def apply_static_removal(clips: Tensor, parameters: Parameters) -> Tensor:
+    """Replace clips by their difference from their mean frame, about mid-grey: the background disappears.
+
+    Args:
+        clips: (batch, time, height, width, 3) float in [0, 1].
+        parameters: as `draw_static_removal` gives them.
+
+    Returns:
+        The same shape and dtype, in [0, 1].
+    """
+    moving = ops.clip(clips - ops.mean(clips, axis=1, keepdims=True) + 0.5, 0.0, 1.0)
+    return ops.where(parameters["removed"][:, None, None, None, None] > 0.5, moving, clips)
 
 
 def _occurs(batch: int, probability: float, seed: random.SeedGenerator) -> Tensor:
