@@ -80,9 +80,8 @@ class ViewsConfig(_Section):
         (), description="strides the second window is drawn from; only data.stride when empty"
     )
     reverse: Probability = Field(0.0, description="probability that the second window runs backwards")
-    remove_static: Probability = Field(
-        0.0,
-        description="probability that the temporal positive shows only what moves: its mean frame is taken away",
+    fade_static: Probability = Field(
+        0.0, description="probability that what does not move fades towards grey, by a share drawn from 0 to 1"
     )
     temporal_negatives: tuple[TemporalNegative, ...] = Field(
         (), description="time-changed versions of the anchor that the temporal task must tell from it"

@@ -80,6 +80,12 @@ class HDC(keras.Model):
         jit = uses_xla("auto") if jit_compile == "auto" else jit_compile
         super().compile(optimizer=optimizer, jit_compile=jit, **kwargs)
 
+    def compile_from_config(self, config: dict[str, Any]) -> None:
+        """Restore optimizer and XLA setting when a saved model is loaded; Keras leaves this to a class with its own
+        `compile`."""
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        self.optimizer.build(self.trainable_variables)
+
     def build(self, input_shape: Any) -> None:
         """Every layer is built by the constructor."""
         self.built = True

@@ -40,7 +40,7 @@ class VideoBackbone(keras.Model):
                 f"`levels` must be among {', '.join(self.pyramid_outputs)} for backbone `{self.name}`. "
                 f"Received: {', '.join(unknown)}"
             )
-        return keras.Model(self.inputs, {level: self.pyramid_outputs[level] for level in levels})
+        return keras.Model(self.input, {level: self.pyramid_outputs[level] for level in levels})
 
 
 def normalise_pixels(clips: Tensor, dtype: Any = None) -> Tensor:

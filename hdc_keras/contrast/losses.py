@@ -27,8 +27,8 @@ def info_nce(
     `similarity / temperature`.
 
     Temporal negatives join where the positive looks for the anchor: they carry the anchor's own spatial augmentation,
-    so that there all candidates of one video look alike and differ in time only. (Our choice: where the anchor looks for
-    the positive, they would be wrong and yet most alike in appearance, which punishes invariance to augmentation.)
+    so that all candidates of one video there look alike and differ in time only. (Our choice: where the anchor looks
+    for the positive, they would be wrong yet most alike in appearance, which punishes invariance to augmentation.)
 
     Args:
         anchor: (batch, dim) float32, L2-normalised.

@@ -1,6 +1,7 @@
 """Video files to frames, through PyAV (FFmpeg). Only the needed part of a file is decoded."""
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -107,12 +108,6 @@ def decode(path: str, indices: np.ndarray, size: tuple[int, int] | None = None) 
             frames = {position: convert(frame) for position, frame in walk(container, stream, index, wanted)}
     except (av.FFmpegError, OSError, ValueError, MemoryError) as error:
         raise VideoDecodeError(path, _one_line(error)) from error
-    missing = len(wanted) - len(frames)
-    if missing:
-        last = max(frames, default=-1)
-        if not frames or index.count - 1 - last > _MISSING_FRAMES_TOLERATED + (wanted[-1] - wanted[-missing - 1]):
-            raise VideoDecodeError(path, f"decoding ends before frame {wanted[-missing]} of {index.count}")
-        frames.update({position: frames[last] for position in wanted[-missing:].tolist()})
     stacked = np.stack([frames[position] for position in indices.ravel().tolist()])
     return stacked.reshape(*indices.shape, *stacked.shape[1:])
 
@@ -135,28 +130,39 @@ def _by_seeking(
     assert timestamps is not None
     for segment in _segments(wanted, index.key_frames):
         container.seek(int(timestamps[segment[0]]), stream=stream)
-        due = iter(segment)
-        position: int | None = next(due)
+        due, frame = deque(segment), None
         for frame in container.decode(stream):
             # A frame that the decoder dropped is shown as the next one that it gives.
-            while position is not None and frame.pts is not None and frame.pts >= timestamps[position]:
-                yield position, frame
-                position = next(due, None)
-            if position is None:
+            while due and frame.pts is not None and frame.pts >= timestamps[due[0]]:
+                yield due.popleft(), frame
+            if not due:
                 break
+        if due:
+            ended = -1 if frame is None else int(np.searchsorted(timestamps, frame.pts))
+            yield from _past_the_end(due, ended, frame, index)
 
 
 def _by_counting(
     container: av.container.InputContainer, stream: VideoStream, index: FrameIndex, wanted: np.ndarray
 ) -> Iterator[tuple[int, av.VideoFrame]]:
     """Yield (position, frame) for every wanted position, decoding from the start and counting."""
-    due = set(wanted.tolist())
+    due, position, frame = deque(wanted.tolist()), -1, None
     for position, frame in enumerate(container.decode(stream)):
-        if position in due:
-            yield position, frame
-            due.remove(position)
+        if position == due[0]:
+            yield due.popleft(), frame
             if not due:
-                break
+                return
+    yield from _past_the_end(due, position, frame, index)
+
+
+def _past_the_end(
+    due: Iterable[int], ended: int, last: av.VideoFrame | None, index: FrameIndex
+) -> Iterator[tuple[int, av.VideoFrame]]:
+    """The last frame for a few positions that packets promise and decoding does not give; an error for many."""
+    for position in due:
+        if last is None or position - ended > _MISSING_FRAMES_TOLERATED:
+            raise ValueError(f"decoding ends after {ended + 1} of {index.count} frames")
+        yield position, last
 
 
 def _segments(wanted: np.ndarray, key_frames: np.ndarray) -> list[list[int]]:

@@ -81,23 +81,25 @@ class ViewGenerator(keras.layers.Layer):
         """
         batch = ops.shape(windows)[0]
         draws = {name: self._draw(batch, windows.shape[3:5]) for name in ("anchor", "other")}
-        geometry, colour = (
-            _joined([draws[_VIEWS[name][1]][part] for name in self.view_names]) for part in ("geometry", "colour")
+        fading, geometry, colour = (
+            _joined([draws[_VIEWS[name][1]][part] for name in self.view_names])
+            for part in ("fading", "geometry", "colour")
         )
         clips = ops.concatenate([self._in_time(name, windows) for name in self.view_names])
-        return transforms.apply_colour(transforms.apply_geometry(clips, geometry, self.config.size), colour)
+        clips = transforms.apply_geometry(ops.cast(clips, self.compute_dtype) / 255.0, geometry, self.config.size)
+        if self.config.fade_static:
+            clips = transforms.apply_fading(clips, fading)
+        return transforms.apply_colour(clips, colour)
 
     def _draw(self, batch: Any, frame_size: tuple[int, int]) -> dict[str, transforms.Parameters]:
         return {
+            "fading": transforms.draw_fading(batch, self.config, self.seed_generator),
             "geometry": transforms.draw_geometry(batch, frame_size, self.config, self.seed_generator),
             "colour": transforms.draw_colour(batch, self.config, self.seed_generator),
         }
 
     def _in_time(self, name: str, windows: Tensor) -> Tensor:
-        clips = ops.cast(windows[:, _VIEWS[name][0]], self.compute_dtype) / 255.0
-        if name == "temporal_positive" and self.config.remove_static:
-            drawn = transforms.draw_static_removal(ops.shape(clips)[0], self.config.remove_static, self.seed_generator)
-            return transforms.apply_static_removal(clips, drawn)
+        clips = windows[:, _VIEWS[name][0]]
         if name == "reversed":
             return ops.flip(clips, axis=1)
         if name == "shuffled":
@@ -111,6 +113,14 @@ class ViewGenerator(keras.layers.Layer):
         keys = keras.random.uniform((ops.shape(clips)[0], clips.shape[1]), seed=self.seed_generator)
         order = ops.argsort(keys, axis=1)
         return ops.take_along_axis(clips, order[:, :, None, None, None], axis=1)
+
+    def save_own_variables(self, store: Any) -> None:
+        """Keep the state of the draws, which Keras leaves out, so that a resumed run draws what it would have drawn."""
+        store["seed_state"] = ops.convert_to_numpy(self.seed_generator.state)
+
+    def load_own_variables(self, store: Any) -> None:
+        """Restore the state of the draws."""
+        self.seed_generator.state.assign(store["seed_state"][()])
 
     def compute_output_shape(self, input_shape: Sequence[int | None]) -> tuple[int | None, ...]:
         """(views * batch, time, size, size, 3)."""

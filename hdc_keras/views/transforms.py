@@ -147,27 +147,30 @@ def apply_colour(clips: Tensor, parameters: Parameters) -> Tensor:
     return ops.reshape(pixels, (-1, time, height, width, channels))
 
 
-def draw_static_removal(batch: int, probability: float, seed: random.SeedGenerator) -> Parameters:
-    """Draw which clips lose what does not move.
+def draw_fading(batch: int, config: ViewsConfig, seed: random.SeedGenerator) -> Parameters:
+    """Draw how far what does not move fades.
 
     Returns:
-        removed (batch,): 0 or 1, float32.
+        share (batch,) float32 in [0, 1]: 0 for no change; at 1 only what moves is left.
     """
-    return {"removed": _occurs(batch, probability, seed)}
+    return {"share": random.uniform((batch,), seed=seed) * _occurs(batch, config.fade_static, seed)}
 
 
-def apply_static_removal(clips: Tensor, parameters: Parameters) -> Tensor:
-    """Replace clips by their difference from their mean frame, about mid-grey: the background disappears.
+def apply_fading(clips: Tensor, parameters: Parameters) -> Tensor:
+    """Fade each clip's mean frame towards mid-grey and leave what differs from it as it is.
+
+    A static background is a shortcut for the temporal task; two views of a video that fade differently share less of it
+    (our choice, after "background erasing", Wang et al., CVPR 2021, arXiv 2009.05769).
 
     Args:
         clips: (batch, time, height, width, 3) float in [0, 1].
-        parameters: as `draw_static_removal` gives them.
+        parameters: as `draw_fading` gives them.
 
     Returns:
         The same shape and dtype, in [0, 1].
     """
-    moving = ops.clip(clips - ops.mean(clips, axis=1, keepdims=True) + 0.5, 0.0, 1.0)
-    return ops.where(parameters["removed"][:, None, None, None, None] > 0.5, moving, clips)
+    share = ops.cast(parameters["share"], clips.dtype)[:, None, None, None, None]
+    return ops.clip(clips + share * (0.5 - ops.mean(clips, axis=1, keepdims=True)), 0.0, 1.0)
 
 
 def _occurs(batch: int, probability: float, seed: random.SeedGenerator) -> Tensor:

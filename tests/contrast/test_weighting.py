@@ -1,0 +1,69 @@
+import numpy as np
+import pytest
+from keras import ops
+
+from hdc_keras.config import ContrastConfig
+from hdc_keras.contrast.weighting import InvarianceWeights, invariance
+
+TASKS = ("spatial", "temporal")
+
+
+def weights_of(layer):
+    return ops.convert_to_numpy(layer.loss_weights())
+
+
+def test_invariance_is_the_gap_between_partners_and_strangers():
+    rng = np.random.default_rng(0)
+    anchor, positive = rng.normal(size=(2, 6, 10))
+    cosines = np.array([[a @ p / np.linalg.norm(a) / np.linalg.norm(p) for p in positive] for a in anchor])
+    partners = np.eye(6, dtype=bool)
+
+    measured = float(invariance(anchor.astype("float32"), positive.astype("float32")))
+
+    assert measured == pytest.approx(cosines[partners].mean() - cosines[~partners].mean(), abs=1e-6)
+
+
+def test_invariance_has_closed_forms():
+    same, orthogonal = np.ones((4, 3), "float32"), np.eye(4, dtype="float32")
+
+    assert float(invariance(same, same)) == pytest.approx(0.0, abs=1e-6)
+    assert float(invariance(orthogonal, orthogonal)) == pytest.approx(1.0, abs=1e-6)
+
+
+def test_measured_weights_follow_a_slow_reference_over_fifty_steps():
+    config = ContrastConfig(gamma=2.0, momentum=0.9, weight_range=(0.2, 2.0))
+    layer = InvarianceWeights(config, TASKS)
+    rng = np.random.default_rng(0)
+    average = None
+    for _ in range(50):
+        measured = rng.uniform(-0.1, 0.9, (4, 2)).astype("float32")
+        layer.update(measured)
+        average = measured if average is None else 0.9 * average + 0.1 * measured
+        powered = np.maximum(average, 1e-3) ** 2
+        clipped = np.clip(powered / powered.mean(axis=0), 0.2, 2.0)
+        np.testing.assert_allclose(weights_of(layer), clipped / clipped.mean(axis=0), atol=1e-5)
+
+
+@pytest.mark.parametrize("gamma", [-1.0, 0.0, 0.5, 3.0])
+def test_weights_have_mean_one_for_each_task(gamma):
+    layer = InvarianceWeights(ContrastConfig(gamma=gamma), TASKS)
+    layer.update(np.float32([[0.1, 0.9], [0.2, 0.7], [0.4, 0.0], [0.9, -0.3]]))
+
+    np.testing.assert_allclose(weights_of(layer).mean(axis=0), 1.0, atol=1e-6)
+
+
+def test_before_the_first_measurement_weights_are_uniform():
+    np.testing.assert_array_equal(weights_of(InvarianceWeights(ContrastConfig(), TASKS)), np.ones((4, 2)))
+
+
+def test_fixed_weights_are_those_given():
+    config = ContrastConfig(weighting="fixed", levels=("P3", "P5"), fixed_weights={"P3": 0.5, "P5": 2.0})
+
+    np.testing.assert_array_equal(weights_of(InvarianceWeights(config, TASKS)), [[0.5, 0.5], [2.0, 2.0]])
+
+
+def test_uniform_weights_stay_one_whatever_is_measured():
+    layer = InvarianceWeights(ContrastConfig(weighting="uniform"), TASKS)
+    layer.update(np.float32(np.random.default_rng(0).random((4, 2))))
+
+    np.testing.assert_array_equal(weights_of(layer), np.ones((4, 2)))

@@ -1,0 +1,122 @@
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from hdc_keras.data.pipeline import DecodeFailures, FrameStore, clips_dataset, windows_dataset
+from hdc_keras.data.records import VideoRecord, read_records
+from hdc_keras.data.sampling import WindowSpec, evenly_spaced_clips, sample_windows
+from hdc_keras.data.synthetic import write_video
+from hdc_keras.errors import DataError
+from tests.conftest import frame_numbers, numbered_frames
+
+SPEC = WindowSpec(frames=4, stride=2, min_gap=3)
+
+
+@pytest.fixture
+def videos(tmp_path):
+    """Ten numbered videos of different lengths."""
+    for number in range(10):
+        write_video(tmp_path / f"{number}.mp4", numbered_frames(12 + 2 * number, (16, 32)))
+    return read_records(tmp_path)
+
+
+def batches(records, count, *, budget=0.0, failures=None, **options):
+    dataset = windows_dataset(
+        records,
+        SPEC,
+        FrameStore((16, 32), budget),
+        failures or DecodeFailures(len(records), 0.5),
+        **{"batch_size": 4, "seed": 0, **options},
+    )
+    return [batch.numpy() for batch in dataset.take(count)]
+
+
+def test_windows_hold_the_frames_that_sampling_names(videos):
+    first = batches(videos, 1)[0]
+
+    assert first.shape == (4, 2, 4, 16, 32, 3) and first.dtype == np.uint8
+    expected = {tuple(sample_windows(0, 0, v.video_id, 12 + 2 * i, SPEC).ravel()) for i, v in enumerate(videos)}
+    assert {tuple(numbers.ravel()) for numbers in frame_numbers(first)} <= expected
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+@pytest.mark.parametrize("budget", [0.0, 1.0])
+def test_the_same_seed_gives_the_same_batches_whatever_the_parallelism_and_memory(videos, workers, budget):
+    for batch, again in zip(batches(videos, 5), batches(videos, 5, workers=workers, budget=budget), strict=True):
+        np.testing.assert_array_equal(batch, again)
+
+
+def test_reading_continues_where_it_stopped_even_inside_an_epoch(videos):
+    for batch, again in zip(batches(videos, 6)[3:], batches(videos, 3, start_step=3), strict=True):
+        np.testing.assert_array_equal(batch, again)
+
+
+def test_epochs_differ_and_no_video_is_twice_in_a_batch(videos):
+    records = [replace(record, path=videos[i].path) for i, record in enumerate(videos)]
+    for batch in batches(records, 8):
+        lengths = {tuple(numbers.ravel()) for numbers in frame_numbers(batch)}
+        assert len(lengths) == 4
+    assert not np.array_equal(*batches(videos, 3)[::2])
+
+
+def test_a_bad_video_is_listed_and_another_takes_its_place(videos, tmp_path):
+    (tmp_path / "bad.mp4").write_text("no video")
+    records = [*videos, VideoRecord(str(tmp_path / "bad.mp4"), "bad.mp4")]
+    failures = DecodeFailures(len(records), 0.5)
+
+    read = batches(records, 12, failures=failures)
+
+    assert len(read) == 12 and all(batch.any(axis=(1, 2, 3, 4, 5)).all() for batch in read)
+    assert list(failures.reasons) == [str(tmp_path / "bad.mp4")]
+
+
+def test_too_many_bad_videos_end_the_run_with_their_names(videos):
+    bad = [replace(v, path=v.path + ".gone") for v in videos[:6]]
+    failures = DecodeFailures(10, 0.3)
+
+    with pytest.raises(DataError, match=r"4 of 10 videos cannot be decoded") as error, failures.named():
+        batches(bad + videos[6:], 6, failures=failures)
+    assert ".gone" in str(error.value) and "data.max_failed_share" in str(error.value)
+
+
+def test_fewer_videos_than_a_batch_are_refused(videos):
+    with pytest.raises(DataError, match=r"10 videos to train on, but `train.batch_size` is 16"):
+        batches(videos, 1, batch_size=16)
+
+
+def test_a_store_that_keeps_frames_gives_the_same_as_one_that_does_not(videos):
+    indices = evenly_spaced_clips(12, 3, 4, 2)
+    keeping, not_keeping = FrameStore((16, 32), 1.0), FrameStore((16, 32), 0.0)
+
+    for _ in range(2):
+        np.testing.assert_array_equal(
+            keeping.clips(videos[0].path, indices), not_keeping.clips(videos[0].path, indices)
+        )
+
+
+def test_evaluation_visits_every_video_once_and_marks_the_bad(videos, tmp_path):
+    (tmp_path / "bad.mp4").write_text("no video")
+    records = [*videos[:3], VideoRecord(str(tmp_path / "bad.mp4"), "bad.mp4"), *videos[3:]]
+    failures = DecodeFailures(len(records), 0.5)
+
+    dataset = clips_dataset(records, FrameStore((16, 32), 0.0), failures, clips=2, frames=4, stride=1, batch_size=4)
+    positions, decoded, clips = (np.concatenate(part) for part in zip(*dataset.as_numpy_iterator(), strict=True))
+
+    assert positions.tolist() == list(range(11)) and clips.shape == (11, 2, 4, 16, 32, 3)
+    assert np.flatnonzero(~decoded).tolist() == [3]
+
+
+def test_python_exits_while_an_iterator_is_alive(shapes_folder):
+    code = f"""
+from hdc_keras.data.pipeline import *
+from hdc_keras.data.records import read_records
+from hdc_keras.data.sampling import WindowSpec
+records = read_records({str(shapes_folder)!r})
+iterator = iter(windows_dataset(records, WindowSpec(8), FrameStore((32, 32), 0), DecodeFailures(72, 0.1),
+                                batch_size=8, seed=0))
+next(iterator)
+"""
+    assert subprocess.run([sys.executable, "-c", code], timeout=60, capture_output=True).returncode == 0

@@ -1,0 +1,140 @@
+from collections import Counter
+
+import pytest
+
+from hdc_keras.data.records import VideoRecord, read_records, with_splits
+from hdc_keras.errors import DataError
+
+
+def touch(folder, *names):
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+
+
+def write_manifest(folder, text, name="manifest.csv"):
+    touch(folder, "a.mp4", "b.mp4", "c.mp4")
+    (folder / name).write_text(text)
+    return folder / name
+
+
+def test_class_folders_give_labels(tmp_path):
+    touch(tmp_path, "run/1.mp4", "run/2.avi", "walk/deep/3.MKV", "walk/notes.txt")
+
+    records = read_records(tmp_path)
+
+    assert [(r.video_id, r.label) for r in records] == [
+        ("run/1.mp4", "run"),
+        ("run/2.avi", "run"),
+        ("walk/deep/3.MKV", "walk"),
+    ]
+
+
+def test_a_plain_folder_is_unlabelled(tmp_path):
+    touch(tmp_path, "1.mp4", "2.mp4")
+
+    assert [r.label for r in read_records(tmp_path)] == [None, None]
+
+
+def test_a_manifest_in_the_folder_is_preferred(tmp_path):
+    write_manifest(tmp_path, "path,label,group,split,width\na.mp4,x,g1,train,320\nb.mp4,y,g2,test,320\n", "clips.csv")
+
+    assert read_records(tmp_path) == [
+        VideoRecord(str(tmp_path / "a.mp4"), "a.mp4", {"label": "x"}, "train", "g1"),
+        VideoRecord(str(tmp_path / "b.mp4"), "b.mp4", {"label": "y"}, "test", "g2"),
+    ]
+
+
+def test_a_manifest_may_have_several_label_columns(tmp_path):
+    path = write_manifest(tmp_path, "path,label_scene,label_motion\na.mp4,dots,left\n")
+
+    assert read_records(path)[0].labels == {"scene": "dots", "motion": "left"}
+
+
+def test_every_bad_line_is_reported_with_its_number(tmp_path):
+    path = write_manifest(
+        tmp_path,
+        "path,label,split\na.mp4,x,train\nmissing.mp4,x,train\nb.mp4,x,tain\na.mp4,x,test\n,x,train\nc.mp4,x\n",
+    )
+
+    with pytest.raises(DataError) as error:
+        read_records(path)
+
+    message = str(error.value)
+    for expected in ("line 3: no such file", "line 4: `split` must be", "meant train?", "line 5: `a.mp4` was listed"):
+        assert expected in message
+    assert "line 6: `path` is empty" in message and "line 7: fewer values" in message
+
+
+def test_a_group_in_two_splits_is_refused(tmp_path):
+    path = write_manifest(tmp_path, "path,split,group\na.mp4,train,g\nb.mp4,test,g\n")
+
+    with pytest.raises(DataError, match="group `g` is in several splits"):
+        read_records(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [("name\na.mp4\n", "`path` column"), ("path\n", "lists no video"), ("", "nothing")]
+)
+def test_an_unusable_manifest_is_refused(tmp_path, content, message):
+    with pytest.raises(DataError, match=message):
+        read_records(write_manifest(tmp_path, content))
+
+
+def test_a_missing_folder_names_the_nearest_one(tmp_path):
+    (tmp_path / "videos").mkdir()
+
+    with pytest.raises(DataError, match=r"no such file or folder.*Did you mean .*videos\?"):
+        read_records(tmp_path / "vidoes")
+
+
+def test_an_empty_folder_is_refused(tmp_path):
+    with pytest.raises(DataError, match="holds no video"):
+        read_records(tmp_path)
+
+
+def test_loose_videos_beside_class_folders_are_refused(tmp_path):
+    touch(tmp_path, "run/1.mp4", "2.mp4")
+
+    with pytest.raises(DataError, match=r"some are not \(such as 2.mp4\)"):
+        read_records(tmp_path)
+
+
+def labelled(count, group_size=1, classes="ab"):
+    return [
+        VideoRecord(f"{label}{i}", f"{label}{i}", {"label": label}, None, f"{label}{i // group_size}")
+        for label in classes
+        for i in range(count)
+    ]
+
+
+@pytest.mark.parametrize("group_size", [1, 2, 5])
+def test_held_out_videos_are_balanced_and_divide_no_group(group_size):
+    records = with_splits(labelled(20, group_size), holdout=0.25, seed=0)
+
+    counts = Counter((r.split, r.label) for r in records)
+    assert counts["test", "a"] == counts["test", "b"] == {1: 5, 2: 4, 5: 5}[group_size]
+    assert not {r.group for r in records if r.split == "train"} & {r.group for r in records if r.split == "test"}
+
+
+def test_the_same_seed_holds_out_the_same_videos():
+    assert with_splits(labelled(20), 0.25, 3) == with_splits(labelled(20), 0.25, 3)
+    assert with_splits(labelled(20), 0.25, 3) != with_splits(labelled(20), 0.25, 4)
+
+
+def test_splits_that_a_set_has_are_kept():
+    records = [VideoRecord("a", "a", {"label": "x"}, "test"), VideoRecord("b", "b", {"label": "x"}, "train")]
+
+    assert with_splits(records, 0.5, 0) == records
+
+
+def test_unlabelled_videos_are_all_for_training():
+    assert with_splits([VideoRecord("a", "a")], 0.5, 0)[0].split == "train"
+
+
+def test_a_class_with_one_video_cannot_be_held_out():
+    records = [*labelled(4), VideoRecord("c", "c", {"label": "lonely"})]
+
+    with pytest.raises(DataError, match=r"class `lonely` has 1 video\(s\) in 1 group\(s\)"):
+        with_splits(records, 0.25, 0)
+    assert {r.split for r in with_splits(records, 0.0, 0)} == {"train"}
