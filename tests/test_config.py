@@ -1,0 +1,66 @@
+import pytest
+
+from hdc_keras.config import Experiment, dump_experiment, load_experiment
+from hdc_keras.errors import ConfigError
+
+
+def load(tmp_path, text="", *overrides):
+    (tmp_path / "e.yaml").write_text(text)
+    return load_experiment(tmp_path / "e.yaml", list(overrides))
+
+
+def test_an_empty_file_is_the_defaults(tmp_path):
+    assert load(tmp_path) == Experiment()
+
+
+def test_a_dump_loads_to_the_same_experiment(tmp_path):
+    experiment = load(
+        tmp_path, "seed: 3\nviews: {temporal_negatives: [frozen, shifted]}\ndata: {decode_size: [40, 60]}"
+    )
+
+    assert load(tmp_path, dump_experiment(experiment)) == experiment
+
+
+def test_overrides_win_and_are_parsed_as_yaml(tmp_path):
+    experiment = load(
+        tmp_path, "train: {epochs: 3}", "train.epochs=7", "contrast.levels=[P5, P3]", "data.path=null", "views.blur=0"
+    )
+
+    assert (experiment.train.epochs, experiment.contrast.levels, experiment.data.path) == (7, ("P3", "P5"), None)
+
+
+@pytest.mark.parametrize(
+    ("text", "override", "message"),
+    [
+        ("trian: {epochs: 3}", None, r"unknown key `trian`. Did you mean `train`\?"),
+        ("train: {epoch: 3}", None, r"unknown key `train.epoch`. Did you mean `train.epochs`\?"),
+        ("train: {epochs: many}", None, r"`train.epochs`: input should be a valid integer.*Received: 'many'"),
+        ("train: {epochs: 0}", None, r"`train.epochs`: input should be greater than or equal to 1"),
+        ("contrast: {task: both}", None, r"`contrast.task`.*'decoupled', 'coupled', 'spatial' or 'temporal'"),
+        ("contrast: {levels: []}", None, r"`contrast.levels`"),
+        ("contrast: {levels: [P5, P5]}", None, "each level may be given once"),
+        ("contrast: {weighting: fixed, fixed_weights: {P2: 1}}", None, "fixed_weights needs a number for P3, P4, P5"),
+        ("views: {crop_area: [1.0, 0.2]}", None, "first number must not be greater"),
+        ("views: {temporal_negatives: [backwards]}", None, "temporal_negatives"),
+        ("[1, 2]", None, "expected `key: value` lines"),
+        ("a: [", None, "not valid YAML"),
+        ("", "train.epochs", r"expected section.key=value"),
+        ("", "seed.x=1", r"unknown key|valid integer"),
+        ("seed: 1", "seed.x=1", "`seed` is a value, not a section"),
+    ],
+)
+def test_what_is_wrong_is_said_with_file_and_key(tmp_path, text, override, message):
+    with pytest.raises(ConfigError, match=message):
+        load(tmp_path, text, *([override] if override else []))
+
+
+def test_all_problems_are_reported_at_once(tmp_path):
+    with pytest.raises(ConfigError) as error:
+        load(tmp_path, "train: {epochs: x, batch: 3}\nviews: {flip: 2}")
+
+    assert all(key in str(error.value) for key in ("train.epochs", "train.batch", "views.flip"))
+
+
+def test_a_missing_file_is_named():
+    with pytest.raises(ConfigError, match=r"nowhere.yaml: cannot be read"):
+        load_experiment("nowhere.yaml")

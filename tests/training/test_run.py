@@ -1,0 +1,177 @@
+import csv
+import json
+import os
+import signal
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from hdc_keras.config import Experiment
+from hdc_keras.errors import RunError
+from hdc_keras.training.optimizers import WarmupCosine, build_optimizer
+from hdc_keras.training.run import build_model, load_videos, pretrain
+from hdc_keras.training.run_directory import RunDirectory
+
+
+def experiment_on(folder, **train):
+    return Experiment.model_validate(
+        {
+            "name": "test",
+            "data": {"path": str(folder), "frames": 4, "decode_size": (20, 20)},
+            "views": {"size": 16},
+            "model": {"backbone": "r3d_tiny"},
+            "contrast": {"embedding_dim": 8},
+            "train": {"epochs": 4, "batch_size": 2, "learning_rate": 0.02, "knn_every": 2, **train},
+        }
+    )
+
+
+def run_of(tmp_path, experiment, name="run"):
+    run = RunDirectory(tmp_path / name)
+    run.create(experiment)
+    return run
+
+
+class StopAfter(keras.callbacks.Callback):
+    """Sends this process a signal after a number of steps, as a user's Ctrl-C does."""
+
+    def __init__(self, steps, number=signal.SIGINT):
+        super().__init__()
+        self.left, self.number = steps, number
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.left -= 1
+        if self.left == 0:
+            os.kill(os.getpid(), self.number)
+
+
+def weights_of(run):
+    model, _ = run.load_checkpoint()
+    return [ops.convert_to_numpy(variable) for variable in model.weights]
+
+
+def test_a_run_leaves_all_that_is_needed_to_repeat_it(class_folder, tmp_path):
+    experiment = experiment_on(class_folder)
+    run = run_of(tmp_path, experiment)
+
+    outcome = pretrain(experiment, run, load_videos(experiment))
+
+    assert outcome.finished and (outcome.step, outcome.epochs) == (12, 4)
+    assert run.experiment() == experiment
+    environment = json.loads((run.path / "environment.json").read_text())
+    assert environment["seed"] == 0 and {"keras", "numpy"} <= set(environment["packages"])
+    rows = run.read_metrics()
+    assert [int(row["epoch"]) for row in rows] == [1, 2, 3, 4] and float(rows[-1]["loss"]) > 0
+    assert [bool(row["knn_label"]) for row in rows] == [False, True, False, True]
+    assert [file.name for file in run.checkpoints()] == ["step-000000009.keras", "step-000000012.keras"]
+    assert list(run.event_folder.glob("events.out.*"))
+    assert not [file for file in run.path.rglob(".*") if file.is_file()]
+
+
+@pytest.mark.parametrize("stop_after", [2, 3])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_run_continues_to_the_weights_of_an_undisturbed_one(class_folder, tmp_path, stop_after, number):
+    experiment = experiment_on(class_folder, knn_every=0)
+    records = load_videos(experiment)
+    undisturbed, stopped = (run_of(tmp_path, experiment, name) for name in ("undisturbed", "stopped"))
+    pretrain(experiment, undisturbed, records)
+
+    outcome = pretrain(experiment, stopped, records, callbacks=[StopAfter(stop_after, number)])
+    assert not outcome.finished and outcome.step in (stop_after, stop_after + 1)
+    outcome = pretrain(experiment, stopped, records, resume=True)
+
+    assert outcome.finished and outcome.step == 12
+    assert [row["epoch"] for row in stopped.read_metrics()] == ["1", "2", "3", "4"]
+    for one, other in zip(weights_of(undisturbed), weights_of(stopped), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-4)
+
+
+def test_signals_are_given_back(class_folder, tmp_path):
+    before = signal.getsignal(signal.SIGINT)
+    experiment = experiment_on(class_folder, epochs=1, knn_every=0)
+
+    pretrain(experiment, run_of(tmp_path, experiment), load_videos(experiment))
+
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_the_loss_goes_down(class_folder, tmp_path):
+    experiment = experiment_on(class_folder, epochs=25, knn_every=0, optimizer="adamw", learning_rate=0.003)
+    run = run_of(tmp_path, experiment)
+
+    pretrain(experiment, run, load_videos(experiment))
+
+    losses = [float(row["loss"]) for row in run.read_metrics()]
+    assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:5])
+
+
+def test_bad_videos_are_skipped_and_listed(class_folder, tmp_path):
+    (class_folder / "across" / "9.mp4").write_text("no video")
+    experiment = experiment_on(class_folder, epochs=3, knn_every=0)
+    experiment = experiment.model_copy(update={"data": experiment.data.model_copy(update={"max_failed_share": 0.5})})
+    records = [r for r in load_videos(experiment)]
+    records = [r if "9.mp4" not in r.path else type(r)(r.path, r.video_id, r.labels, "train", None) for r in records]
+    run = run_of(tmp_path, experiment)
+
+    outcome = pretrain(experiment, run, records)
+
+    assert outcome.finished and list(outcome.failed_videos) == [str(class_folder / "across" / "9.mp4")]
+    with (run.path / "failures.csv").open() as file:
+        assert "Invalid data" in next(csv.DictReader(file))["cause"]
+
+
+def test_a_finished_run_cannot_be_resumed(class_folder, tmp_path):
+    experiment = experiment_on(class_folder, epochs=1, knn_every=0)
+    run = run_of(tmp_path, experiment)
+    pretrain(experiment, run, load_videos(experiment))
+
+    with pytest.raises(RunError, match="is finished"):
+        pretrain(experiment, run, load_videos(experiment), resume=True)
+
+
+def test_a_damaged_checkpoint_is_named(class_folder, tmp_path):
+    experiment = experiment_on(class_folder)
+    run = run_of(tmp_path, experiment)
+    (run.checkpoint_folder / "step-000000001.keras").write_bytes(b"not a checkpoint")
+
+    with pytest.raises(RunError, match=r"step-000000001.keras cannot be loaded"):
+        run.load_checkpoint()
+
+
+def test_a_checkpoint_of_another_architecture_is_refused(class_folder, tmp_path):
+    experiment = experiment_on(class_folder)
+    run = run_of(tmp_path, experiment)
+    other = experiment.model_copy(update={"contrast": experiment.contrast.model_copy(update={"embedding_dim": 16})})
+    run.save_checkpoint(build_model(other), 1, keep=1)
+
+    with pytest.raises(RunError, match="another architecture"):
+        run.load_checkpoint()
+
+
+def test_a_seed_gives_the_same_weights(class_folder):
+    experiment = experiment_on(class_folder)
+    one, other = (build_model(experiment).get_weights() for _ in range(2))
+
+    assert all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def test_the_schedule_warms_up_linearly_and_ends_at_zero():
+    schedule = WarmupCosine(0.4, 10, 110)
+
+    assert float(schedule(0)) == pytest.approx(0.04) and float(schedule(9)) == pytest.approx(0.4)
+    for step in (10, 35, 60, 85, 110, 200):
+        share = min(1, (step - 10) / 100)
+        assert float(schedule(step)) == pytest.approx(0.2 * (1 + np.cos(np.pi * share)), abs=1e-6)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_weight_decay_leaves_out_biases_and_norms(class_folder, name):
+    experiment = experiment_on(class_folder, optimizer=name, weight_decay=0.1)
+    model = build_model(experiment)
+    optimizer = build_optimizer(experiment.train, 10)
+    optimizer.build(model.trainable_variables)
+
+    decayed = {v.name for v in model.trainable_variables if optimizer._use_weight_decay(v)}
+    assert decayed == {"kernel"}
