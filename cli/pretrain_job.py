@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.table import Table
 
 from hdc_keras.config import Experiment
-from hdc_keras.training.run import Outcome, load_videos, pretrain
+from hdc_keras.training.run import Outcome, load_videos, pretrain, steps_per_epoch
 from hdc_keras.training.run_directory import RunDirectory
 
 # How often the screen is redrawn, in seconds: reading the metrics costs a moment.
@@ -24,14 +24,15 @@ _LINES = 20
 def run_job(experiment: Experiment, path: Path, resume: bool) -> int:
     """Train with progress on the screen, say how it ended, and return the exit code."""
     run = RunDirectory(path)
-    if not resume and run.path.exists():
-        run.create(experiment)  # refuses before any video is read
+    if not resume:
+        run.check_free()  # before any video is read
     with progress_bar() as bar:
         task = bar.add_task("rendering moving shapes", visible=False, note="")
         records = load_videos(
             experiment, lambda done, total: bar.update(task, completed=done, total=total, visible=True)
         )
-    if not run.config_file.exists():
+    steps_per_epoch(experiment, records)  # refuses too few videos
+    if not resume:
         run.create(experiment)
     trained = sum(record.split == "train" for record in records)
     held_out = sum(record.split == "test" for record in records)

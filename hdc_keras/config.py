@@ -12,6 +12,7 @@ from hdc_keras.errors import ConfigError
 Task = Literal["decoupled", "coupled", "spatial", "temporal"]
 TemporalNegative = Literal["shifted", "reversed", "shuffled", "frozen"]
 Weighting = Literal["uniform", "fixed", "measured"]
+BackboneName = Literal["r3d18", "r3d_tiny"]
 Level = Literal["P2", "P3", "P4", "P5"]
 LEVELS: tuple[Level, ...] = get_args(Level)
 
@@ -105,7 +106,7 @@ class ViewsConfig(_Section):
 class ModelConfig(_Section):
     """The network that is pretrained."""
 
-    backbone: str = Field("r3d18", description="name of a backbone; `hdc_keras.backbones.BACKBONES` lists them")
+    backbone: BackboneName = Field("r3d18", description="a name in `hdc_keras.backbones.BACKBONES`")
 
 
 class ContrastConfig(_Section):

@@ -74,6 +74,11 @@ def build_model(experiment: Experiment) -> HDC:
     return HDC(backbone, experiment.views, experiment.contrast, seed=experiment.seed, name="hdc")
 
 
+def steps_per_epoch(experiment: Experiment, records: Sequence[VideoRecord]) -> int:
+    """Batches in a pass over the training videos. Raises `DataError` when there is not even one."""
+    return count_steps(sum(record.split == "train" for record in records), experiment.train.batch_size)
+
+
 def frame_store(experiment: Experiment) -> FrameStore:
     """Decodes to the experiment's size, within its memory budget."""
     return FrameStore(experiment.data.decode_size, experiment.data.cache_gb)
@@ -102,24 +107,24 @@ def pretrain(
     """
     train = experiment.train
     train_records = [record for record in records if record.split == "train"]
-    steps_per_epoch = count_steps(len(train_records), train.batch_size)
+    steps = steps_per_epoch(experiment, records)
     if resume:
         model, file = run.load_checkpoint(compiled=True)
         step = int(model.optimizer.iterations)
-        if step >= train.epochs * steps_per_epoch:
+        if step >= train.epochs * steps:
             raise RunError(
                 f"{run.path} is finished: {file.name} was taken after the last of its {train.epochs} epochs."
             )
         model.jit_compile = uses_xla(train.jit)
     else:
         model, step = build_model(experiment), 0
-        model.compile(build_optimizer(train, steps_per_epoch), jit_compile=uses_xla(train.jit))
+        model.compile(build_optimizer(train, steps), jit_compile=uses_xla(train.jit))
     store = frame_store(experiment)
     failures = DecodeFailures(len(train_records), experiment.data.max_failed_share)
     stop = StopOnSignal()
     logger = RunLogger(
         run,
-        step // steps_per_epoch,
+        step // steps,
         failures,
         train.batch_size * len(model.view_generator.view_names),
         knn=lambda epoch: _knn_check(model, experiment, records, store, epoch),
@@ -127,9 +132,9 @@ def pretrain(
     checkpoints = SaveCheckpoints(run, train)
     try:
         with failures.named():
-            while step < train.epochs * steps_per_epoch and not stop.stopped:
+            while step < train.epochs * steps and not stop.stopped:
                 # A run that was stopped inside an epoch first ends that epoch; then all the others follow.
-                epoch, step_in_epoch = divmod(step, steps_per_epoch)
+                epoch, step_in_epoch = divmod(step, steps)
                 dataset = windows_dataset(
                     train_records,
                     window_spec(experiment),
@@ -144,7 +149,7 @@ def pretrain(
                     dataset,
                     initial_epoch=epoch,
                     epochs=epoch + 1 if step_in_epoch else train.epochs,
-                    steps_per_epoch=steps_per_epoch - step_in_epoch,
+                    steps_per_epoch=steps - step_in_epoch,
                     verbose=0,
                     shuffle=False,  # the data set is in its order already
                     callbacks=[stop, logger, checkpoints, *callbacks],
@@ -153,7 +158,7 @@ def pretrain(
     finally:
         stop.restore()
         logger.write_failures()
-    return Outcome(step, step // steps_per_epoch, not stop.stopped, dict(failures.reasons))
+    return Outcome(step, step // steps, not stop.stopped, dict(failures.reasons))
 
 
 def window_spec(experiment: Experiment) -> WindowSpec:

@@ -49,19 +49,27 @@ class RunDirectory:
         """One line per epoch."""
         return self.path / "metrics.csv"
 
-    def create(self, experiment: Experiment) -> None:
-        """Make the folder for a new run.
+    def check_free(self) -> None:
+        """Refuse a folder that a new run must not touch. A run without a checkpoint holds nothing to lose.
 
         Raises:
-            RunError: it holds a run already, or something else, or cannot be written.
+            RunError: it holds a run, or something else.
         """
-        if self.config_file.exists():
+        if self.checkpoints():
             raise RunError(
                 f"{self.path} already holds a run, which is left as it is. Continue it with --resume, or choose "
                 "another folder with --run."
             )
-        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+        if self.path.exists() and not self.config_file.exists() and (self.path.is_file() or any(self.path.iterdir())):
             raise RunError(f"{self.path} exists and is no run. Choose a new or empty folder with --run.")
+
+    def create(self, experiment: Experiment) -> None:
+        """Make the folder for a new run.
+
+        Raises:
+            RunError: it is not free, or cannot be written.
+        """
+        self.check_free()
         try:
             self.checkpoint_folder.mkdir(parents=True, exist_ok=True)
             self.write_text("environment.json", json.dumps(describe_environment(experiment.seed), indent=2))

@@ -1,9 +1,12 @@
+from typing import get_args
+
 import keras
 import numpy as np
 import pytest
 from keras import ops
 
 from hdc_keras.backbones import BACKBONES, R3D, R3D18, build_backbone
+from hdc_keras.config import BackboneName
 from hdc_keras.errors import ConfigError
 
 CLIPS = np.random.default_rng(0).random((2, 8, 32, 32, 3)).astype("float32")
@@ -90,6 +93,10 @@ def test_arguments_that_disagree_are_refused():
 def test_an_unknown_level_is_refused():
     with pytest.raises(ValueError, match="among P2, P3"):
         R3D([1, 2], [1, 1]).level_model(("P5",))
+
+
+def test_the_config_knows_every_backbone():
+    assert set(get_args(BackboneName)) == set(BACKBONES)
 
 
 def test_an_unknown_backbone_names_the_nearest():

@@ -134,12 +134,11 @@ def test_the_penalty_of_the_linear_probe_is_chosen_without_the_test_videos():
     features = rng.normal(size=(60, 40)).astype("float32")
     labels = ["a" if row[0] + row[1] > 0 else "b" for row in features]
 
-    predicted, penalty = linear_probe(
-        features[:40], labels[:40], features[40:], [str(i) for i in range(40)], (1e-6, 1e-2, 1e2)
-    )
-    again, same = linear_probe(
-        features[:40], labels[:40], -features[40:], [str(i) for i in range(40)], (1e-6, 1e-2, 1e2)
-    )
+    def probe(test):
+        return linear_probe(features[:40], labels[:40], test, [str(i) for i in range(40)], (1e-6, 1e-2, 1e2))
+
+    predicted, penalty = probe(features[40:])
+    again, same = probe(-features[40:])
 
     assert penalty == same
     assert (predicted == np.array(labels[40:])).mean() > 0.6 and (again != predicted).any()

@@ -1,0 +1,82 @@
+"""Clips per second of the full HDC step, beside the bare backbone's forward and backward over the same number of clips.
+
+Command: python benchmarks/step.py [--backbone r3d_tiny] [--backbone r3d18] [--rounds 5]
+
+The two are timed in turn within one run, so that their ratio does not depend on the machine's mood; the median ratio is
+what to quote. The step includes views, heads, losses, weighting and the optimizer; the bare backbone has none of these.
+"""
+
+import argparse
+import os
+import statistics
+import time
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import hdc_keras  # noqa: F401, I001  (before Keras: it switches oneDNN on)
+import keras
+import numpy as np
+
+from hdc_keras.backbones import build_backbone
+from hdc_keras.devices import has_accelerator
+from hdc_keras.model import HDC
+
+# (frames, decode size, view size, videos a step) as the named configs have them; on a CPU few videos of full size fit.
+SETTINGS = {"r3d_tiny": (8, (40, 40), 32, 32), "r3d18": (16, (128, 171), 112, 64 if has_accelerator() else 2)}
+
+
+class Bare(keras.Model):
+    """The backbone with the cheapest loss there is: the mean of its output's square."""
+
+    def __init__(self, backbone):
+        super().__init__()
+        self.backbone = backbone
+
+    def call(self, clips, training=None):
+        return self.backbone(clips, training=training)
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        return keras.ops.mean(keras.ops.square(keras.ops.cast(y_pred, "float32")))
+
+
+def seconds(step, batch):
+    began = time.perf_counter()
+    float(np.asarray(step(batch)).reshape(-1)[0])
+    return time.perf_counter() - began
+
+
+def measure(name, rounds, views):
+    frames, decode_size, size, videos = SETTINGS[name]
+    rng = np.random.default_rng(0)
+    windows = rng.integers(0, 255, (videos, 2, frames, *decode_size, 3), dtype=np.uint8)
+    model = HDC(build_backbone(name), {"size": size, **views})
+    model.compile(keras.optimizers.SGD(0.01))
+    clip_count = videos * len(model.view_generator.view_names)
+    clips = rng.random((clip_count, frames, size, size, 3), dtype=np.float32)
+    bare = Bare(build_backbone(name))
+    bare.compile(keras.optimizers.SGD(0.01), jit_compile=model.jit_compile)
+    for _ in range(2):
+        seconds(model.train_on_batch, windows)
+        seconds(bare.train_on_batch, clips)
+    pairs = [(seconds(model.train_on_batch, windows), seconds(bare.train_on_batch, clips)) for _ in range(rounds)]
+    ratio = statistics.median(step / bare for step, bare in pairs)
+    step, backbone = (clip_count / statistics.median(times) for times in zip(*pairs, strict=True))
+    print(
+        f"{name:10s} {clip_count:4d} clips of {frames}x{size}x{size}   HDC step {step:8.1f} clips/s   "
+        f"bare backbone {backbone:8.1f} clips/s   time ratio {ratio:.3f}",
+        flush=True,
+    )
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--backbone", action="append", choices=list(SETTINGS))
+    parser.add_argument("--rounds", type=int, default=5)
+    arguments = parser.parse_args()
+    print(f"backend {keras.backend.backend()}, devices {keras.distribution.list_devices()}")
+    for name in arguments.backbone or SETTINGS:
+        measure(name, arguments.rounds, {"fade_static": 0.8})
+
+
+if __name__ == "__main__":
+    main()
