@@ -1,0 +1,42 @@
+"""README's own code runs, as it stands there."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+README = Path(__file__).parents[1] / "README.md"
+
+
+def python_block(heading):
+    section = README.read_text(encoding="utf-8").split(f"## {heading}\n")[1]
+    return re.search(r"```python\n(.*?)```", section, re.DOTALL).group(1)
+
+
+def test_the_ten_lines_of_python_run(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", python_block("From Python")], cwd=tmp_path, capture_output=True, text=True, timeout=300
+    )
+
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert (tmp_path / "backbone.keras").exists()
+
+
+def test_fit_takes_a_tf_data_dataset_of_video_files(shapes_folder):
+    import keras
+
+    from hdc_keras import HDC, R3DTiny
+    from hdc_keras.data.pipeline import DecodeFailures, FrameStore, windows_dataset
+    from hdc_keras.data.records import read_records
+    from hdc_keras.data.sampling import WindowSpec
+
+    records = read_records(shapes_folder)
+    dataset = windows_dataset(
+        records, WindowSpec(8, 2), FrameStore((40, 40), 1.0), DecodeFailures(72, 0.1), batch_size=12, seed=0
+    )
+    model = HDC(R3DTiny(), views={"size": 32})
+    model.compile(keras.optimizers.AdamW(1e-3))
+
+    history = model.fit(dataset, steps_per_epoch=3, verbose=0).history
+
+    assert 0 < history["loss"][0] < 100
