@@ -2,9 +2,10 @@
 
 Command: python benchmarks/pipeline.py [--data PATH] [--rounds 3]
 
-Both produce the same windows (2 x 16 frames at 128 x 171) of the same videos in the same order: the pipeline from files with
-its index, seeking and parallel decoding; the plain loop opens each file, decodes from its start until the last needed frame,
-and converts the needed ones. Memory for decoded frames is off: this measures decoding. A last line has it on.
+Both produce the same windows (2 x 16 frames at 128 x 171) of the same videos in the same order: the pipeline from files
+with its index, seeking and parallel decoding; the plain loop opens each file, decodes from its start until the last
+needed frame, and converts the needed ones. Memory for decoded frames is off: this measures decoding.
+A last line has it on.
 """
 
 import argparse
@@ -29,9 +30,7 @@ BATCH = 8
 
 
 def pipeline_rate(records, store):
-    dataset = windows_dataset(
-        records, SPEC, store, DecodeFailures(len(records), 1.0), batch_size=BATCH, seed=0
-    )
+    dataset = windows_dataset(records, SPEC, store, DecodeFailures(len(records), 1.0), batch_size=BATCH, seed=0)
     steps = len(records) // BATCH
     began = time.perf_counter()
     checksum = 0

@@ -62,6 +62,7 @@ def _say_how_it_ended(run: RunDirectory, experiment: Experiment, outcome: Outcom
             f"is saved. Continue with: hdc-keras pretrain --run {run.path} --resume"
         )
         return 130
+    console.print(f"{run.path / 'views.png'} shows the views of the first videos.")
     console.print(f"[green]Done[/]: {outcome.epochs} epochs. The run is in [bold]{run.path}[/]. Next:")
     console.print(f"  hdc-keras evaluate --run {run.path} --protocol linear")
     console.print(f"  hdc-keras export --run {run.path} --format saved_model")

@@ -88,15 +88,16 @@ def render_video(spec: MovingShapes, appearance: str, motion: str, number: int) 
     generator = random_generator("moving-shapes", spec.seed, appearance, motion, number)
     background = _draw_background(generator, appearance, spec.size)
     frames = _draw_sprite(generator, motion, spec, background)
-    tint = generator.uniform(0.75, 1.0, 3)
-    return (255 * np.clip(frames * tint, 0, 1)).round().astype(np.uint8)
+    tint = generator.uniform(0.75, 1.0, 3).astype(np.float32)
+    return (255 * np.clip(frames * tint, 0, 1) + 0.5).astype(np.uint8)
 
 
 def write_video(path: Path, frames: np.ndarray, rate: int = 25) -> None:
     """Encode (time, height, width, 3) uint8 frames as H.264; height and width must be even."""
     with av.open(str(path), "w") as container:
         # One thread: with several, the encoder's output depends on their number.
-        stream = container.add_stream("libx264", rate=Fraction(rate), options={"crf": "18", "threads": "1"})
+        options = {"crf": "18", "preset": "veryfast", "threads": "1"}
+        stream = container.add_stream("libx264", rate=Fraction(rate), options=options)
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "yuv420p"
         for frame in frames:
@@ -134,7 +135,7 @@ def _publish(work: Path, folder: Path) -> None:
 
 
 def _draw_background(generator: np.random.Generator, appearance: str, size: int) -> np.ndarray:
-    """(size, size, 3) float64 in [0, 1]: two colours mixed by the scene's pattern."""
+    """(size, size, 3) float32 in [0, 1]: two colours mixed by the scene's pattern."""
     rows, columns = np.mgrid[0:size, 0:size].astype(float)
     period = generator.uniform(10, 18)
     shift_x, shift_y = generator.uniform(0, period, 2)
@@ -154,7 +155,7 @@ def _draw_background(generator: np.random.Generator, appearance: str, size: int)
         pattern = _clouds(generator, size)
     mix = 0.5 + 0.5 * np.tanh(2 * pattern)[..., None]
     first, second = generator.uniform(0.1, 0.45, 3), generator.uniform(0.35, 0.7, 3)
-    return first * mix + second * (1 - mix)
+    return (first * mix + second * (1 - mix)).astype(np.float32)
 
 
 def _clouds(generator: np.random.Generator, size: int) -> np.ndarray:
@@ -165,7 +166,7 @@ def _clouds(generator: np.random.Generator, size: int) -> np.ndarray:
 
 
 def _draw_sprite(generator: np.random.Generator, motion: str, spec: MovingShapes, background: np.ndarray) -> np.ndarray:
-    """(frames, size, size, 3) float64: the sprite over the background; what leaves at one edge enters at the other."""
+    """(frames, size, size, 3) float32: the sprite over the background; what leaves at one edge enters at the other."""
     size = spec.size
     time = np.arange(spec.frames)
     centre = generator.uniform(0, size, 2)
@@ -184,14 +185,14 @@ def _draw_sprite(generator: np.random.Generator, motion: str, spec: MovingShapes
         radius = radius * (1 + 0.5 * np.sin(angle))
     grid = np.arange(size)
     # Distances on the torus, in [-size/2, size/2).
-    dx = (grid[None] - x[:, None] + size / 2) % size - size / 2
-    dy = (grid[None] - y[:, None] + size / 2) % size - size / 2
+    dx = ((grid[None] - x[:, None] + size / 2) % size - size / 2).astype(np.float32)
+    dy = ((grid[None] - y[:, None] + size / 2) % size - size / 2).astype(np.float32)
+    radius = radius.astype(np.float32)
     distance = _shape_distance(str(generator.choice(SHAPES)), dx[:, None, :], dy[:, :, None])
     cover = np.clip(radius[:, None, None] - distance + 0.5, 0, 1)[..., None]
     core = np.clip(0.5 * radius[:, None, None] - distance + 0.5, 0, 1)[..., None]
-    bright, dark = generator.uniform(0.75, 1.0, 3), generator.uniform(0.0, 0.25, 3)
-    colour = bright * (1 - core) + dark * core
-    return background * (1 - cover) + colour * cover
+    bright, dark = (generator.uniform(*limits, 3).astype(np.float32) for limits in ((0.75, 1.0), (0.0, 0.25)))
+    return background + cover * (bright - background) + core * (dark - bright)
 
 
 def _shape_distance(shape: str, dx: np.ndarray, dy: np.ndarray) -> np.ndarray:

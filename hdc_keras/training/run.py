@@ -4,22 +4,26 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import keras
+import numpy as np
 
 from hdc_keras.backbones import build_backbone
 from hdc_keras.config import Experiment
+from hdc_keras.data.decoding import count_frames
 from hdc_keras.data.pipeline import DecodeFailures, FrameStore, count_steps, windows_dataset
 from hdc_keras.data.records import VideoRecord, read_records, with_splits
-from hdc_keras.data.sampling import WindowSpec, random_generator
+from hdc_keras.data.sampling import WindowSpec, random_generator, sample_windows
 from hdc_keras.data.synthetic import MovingShapes, ensure_moving_shapes
 from hdc_keras.devices import uses_xla
 from hdc_keras.encoder import ClipEncoder
-from hdc_keras.errors import RunError
+from hdc_keras.errors import RunError, VideoDecodeError
 from hdc_keras.evaluation.features import extract_features
 from hdc_keras.evaluation.protocols import judge
 from hdc_keras.model import HDC
 from hdc_keras.training.callbacks import RunLogger, SaveCheckpoints, StopOnSignal
 from hdc_keras.training.optimizers import build_optimizer
 from hdc_keras.training.run_directory import RunDirectory
+from hdc_keras.views.gallery import GALLERY_VIDEOS, save_gallery
+from hdc_keras.views.generator import ViewGenerator
 
 Progress = Callable[[int, int], None]
 
@@ -121,6 +125,8 @@ def pretrain(
         model.compile(build_optimizer(train, steps), jit_compile=uses_xla(train.jit))
     store = frame_store(experiment)
     failures = DecodeFailures(len(train_records), experiment.data.max_failed_share)
+    if not resume:
+        _draw_views(experiment, train_records, store, failures, run)
     stop = StopOnSignal()
     logger = RunLogger(
         run,
@@ -165,6 +171,32 @@ def window_spec(experiment: Experiment) -> WindowSpec:
     """How the experiment draws windows."""
     data, views = experiment.data, experiment.views
     return WindowSpec(data.frames, data.stride, views.min_gap, views.second_strides or (data.stride,), views.reverse)
+
+
+def _draw_views(
+    experiment: Experiment,
+    records: Sequence[VideoRecord],
+    store: FrameStore,
+    failures: DecodeFailures,
+    run: RunDirectory,
+) -> None:
+    """Write `views.png`: the views of the first videos that decode."""
+    windows: list[np.ndarray] = []
+    for record in records:
+        try:
+            indices = sample_windows(
+                experiment.seed, 0, record.video_id, count_frames(record.path), window_spec(experiment)
+            )
+            windows.append(store.clips(record.path, indices))
+        except VideoDecodeError as error:
+            failures.add(error)
+        if len(windows) == GALLERY_VIDEOS:
+            break
+    # Draws of its own, so that the picture does not move those of the training.
+    generator = ViewGenerator(experiment.views, experiment.contrast.task, experiment.seed)
+    temporary = run.path / ".views.png"
+    save_gallery(generator, np.stack(windows), temporary)
+    temporary.replace(run.path / "views.png")
 
 
 def _knn_check(

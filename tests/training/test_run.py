@@ -67,6 +67,7 @@ def test_a_run_leaves_all_that_is_needed_to_repeat_it(class_folder, tmp_path):
     assert [bool(row["knn_label"]) for row in rows] == [False, True, False, True]
     assert [file.name for file in run.checkpoints()] == ["step-000000009.keras", "step-000000012.keras"]
     assert list(run.event_folder.glob("events.out.*"))
+    assert (run.path / "views.png").read_bytes().startswith(b"\x89PNG")
     assert not [file for file in run.path.rglob(".*") if file.is_file()]
 
 
