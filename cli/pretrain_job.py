@@ -31,7 +31,7 @@ def run_job(experiment: Experiment, path: Path, resume: bool) -> int:
         records = load_videos(
             experiment, lambda done, total: bar.update(task, completed=done, total=total, visible=True)
         )
-    steps_per_epoch(experiment, records)  # refuses too few videos
+    steps = steps_per_epoch(experiment, records)  # refuses too few videos
     if not resume:
         run.create(experiment)
     trained = sum(record.split == "train" for record in records)
@@ -44,7 +44,7 @@ def run_job(experiment: Experiment, path: Path, resume: bool) -> int:
     console.print(
         f"Run: [bold]{run.path}[/]   backbone {experiment.model.backbone}, {_device()}, {keras.backend.backend()}"
     )
-    screen = Screen(experiment)
+    screen = Screen(experiment, steps)
     with screen.live if console.is_terminal else nullcontext():
         outcome = pretrain(experiment, run, records, resume=resume, callbacks=[screen])
     return _say_how_it_ended(run, experiment, outcome)
@@ -72,21 +72,18 @@ def _say_how_it_ended(run: RunDirectory, experiment: Experiment, outcome: Outcom
 class Screen(keras.callbacks.Callback):
     """Bar with ETA and rate; below it loss, accuracy and weight by level and task, and the kNN check."""
 
-    def __init__(self, experiment: Experiment):
+    def __init__(self, experiment: Experiment, steps_per_epoch: int):
         super().__init__()
         self.experiment = experiment
         self.bar = progress_bar()
-        self.task = self.bar.add_task("pretraining", total=None, note="")
+        self.task = self.bar.add_task("pretraining", total=steps_per_epoch * experiment.train.epochs, note="")
         self.live = Live(self.bar, console=console, refresh_per_second=4)
         self.knn: dict[str, float] = {}
         self._drawn = 0.0
-        self._steps_per_epoch = 0
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Set the bar to where the run stands."""
-        step = int(self.model.optimizer.iterations)
-        self._steps_per_epoch = self.model.optimizer._learning_rate.total_steps // self.experiment.train.epochs
-        self.bar.update(self.task, total=self._steps_per_epoch * self.experiment.train.epochs, completed=step)
+        self.bar.update(self.task, completed=int(self.model.optimizer.iterations))
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Advance, and redraw now and then."""

@@ -29,7 +29,6 @@ class ClipEncoder(keras.Model):
         self.tasks = model.tasks
         self.view_size = model.views.size
         self.frame_size = (frame_size[0], frame_size[1])
-        self.trainable = False
 
     def build(self, input_shape: Any) -> None:
         """All layers come built."""

@@ -128,12 +128,13 @@ def pretrain(
     if not resume:
         _draw_views(experiment, train_records, store, failures, run)
     stop = StopOnSignal()
+    encoder = ClipEncoder(model, experiment.data.decode_size)
     logger = RunLogger(
         run,
         step // steps,
         failures,
         train.batch_size * len(model.view_generator.view_names),
-        knn=lambda epoch: _knn_check(model, experiment, records, store, epoch),
+        knn=lambda epoch: _knn_check(encoder, experiment, records, store, epoch),
     )
     checkpoints = SaveCheckpoints(run, train)
     try:
@@ -164,7 +165,7 @@ def pretrain(
     finally:
         stop.restore()
         logger.write_failures()
-    return Outcome(step, step // steps, not stop.stopped, dict(failures.reasons))
+    return Outcome(step, step // steps, step == train.epochs * steps, dict(failures.reasons))
 
 
 def window_spec(experiment: Experiment) -> WindowSpec:
@@ -200,7 +201,7 @@ def _draw_views(
 
 
 def _knn_check(
-    model: HDC, experiment: Experiment, records: Sequence[VideoRecord], store: FrameStore, epoch: int
+    encoder: ClipEncoder, experiment: Experiment, records: Sequence[VideoRecord], store: FrameStore, epoch: int
 ) -> Mapping[str, float]:
     """Top-1 of kNN on held-out videos by label column, at the epochs that `train.knn_every` names and the last."""
     every, last = experiment.train.knn_every, experiment.train.epochs
@@ -213,7 +214,6 @@ def _knn_check(
     if not all(chosen):
         return {}
     quick = experiment.model_copy(update={"evaluate": experiment.evaluate.model_copy(update={"clips": _KNN_CLIPS})})
-    encoder = ClipEncoder(model, experiment.data.decode_size)
     features = extract_features(encoder, chosen[0] + chosen[1], quick, store)
     results = judge("knn", features, {"features": list(experiment.contrast.levels)}, experiment)
     return {f"knn_{column}": sources["features"]["top1"] for column, sources in results.items()}

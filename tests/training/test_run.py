@@ -89,6 +89,18 @@ def test_a_stopped_run_continues_to_the_weights_of_an_undisturbed_one(class_fold
         np.testing.assert_allclose(one, other, atol=1e-4)
 
 
+def test_the_knn_check_does_not_touch_the_training(class_folder, tmp_path):
+    runs = {}
+    for every in (0, 1):
+        experiment = experiment_on(class_folder, knn_every=every)
+        runs[every] = run_of(tmp_path, experiment, f"every{every}")
+        pretrain(experiment, runs[every], load_videos(experiment))
+
+    for one, other in zip(weights_of(runs[0]), weights_of(runs[1]), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-4)
+    assert runs[1].load_checkpoint()[0].backbone.trainable
+
+
 def test_signals_are_given_back(class_folder, tmp_path):
     before = signal.getsignal(signal.SIGINT)
     experiment = experiment_on(class_folder, epochs=1, knn_every=0)
