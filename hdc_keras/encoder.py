@@ -29,9 +29,6 @@ class ClipEncoder(keras.Model):
         self.tasks = model.tasks
         self.view_size = model.views.size
         self.frame_size = (frame_size[0], frame_size[1])
-
-    def build(self, input_shape: Any) -> None:
-        """All layers come built."""
         self.built = True
 
     def call(self, video: Tensor) -> dict[str, Tensor]:
