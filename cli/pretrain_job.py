@@ -113,8 +113,7 @@ class Screen(keras.callbacks.Callback):
     def _levels(self, values: dict[str, float]) -> str:
         return "  ".join(
             f"{level} {task} {values[f'{level}_{task}_loss']:.2f} (x{values[f'{level}_{task}_weight']:.2f})"
-            for level in self.model.contrast.levels
-            for task in self.model.tasks
+            for level, task in self.model.pairs
         )
 
     def _draw(self, values: dict[str, float]) -> None:
@@ -125,7 +124,7 @@ class Screen(keras.callbacks.Callback):
                 table.add_column(f"{task} {column}", justify="right")
         for level in self.model.contrast.levels:
             cells = [
-                f"{values[f'{level}_{task}_{column}']:.2f}"
+                f"{values[f'{level}_{task}_{column}']:.2f}" if (level, task) in self.model.pairs else ""
                 for task in self.model.tasks
                 for column in ("loss", "accuracy", "weight")
             ]

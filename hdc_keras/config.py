@@ -114,6 +114,12 @@ class ContrastConfig(_Section):
 
     task: Task = Field("decoupled", description="decoupled (HDC), coupled, or only one of the two tasks")
     levels: tuple[Level, ...] = Field(LEVELS, min_length=1, description="stages of the backbone that carry a loss")
+    spatial_levels: tuple[Level, ...] | None = Field(
+        None, min_length=1, description="levels of the spatial task, where not all of `levels`"
+    )
+    temporal_levels: tuple[Level, ...] | None = Field(
+        None, min_length=1, description="levels of the temporal task, where not all of `levels`"
+    )
     embedding_dim: PositiveInt = Field(128, description="width of an embedding")
     hidden_dim: PositiveInt | None = Field(None, description="width of a head's hidden layer; the stage's when empty")
     temperature: PositiveFloat = Field(0.1, description="softmax temperature")
@@ -135,18 +141,28 @@ class ContrastConfig(_Section):
         "features", description="where invariance is measured: pooled features or embeddings"
     )
 
-    @field_validator("levels")
+    @field_validator("levels", "spatial_levels", "temporal_levels")
     @classmethod
-    def _in_order(cls, value: tuple[Level, ...]) -> tuple[Level, ...]:
+    def _in_order(cls, value: tuple[Level, ...] | None) -> tuple[Level, ...] | None:
+        if value is None:
+            return None
         if len(set(value)) < len(value):
             raise ValueError("each level may be given once")
         return tuple(level for level in LEVELS if level in value)
+
+    def levels_of(self, task: str) -> tuple[Level, ...]:
+        """Levels that carry a loss of `task` ("spatial", "temporal" or "coupled")."""
+        of_task = {"spatial": self.spatial_levels, "temporal": self.temporal_levels}.get(task)
+        return of_task or self.levels
 
     @model_validator(mode="after")
     def _complete(self) -> "ContrastConfig":
         missing = [level for level in self.levels if level not in self.fixed_weights]
         if self.weighting == "fixed" and missing:
             raise ValueError(f"fixed_weights needs a number for {', '.join(missing)}")
+        for name, of_task in (("spatial_levels", self.spatial_levels), ("temporal_levels", self.temporal_levels)):
+            if not set(of_task or ()) <= set(self.levels):
+                raise ValueError(f"{name} must be among levels ({', '.join(self.levels)})")
         if self.weight_range[0] > self.weight_range[1]:
             raise ValueError("weight_range: the first number must not be greater than the second")
         return self

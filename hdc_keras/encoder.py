@@ -27,6 +27,7 @@ class ClipEncoder(keras.Model):
         self.heads = model.heads
         self.levels = model.contrast.levels
         self.tasks = model.tasks
+        self.pairs = model.pairs
         self.view_size = model.views.size
         self.frame_size = (frame_size[0], frame_size[1])
         self.built = True
@@ -39,16 +40,17 @@ class ClipEncoder(keras.Model):
 
         Returns:
             float32: `P2` ... : (batch, channels) features of each level, averaged over time and space;
-            `P2_spatial` ... : (batch, embedding_dim) of unit length, for each level and task;
-            `embedding`: the deepest level's embeddings of all tasks, joined, of unit length.
+            `P2_spatial` ... : (batch, embedding_dim) of unit length, for each level and task it carries;
+            `embedding`: each task's embedding at its deepest level, joined, of unit length.
         """
         clips = centre_crop(resize_frames(video, self.frame_size), self.view_size)
         outputs: dict[str, Tensor] = {}
         for level, feature_map in self.pyramid(clips, training=False).items():
             outputs[level] = ops.mean(ops.cast(feature_map, "float32"), axis=(1, 2, 3))
-            for task in self.tasks:
-                outputs[f"{level}_{task}"] = self.heads[f"{level}_{task}"](outputs[level], training=False)
-        joined = ops.concatenate([outputs[f"{self.levels[-1]}_{task}"] for task in self.tasks], axis=-1)
+        deepest = {}
+        for level, task in self.pairs:
+            deepest[task] = outputs[f"{level}_{task}"] = self.heads[f"{level}_{task}"](outputs[level], training=False)
+        joined = ops.concatenate([deepest[task] for task in self.tasks], axis=-1)
         outputs["embedding"] = ops.normalize(joined, axis=-1)
         return outputs
 

@@ -8,7 +8,7 @@ from keras import ops
 from hdc_keras.backbones.video_backbone import VideoBackbone
 from hdc_keras.config import ContrastConfig, ViewsConfig, validate
 from hdc_keras.contrast.heads import ProjectionHead
-from hdc_keras.contrast.losses import info_nce
+from hdc_keras.contrast.losses import ContrastResult, info_nce
 from hdc_keras.contrast.weighting import InvarianceWeights, invariance
 from hdc_keras.devices import uses_xla
 from hdc_keras.views.generator import ViewGenerator, positives_of
@@ -57,14 +57,19 @@ class HDC(keras.Model):
         self.contrast = validate(ContrastConfig, contrast or {}, "HDC(contrast=...)")
         self.seed = seed
         self.tasks = tuple(positives_of(self.contrast.task))
+        self.pairs = [
+            (level, task)
+            for level in self.contrast.levels
+            for task in self.tasks
+            if level in self.contrast.levels_of(task)
+        ]
         self.view_generator = ViewGenerator(self.views, self.contrast.task, seed, name="views")
         self.pyramid = backbone.level_model(self.contrast.levels)
         self.heads = {
             f"{level}_{task}": ProjectionHead(
                 self.contrast.embedding_dim, self.contrast.hidden_dim, name=f"{level}_{task}_head"
             )
-            for level in self.contrast.levels
-            for task in self.tasks
+            for level, task in self.pairs
         }
         for name, head in self.heads.items():
             head.build((None, backbone.pyramid_outputs[name.split("_")[0]].shape[-1]))
@@ -105,10 +110,10 @@ class HDC(keras.Model):
         maps = self.pyramid(self.view_generator(windows), training=training)
         outputs = {}
         for level in self.contrast.levels:
-            features = ops.mean(ops.cast(maps[level], "float32"), axis=(1, 2, 3))
-            outputs[f"{level}_features"] = features
-            for task in self.tasks:
-                outputs[f"{level}_{task}"] = self.heads[f"{level}_{task}"](features, training=training)
+            outputs[f"{level}_features"] = ops.mean(ops.cast(maps[level], "float32"), axis=(1, 2, 3))
+        for level, task in self.pairs:
+            features = outputs[f"{level}_features"]
+            outputs[f"{level}_{task}"] = self.heads[f"{level}_{task}"](features, training=training)
         return {name: ops.reshape(value, (view_count, -1, value.shape[-1])) for name, value in outputs.items()}
 
     def compute_loss(
@@ -124,45 +129,52 @@ class HDC(keras.Model):
         Also moves the average of the invariance (when training) and the metrics.
         """
         assert y_pred is not None
-        order = self.view_generator.view_names
-        results, measured = {}, []
-        for level in self.contrast.levels:
-            of_level = []
-            for task, positive_view in positives_of(self.contrast.task).items():
-                embeddings = y_pred[f"{level}_{task}"]
-                anchor, positive = embeddings[0], embeddings[order.index(positive_view)]
-                negatives = None
-                if task == "temporal" and self.view_generator.negative_views:
-                    negatives = ops.stack([embeddings[order.index(n)] for n in self.view_generator.negative_views])
-                results[level, task] = info_nce(
-                    anchor,
-                    positive,
-                    self.contrast.temperature,
-                    negatives,
-                    self.contrast.temporal_negative_weight,
-                )
-                basis = y_pred[f"{level}_features"] if self.contrast.measure_on == "features" else embeddings
-                of_level.append(invariance(basis[0], basis[order.index(positive_view)]))
-            measured.append(ops.stack(of_level))
-        measured = ops.stack(measured)
+        results = {pair: self._contrast(*pair, y_pred) for pair in self.pairs}
+        measured = ops.stack(
+            [
+                ops.stack([self._invariance(level, task, y_pred) for task in self.tasks])
+                for level in self.contrast.levels
+            ]
+        )
         if training:
             self.invariance_weights.update(measured)
         weights = ops.stop_gradient(self.invariance_weights.loss_weights())
         total = 0.0
         batch = ops.shape(y_pred[f"{self.contrast.levels[0]}_features"])[1]
-        for row, level in enumerate(self.contrast.levels):
-            for column, task in enumerate(self.tasks):
-                result = results[level, task]
-                task_weight = self.contrast.temporal_weight if task == "temporal" else 1.0
-                total = total + task_weight * weights[row, column] * result.loss
-                for kind, value in (
-                    ("loss", result.loss),
-                    ("accuracy", result.accuracy),
-                    ("weight", weights[row, column]),
-                    ("invariance", measured[row, column]),
-                ):
-                    self.trackers[f"{level}_{task}_{kind}"].update_state(value, sample_weight=batch)
+        for level, task in self.pairs:
+            place = self.contrast.levels.index(level), self.tasks.index(task)
+            result = results[level, task]
+            task_weight = self.contrast.temporal_weight if task == "temporal" else 1.0
+            total = total + task_weight * weights[place] * result.loss
+            for kind, value in (
+                ("loss", result.loss),
+                ("accuracy", result.accuracy),
+                ("weight", weights[place]),
+                ("invariance", measured[place]),
+            ):
+                self.trackers[f"{level}_{task}_{kind}"].update_state(value, sample_weight=batch)
         return total
+
+    def _contrast(self, level: str, task: str, outputs: dict[str, Tensor]) -> ContrastResult:
+        """InfoNCE of one level and task."""
+        anchor, positive = self._pair(task, outputs[f"{level}_{task}"])
+        negatives = None
+        if task == "temporal" and self.view_generator.negative_views:
+            order = self.view_generator.view_names
+            rows = [order.index(name) for name in self.view_generator.negative_views]
+            negatives = ops.stack([outputs[f"{level}_{task}"][row] for row in rows])
+        return info_nce(anchor, positive, self.contrast.temperature, negatives, self.contrast.temporal_negative_weight)
+
+    def _invariance(self, level: str, task: str, outputs: dict[str, Tensor]) -> Tensor:
+        """Invariance of one level to what one task's pairs differ in; 0 where the level does not carry the task."""
+        if (level, task) not in self.pairs:
+            return ops.zeros(())
+        basis = f"{level}_features" if self.contrast.measure_on == "features" else f"{level}_{task}"
+        return invariance(*self._pair(task, outputs[basis]))
+
+    def _pair(self, task: str, views: Tensor) -> tuple[Tensor, Tensor]:
+        """Anchor and positive of a task, from (views, batch, channels)."""
+        return views[0], views[self.view_generator.view_names.index(positives_of(self.contrast.task)[task])]
 
     def compute_metrics(self, x: Tensor, y: Tensor, y_pred: Tensor, sample_weight: Tensor = None) -> dict[str, Tensor]:
         """Everything tracked so far in the epoch: `loss`, and `{level}_{task}_{loss|accuracy|weight|invariance}`."""
@@ -188,7 +200,6 @@ class HDC(keras.Model):
     def _metric_names(self) -> list[str]:
         return [
             f"{level}_{task}_{kind}"
-            for level in self.contrast.levels
-            for task in self.tasks
+            for level, task in self.pairs
             for kind in ("loss", "accuracy", "weight", "invariance")
         ]

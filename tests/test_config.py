@@ -38,6 +38,7 @@ def test_overrides_win_and_are_parsed_as_yaml(tmp_path):
         ("contrast: {levels: []}", None, r"`contrast.levels`"),
         ("contrast: {levels: [P5, P5]}", None, "each level may be given once"),
         ("contrast: {weighting: fixed, fixed_weights: {P2: 1}}", None, "fixed_weights needs a number for P3, P4, P5"),
+        ("contrast: {levels: [P5], temporal_levels: [P4]}", None, r"temporal_levels must be among levels \(P5\)"),
         ("views: {crop_area: [1.0, 0.2]}", None, "first number must not be greater"),
         ("views: {temporal_negatives: [backwards]}", None, "temporal_negatives"),
         ("[1, 2]", None, "expected `key: value` lines"),

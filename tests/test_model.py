@@ -75,6 +75,19 @@ def test_one_level_trains_only_up_to_it():
     assert np.isfinite(model.fit(WINDOWS, batch_size=6, verbose=0).history["loss"][0])
 
 
+def test_a_task_may_have_levels_of_its_own():
+    model = small_model(contrast={"spatial_levels": ["P2", "P3"], "temporal_levels": ["P5"]})
+    outputs = model(WINDOWS, training=True)
+    model.compute_loss(y_pred=outputs)
+    weights = ops.convert_to_numpy(model.invariance_weights.loss_weights())
+
+    assert sorted(model.heads) == ["P2_spatial", "P3_spatial", "P5_temporal"]
+    assert {name for name in outputs if name.endswith("al")} == set(model.heads)
+    np.testing.assert_array_equal(weights > 0, [[True, False], [True, False], [False, False], [False, True]])
+    np.testing.assert_allclose(weights.sum(axis=0), [2.0, 1.0], atol=1e-6)
+    assert np.isfinite(model.fit(WINDOWS, batch_size=6, verbose=0).history["loss"][0])
+
+
 def test_metrics_are_means_over_the_epoch():
     model = small_model(contrast={"levels": ["P5"]})
     history = model.fit(WINDOWS, batch_size=3, verbose=0).history

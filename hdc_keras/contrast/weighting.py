@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from hdc_keras.config import ContrastConfig
@@ -49,7 +50,9 @@ class InvarianceWeights(keras.layers.Layer):
         super().__init__(dtype="float32", **kwargs)
         self.config = config
         self.tasks = tuple(tasks)
-        shape = (len(config.levels), len(self.tasks))
+        carries = [[level in config.levels_of(task) for task in self.tasks] for level in config.levels]
+        self.carries = np.array(carries, np.float32)
+        shape = self.carries.shape
         self.average = self.add_weight(shape=shape, initializer="zeros", trainable=False, name="invariance_average")
         self.updates = self.add_weight(shape=(), initializer="zeros", trainable=False, name="invariance_updates")
         self.built = True
@@ -61,7 +64,10 @@ class InvarianceWeights(keras.layers.Layer):
         self.updates.assign(ops.minimum(self.updates + 1.0, 1.0))
 
     def loss_weights(self) -> Tensor:
-        """Weights (levels, tasks) float32."""
+        """Weights (levels, tasks) float32; 0 where a level does not carry the task."""
+        return self._unmasked() * self.carries
+
+    def _unmasked(self) -> Tensor:
         shape = self.average.shape
         if self.config.weighting == "uniform":
             return ops.ones(shape)
@@ -69,7 +75,10 @@ class InvarianceWeights(keras.layers.Layer):
             fixed = ops.convert_to_tensor([self.config.fixed_weights[level] for level in self.config.levels], "float32")
             return ops.broadcast_to(fixed[:, None], shape)
         powered = ops.power(ops.maximum(self.average, _LEAST_INVARIANCE), self.config.gamma)
-        relative = powered / ops.mean(powered, axis=0, keepdims=True)
-        clipped = ops.clip(relative, *self.config.weight_range)
-        weights = clipped / ops.mean(clipped, axis=0, keepdims=True)
+        clipped = ops.clip(powered / self._mean(powered), *self.config.weight_range)
+        weights = clipped / self._mean(clipped)
         return ops.where(self.updates < 0.5, ops.ones(shape), weights)
+
+    def _mean(self, values: Tensor) -> Tensor:
+        """(1, tasks): mean over the levels that carry each task."""
+        return ops.sum(values * self.carries, axis=0, keepdims=True) / self.carries.sum(axis=0, keepdims=True)

@@ -58,7 +58,7 @@ def evaluate(
                 progress(f"features, {title}", done, total)
 
         features[title] = extract_features(encoder, used, experiment, store, report)
-    sources = feature_sources(model.contrast.levels, model.tasks)
+    sources = feature_sources(model.contrast.levels, model.pairs)
     results = {}
     for protocol in protocols:
         pretrained, random = (judge(protocol, features[title], sources, experiment) for title in features)

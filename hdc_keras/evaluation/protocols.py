@@ -14,12 +14,19 @@ PROTOCOLS = {"linear": 1, "knn": 1, "retrieval": 1}
 Metrics = dict[str, float]
 
 
-def feature_sources(levels: Sequence[str], tasks: Sequence[str]) -> dict[str, list[str]]:
-    """What is judged: all levels' features together, each level's, and each task's embeddings of all levels."""
+def feature_sources(levels: Sequence[str], pairs: Sequence[tuple[str, str]]) -> dict[str, list[str]]:
+    """What is judged: all levels' features together, each level's, and each task's embeddings of all its levels.
+
+    Args:
+        levels: of the model.
+        pairs: each (level, task) that has a head.
+    """
     sources = {"features": list(levels)}
     if len(levels) > 1:
         sources |= {level: [level] for level in levels}
-    return sources | {f"{task} embeddings": [f"{level}_{task}" for level in levels] for task in tasks}
+    for level, task in pairs:
+        sources.setdefault(f"{task} embeddings", []).append(f"{level}_{task}")
+    return sources
 
 
 def judge(

@@ -85,11 +85,11 @@ def test_every_protocol_is_judged_by_name():
 
 
 def test_sources_are_all_levels_each_level_and_each_task():
-    assert feature_sources(["P2", "P5"], ["spatial", "temporal"]) == {
+    assert feature_sources(["P2", "P5"], [("P2", "spatial"), ("P2", "temporal"), ("P5", "temporal")]) == {
         "features": ["P2", "P5"],
         "P2": ["P2"],
         "P5": ["P5"],
-        "spatial embeddings": ["P2_spatial", "P5_spatial"],
+        "spatial embeddings": ["P2_spatial"],
         "temporal embeddings": ["P2_temporal", "P5_temporal"],
     }
 
