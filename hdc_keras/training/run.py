@@ -109,6 +109,7 @@ def pretrain(
         DataError: too few videos, or too many that cannot be decoded.
         RunError: nothing to resume, or the run is finished.
     """
+    _switch_off_remapper()
     train = experiment.train
     train_records = [record for record in records if record.split == "train"]
     steps = steps_per_epoch(experiment, records)
@@ -172,6 +173,17 @@ def window_spec(experiment: Experiment) -> WindowSpec:
     """How the experiment draws windows."""
     data, views = experiment.data, experiment.views
     return WindowSpec(data.frames, data.stride, views.min_gap, views.second_strides or (data.stride,), views.reverse)
+
+
+def _switch_off_remapper() -> None:
+    """With oneDNN, this pass of TensorFlow's graph optimizer fails on the training step and logs an error at each start.
+
+    The step runs all the same; without the pass it runs without the alarm.
+    """
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        tf.config.optimizer.set_experimental_options({"remapping": False})
 
 
 def _draw_views(
