@@ -176,7 +176,7 @@ def window_spec(experiment: Experiment) -> WindowSpec:
 
 
 def _switch_off_remapper() -> None:
-    """With oneDNN, this pass of TensorFlow's graph optimizer fails on the training step and logs an error at each start.
+    """With oneDNN, this pass of TensorFlow's graph optimizer fails on the training step and logs an error each time.
 
     The step runs all the same; without the pass it runs without the alarm.
     """
