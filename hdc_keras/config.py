@@ -197,7 +197,7 @@ class EvaluateConfig(_Section):
     knn_temperature: PositiveFloat = Field(0.07, description="of kNN's similarity-weighted vote")
     recall_at: tuple[PositiveInt, ...] = Field((1, 5, 10, 20, 50), description="k of retrieval's R@k")
     linear_l2: tuple[PositiveFloat, ...] = Field(
-        (1e-4, 1e-3, 1e-2, 1e-1),
+        (1e-3, 1e-2, 1e-1),
         min_length=1,
         description="ridge penalties of the linear probe; chosen on training videos",
     )

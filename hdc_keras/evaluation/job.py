@@ -33,7 +33,7 @@ def evaluate(
         experiment: the run's own, or a copy with other `data` or `evaluate`.
         records: videos with splits and labels; training videos fit the judge, test videos are judged.
         protocols: names in `PROTOCOLS`.
-        progress: called with (what is being done, videos done, videos in all).
+        progress: called with (what is being done, done, in all).
 
     Returns:
         Result by protocol, as written to `results/{protocol}-{data}.json`.
@@ -49,19 +49,21 @@ def evaluate(
     model, checkpoint = run.load_checkpoint()
     used = [record for record in records if record.split in ("train", "test")]
     store = frame_store(experiment)
+
+    def reporter(what: str) -> Callable[[int, int], None]:
+        return lambda done, total: progress(what, done, total) if progress else None
+
     features: dict[str, VideoFeatures] = {}
     for title, network in (("pretrained", model), ("random weights", build_model(experiment))):
         encoder = ClipEncoder(network, experiment.data.decode_size)
-
-        def report(done: int, total: int, title: str = title) -> None:
-            if progress:
-                progress(f"features, {title}", done, total)
-
-        features[title] = extract_features(encoder, used, experiment, store, report)
+        features[title] = extract_features(encoder, used, experiment, store, reporter(f"features, {title}"))
     sources = feature_sources(model.contrast.levels, model.pairs)
     results = {}
     for protocol in protocols:
-        pretrained, random = (judge(protocol, features[title], sources, experiment) for title in features)
+        pretrained, random = (
+            judge(protocol, features[title], sources, experiment, reporter(f"{protocol}, {title}"))
+            for title in features
+        )
         results[protocol] = {
             "protocol": protocol,
             "version": PROTOCOLS[protocol],

@@ -1,8 +1,12 @@
 """Linear probe: what a linear classifier can read from frozen features."""
 
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
+
+_FOLDS = 3
+_ITERATIONS = 200
 
 
 def linear_probe(
@@ -14,7 +18,7 @@ def linear_probe(
 ) -> tuple[np.ndarray, float]:
     """Multinomial logistic regression with an L2 penalty that is chosen on the training videos alone.
 
-    The choice is by cross-validation (3 folds, or as many as the classes allow) that divides no group.
+    The choice is by the accuracy on a third of the training videos after fitting on the others; no group is divided.
 
     Args:
         train: (training videos, channels) standardised features.
@@ -26,20 +30,23 @@ def linear_probe(
     Returns:
         Predicted class of every test video, and the penalty chosen.
     """
+    from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
-    from sklearn.model_selection import StratifiedGroupKFold, cross_val_score
+    from sklearn.model_selection import StratifiedGroupKFold
 
     labels, group_ids = np.array(train_labels), np.array(groups)
 
-    def classifier(penalty: float) -> LogisticRegression:
-        return LogisticRegression(C=1 / (penalty * len(train)), max_iter=300, tol=1e-3)
+    def fit(rows: np.ndarray, penalty: float) -> LogisticRegression:
+        classifier = LogisticRegression(C=1 / (penalty * len(rows)), max_iter=_ITERATIONS, tol=1e-3)
+        with warnings.catch_warnings():
+            # Under a weak penalty the optimum is far and of no use; stopping early is regularisation enough.
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            return classifier.fit(train[rows], labels[rows])
 
-    folds = min(3, *(len(set(group_ids[labels == label])) for label in set(labels)))
-    scores = [0.0] * len(penalties)
-    if folds > 1 and len(penalties) > 1:
-        splitter = StratifiedGroupKFold(folds)
-        scores = [
-            cross_val_score(classifier(p), train, labels, groups=group_ids, cv=splitter).mean() for p in penalties
-        ]
-    best = penalties[int(np.argmax(scores))]
-    return classifier(best).fit(train, labels).predict(test), best
+    everything = np.arange(len(train))
+    best = penalties[0]
+    if len(penalties) > 1 and min(len(set(group_ids[labels == label])) for label in set(labels)) >= _FOLDS:
+        folds = StratifiedGroupKFold(_FOLDS, shuffle=True, random_state=0)
+        fitted, held_out = next(folds.split(train, labels, group_ids))
+        best = max(penalties, key=lambda penalty: fit(fitted, penalty).score(train[held_out], labels[held_out]))
+    return fit(everything, best).predict(test), best

@@ -30,9 +30,13 @@ def feature_sources(levels: Sequence[str], pairs: Sequence[tuple[str, str]]) -> 
 
 
 def judge(
-    protocol: str, features: VideoFeatures, sources: dict[str, list[str]], experiment: Experiment
+    protocol: str,
+    features: VideoFeatures,
+    sources: dict[str, list[str]],
+    experiment: Experiment,
+    progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, dict[str, Metrics]]:
-    """Run one protocol: test videos against training videos.
+    """Run one protocol: test videos against training videos. `progress` is called with (judged, to judge).
 
     Returns:
         Metrics by label column and source: {"motion": {"features": {"top1": 0.7}, ...}, ...}.
@@ -50,10 +54,13 @@ def judge(
     if not columns:
         raise DataError("the videos have no labels. Give class folders, or a `label` column in a CSV manifest.")
     metric = _METRICS[protocol]
-    return {
-        column: {source: metric(train, test, names, column, experiment) for source, names in sources.items()}
-        for column in columns
-    }
+    results: dict[str, dict[str, Metrics]] = {column: {} for column in columns}
+    pairs = [(column, source) for column in columns for source in sources]
+    for done, (column, source) in enumerate(pairs, 1):
+        results[column][source] = metric(train, test, sources[source], column, experiment)
+        if progress:
+            progress(done, len(pairs))
+    return results
 
 
 def chance(features: VideoFeatures, column: str) -> float:
