@@ -61,17 +61,19 @@ def _print_result(result: dict[str, Any]) -> None:
     from hdc_keras_cli.console import console
     from rich.table import Table
 
-    table = Table(title=f"{result['protocol']} on {result['dataset']}, {result['split']['test']} test videos")
+    table = Table(
+        title=f"{result['protocol']} on {result['dataset']}, {result['split']['test']} test videos",
+        caption="in brackets: the same network with random weights",
+    )
     table.add_column("label")
     table.add_column("from")
     names = [name for name in next(iter(next(iter(result["metrics"].values())).values())) if name != "l2"]
     for name in names:
         table.add_column(name, justify="right")
-        table.add_column("random weights", justify="right", style="dim")
     for column, sources in result["metrics"].items():
         for source, metrics in sources.items():
             random = result["random_weights"][column][source]
-            cells = [cell for name in names for cell in (f"{metrics[name]:.3f}", f"{random[name]:.3f}")]
-            table.add_row(f"{column} (chance {result['chance'][column]:.3f})", source, *cells)
+            cells = [f"{metrics[name]:.3f} [dim]({random[name]:.3f})[/]" for name in names]
+            table.add_row(f"{column}, chance {result['chance'][column]:.3f}", source, *cells)
         table.add_section()
     console.print(table)
