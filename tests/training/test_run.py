@@ -86,7 +86,7 @@ def test_a_stopped_run_continues_to_the_weights_of_an_undisturbed_one(class_fold
     assert outcome.finished and outcome.step == 12
     assert [row["epoch"] for row in stopped.read_metrics()] == ["1", "2", "3", "4"]
     for one, other in zip(weights_of(undisturbed), weights_of(stopped), strict=True):
-        np.testing.assert_allclose(one, other, atol=1e-4)
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)  # batch norm's variances reach hundreds
 
 
 def test_the_knn_check_does_not_touch_the_training(class_folder, tmp_path):
@@ -97,7 +97,7 @@ def test_the_knn_check_does_not_touch_the_training(class_folder, tmp_path):
         pretrain(experiment, runs[every], load_videos(experiment))
 
     for one, other in zip(weights_of(runs[0]), weights_of(runs[1]), strict=True):
-        np.testing.assert_allclose(one, other, atol=1e-4)
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)  # batch norm's variances reach hundreds
     assert runs[1].load_checkpoint()[0].backbone.trainable
 
 
