@@ -52,6 +52,12 @@ def weights_of(run):
     return [ops.convert_to_numpy(variable) for variable in model.weights]
 
 
+def assert_alike(ones, others):
+    """Alike up to what threads change by adding in another order; another batch or draw changes far more."""
+    for one, other in zip(ones, others, strict=True):
+        assert np.linalg.norm(one - other) < 2e-3 * (1 + np.linalg.norm(one))
+
+
 def test_a_run_leaves_all_that_is_needed_to_repeat_it(class_folder, tmp_path):
     experiment = experiment_on(class_folder)
     run = run_of(tmp_path, experiment)
@@ -85,8 +91,7 @@ def test_a_stopped_run_continues_to_the_weights_of_an_undisturbed_one(class_fold
 
     assert outcome.finished and outcome.step == 12
     assert [row["epoch"] for row in stopped.read_metrics()] == ["1", "2", "3", "4"]
-    for one, other in zip(weights_of(undisturbed), weights_of(stopped), strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)  # batch norm's variances reach hundreds
+    assert_alike(weights_of(undisturbed), weights_of(stopped))
 
 
 def test_the_knn_check_does_not_touch_the_training(class_folder, tmp_path):
@@ -96,8 +101,7 @@ def test_the_knn_check_does_not_touch_the_training(class_folder, tmp_path):
         runs[every] = run_of(tmp_path, experiment, f"every{every}")
         pretrain(experiment, runs[every], load_videos(experiment))
 
-    for one, other in zip(weights_of(runs[0]), weights_of(runs[1]), strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)  # batch norm's variances reach hundreds
+    assert_alike(weights_of(runs[0]), weights_of(runs[1]))
     assert runs[1].load_checkpoint()[0].backbone.trainable
 
 
