@@ -10,7 +10,7 @@ def evaluate(
     run: Annotated[Path, typer.Option(help="Run directory of a pretraining run.")],
     protocol: Annotated[
         list[str],
-        typer.Option(help="linear (probe), knn or retrieval. Repeatable; features are extracted once."),
+        typer.Option(help="linear (probe), knn, retrieval or factors (several label columns). Repeatable."),
     ],
     data: Annotated[
         Path | None, typer.Option(help="Other labelled videos than the run's: folder or CSV manifest.")
@@ -22,10 +22,12 @@ def evaluate(
     """Measure what a run's frozen features know, beside the same network with random weights.
 
     Features are averaged over evenly spaced clips. Training videos fit the judge, test videos are judged; where the set
-    has no splits, the share `data.holdout` of each class is held out, group by group.
+    has no splits, the share `data.holdout` of each class is held out, group by group. `factors` is the decoupling
+    meter: for videos with several label columns, which label can be read from which task and level, with a bar chart.
 
     Examples:
       hdc-keras evaluate --run runs/moving-shapes --protocol linear --protocol knn
+      hdc-keras evaluate --run runs/moving-shapes --protocol factors
       hdc-keras evaluate --run runs/mine --data labelled.csv --protocol retrieval
     """
     from hdc_keras_cli.console import NamedBars, console, progress_bar, start_backend
@@ -63,10 +65,11 @@ def _print_result(result: dict[str, Any]) -> None:
 
     table = Table(
         title=f"{result['protocol']} on {result['dataset']}, {result['split']['test']} test videos",
-        caption="in brackets: the same network with random weights",
+        caption="in brackets: the same network with random weights; chance: "
+        + ", ".join(f"{column} {value:.3f}" for column, value in result["chance"].items()),
     )
     table.add_column("label")
-    table.add_column("from")
+    table.add_column("from", no_wrap=True)
     names = [name for name in next(iter(next(iter(result["metrics"].values())).values())) if name != "l2"]
     for name in names:
         table.add_column(name, justify="right")
@@ -74,6 +77,6 @@ def _print_result(result: dict[str, Any]) -> None:
         for source, metrics in sources.items():
             random = result["random_weights"][column][source]
             cells = [f"{metrics[name]:.3f} [dim]({random[name]:.3f})[/]" for name in names]
-            table.add_row(f"{column}, chance {result['chance'][column]:.3f}", source, *cells)
+            table.add_row(column, source, *cells)
         table.add_section()
     console.print(table)

@@ -33,10 +33,12 @@ def find_config(name_or_file: str) -> Path:
     )
 
 
-def resolve(config: str, data: Path | None, overrides: list[str], smoke: bool) -> Experiment:
-    """The experiment of `--config`, with `--data`, `--set` and `--smoke` applied in that order."""
+def resolve(config: str, preset: str | None, data: Path | None, overrides: list[str], smoke: bool) -> Experiment:
+    """The experiment of `--config`, with `--preset`, `--data`, `--set` and `--smoke` applied in that order."""
     overrides = [*([f"data.path={data.resolve()}"] if data else []), *overrides]
-    experiment = load_experiment(find_config(config), overrides)
+    experiment = load_experiment(find_config(config), overrides, preset)
+    if preset:
+        experiment = experiment.model_copy(update={"name": f"{experiment.name}-{preset}"})
     return shrunk(experiment) if smoke else experiment
 
 

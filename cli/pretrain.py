@@ -13,6 +13,10 @@ def pretrain(
         str | None,
         typer.Option(help="Named config (see `hdc-keras configs list`) or YAML file.", show_default=False),
     ] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(help="hdc, or an ablation: coupled, spatial, temporal, hdc-uniform, hdc-top-level."),
+    ] = None,
     data: Annotated[
         Path | None, typer.Option(help="Folder of videos, folder of class folders, or CSV manifest.")
     ] = None,
@@ -35,6 +39,7 @@ def pretrain(
       hdc-keras pretrain
       hdc-keras pretrain --data path/to/videos --run runs/mine
       hdc-keras pretrain --config videos --data videos.csv --set train.epochs=100 --set train.batch_size=32
+      hdc-keras pretrain --preset coupled
       hdc-keras pretrain --run runs/mine --resume
     """
     from hdc_keras_cli.console import console, start_backend
@@ -43,7 +48,7 @@ def pretrain(
     from hdc_keras.errors import ConfigError
 
     if resume:
-        if run is None or config or data or set_ or smoke:
+        if run is None or config or preset or data or set_ or smoke:
             raise ConfigError(
                 "--resume continues the run that --run names, with that run's own config: give it only --run."
             )
@@ -53,7 +58,7 @@ def pretrain(
         experiment = directory.experiment()
     else:
         chosen = config or (_config_for_videos() if data else DEFAULT_CONFIG)
-        experiment = resolve(chosen, data, set_ or [], smoke)
+        experiment = resolve(chosen, preset, data, set_ or [], smoke)
         if not config:
             console.print(f"Config: [bold]{chosen}[/] (chosen because none was given)")
     if experiment.data.path is None:

@@ -216,8 +216,41 @@ class Experiment(_Section):
     evaluate: EvaluateConfig = EvaluateConfig()
 
 
-def load_experiment(source: str | Path, overrides: list[str] | None = None) -> Experiment:
-    """Read a YAML file, apply `section.key=value` overrides, and validate.
+# The method and the ablations that the paper asks about: what each sets in the sections `views` and `contrast`.
+PRESETS: dict[str, dict[str, dict[str, Any]]] = {
+    "hdc": {"contrast": {"task": "decoupled", "levels": LEVELS, "weighting": "measured"}},
+    "coupled": {"contrast": {"task": "coupled", "levels": LEVELS, "weighting": "measured"}},
+    "spatial": {"contrast": {"task": "spatial", "levels": LEVELS, "weighting": "measured"}},
+    "temporal": {"contrast": {"task": "temporal", "levels": LEVELS, "weighting": "measured"}},
+    "hdc-uniform": {"contrast": {"task": "decoupled", "levels": LEVELS, "weighting": "uniform"}},
+    "hdc-top-level": {"contrast": {"task": "decoupled", "levels": LEVELS[-1:], "weighting": "uniform"}},
+}
+
+
+def preset(name: str) -> dict[str, dict[str, Any]]:
+    """What a preset sets, by section, as `HDC` takes it: `HDC(backbone, **preset("coupled"))`.
+
+    Args:
+        name: `hdc` (decoupled, all levels, measured weights), `coupled`, `spatial` or `temporal` (another task, all
+            else alike), `hdc-uniform` (equal weights), `hdc-top-level` (only the last stage).
+
+    Raises:
+        ConfigError: there is none of that name.
+    """
+    if name not in PRESETS:
+        near = difflib.get_close_matches(name, PRESETS, 1)
+        raise ConfigError(
+            f"there is no preset `{name}`."
+            + (f" Did you mean `{near[0]}`?" if near else "")
+            + f" Known: {', '.join(PRESETS)}."
+        )
+    return {section: dict(values) for section, values in PRESETS[name].items()}
+
+
+def load_experiment(
+    source: str | Path, overrides: list[str] | None = None, preset_name: str | None = None
+) -> Experiment:
+    """Read a YAML file, apply a preset, then `section.key=value` overrides, and validate.
 
     Raises:
         ConfigError: names the file, the key, what was expected, and the nearest valid key.
@@ -233,6 +266,9 @@ def load_experiment(source: str | Path, overrides: list[str] | None = None) -> E
         values = {}
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: expected `key: value` lines. Received: {type(values).__name__}")
+    for section, changes in (preset(preset_name) if preset_name else {}).items():
+        for key, value in changes.items():
+            _assign(values, [section, key], value, f"preset {preset_name}")
     for override in overrides or []:
         _apply_override(values, override)
     return validate(Experiment, values, str(path))
@@ -260,13 +296,16 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ConfigError(f"--set {override}: the value is not valid YAML ({error})") from error
-    *sections, last = key.split(".")
-    target = values
+    _assign(values, key.split("."), value, f"--set {override}")
+
+
+def _assign(values: dict[str, Any], key: list[str], value: Any, where: str) -> None:
+    *sections, last = key
     for section in sections:
-        target = target.setdefault(section, {})
-        if not isinstance(target, dict):
-            raise ConfigError(f"--set {override}: `{section}` is a value, not a section")
-    target[last] = value
+        values = values.setdefault(section, {})
+        if not isinstance(values, dict):
+            raise ConfigError(f"{where}: `{section}` is a value, not a section")
+    values[last] = value
 
 
 def _describe(problem: Any, model: type[BaseModel]) -> str:

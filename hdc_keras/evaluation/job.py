@@ -9,6 +9,7 @@ from hdc_keras.config import Experiment
 from hdc_keras.data.records import VideoRecord
 from hdc_keras.encoder import ClipEncoder
 from hdc_keras.errors import ConfigError
+from hdc_keras.evaluation.factors import draw_factors
 from hdc_keras.evaluation.features import VideoFeatures, extract_features
 from hdc_keras.evaluation.protocols import PROTOCOLS, chance, feature_sources, judge
 from hdc_keras.training.run import build_model, frame_store
@@ -36,7 +37,7 @@ def evaluate(
         progress: called with (what is being done, done, in all).
 
     Returns:
-        Result by protocol, as written to `results/{protocol}-{data}.json`.
+        Result by protocol, as written to `results/{protocol}-{data}.json`; `factors` also leaves a bar chart as `.png`.
 
     Raises:
         ConfigError: an unknown protocol.
@@ -57,9 +58,9 @@ def evaluate(
     for title, network in (("pretrained", model), ("random weights", build_model(experiment))):
         encoder = ClipEncoder(network, experiment.data.decode_size)
         features[title] = extract_features(encoder, used, experiment, store, reporter(f"features, {title}"))
-    sources = feature_sources(model.contrast.levels, model.pairs)
     results = {}
     for protocol in protocols:
+        sources = feature_sources(protocol, model.contrast.levels, model.pairs)
         pretrained, random = (
             judge(protocol, features[title], sources, experiment, reporter(f"{protocol}, {title}"))
             for title in features
@@ -83,6 +84,8 @@ def evaluate(
             "metrics": pretrained,
             "random_weights": random,
         }
-        name = f"results/{protocol}-{Path(results[protocol]['dataset']).stem}.json"
-        run.write_text(name, json.dumps(results[protocol], indent=2))
+        name = f"results/{protocol}-{Path(results[protocol]['dataset']).stem}"
+        run.write_text(f"{name}.json", json.dumps(results[protocol], indent=2))
+        if protocol == "factors":
+            run.write_bytes(f"{name}.png", draw_factors(results[protocol]))
     return results

@@ -9,23 +9,32 @@ from hdc_keras.evaluation.linear_probe import linear_probe
 from hdc_keras.evaluation.retrieval import cosine_similarity, knn_predict, recall_at
 
 # A protocol's version changes whenever the same features would get another figure.
-PROTOCOLS = {"linear": 1, "knn": 1, "retrieval": 1}
+PROTOCOLS = {"linear": 1, "knn": 1, "retrieval": 1, "factors": 1}
 
 Metrics = dict[str, float]
 
 
-def feature_sources(levels: Sequence[str], pairs: Sequence[tuple[str, str]]) -> dict[str, list[str]]:
-    """What is judged: all levels' features together, each level's, and each task's embeddings of all its levels.
+def feature_sources(protocol: str, levels: Sequence[str], pairs: Sequence[tuple[str, str]]) -> dict[str, list[str]]:
+    """What a protocol judges: all levels' features together, each level's, and each task's embeddings of all its
+    levels. `factors` adds each head's embedding, and all heads' together.
 
     Args:
+        protocol: a name in `PROTOCOLS`.
         levels: of the model.
         pairs: each (level, task) that has a head.
+
+    Returns:
+        Names of feature arrays, which are to be joined, by the name of the source.
     """
     sources = {"features": list(levels)}
     if len(levels) > 1:
         sources |= {level: [level] for level in levels}
     for level, task in pairs:
         sources.setdefault(f"{task} embeddings", []).append(f"{level}_{task}")
+    if protocol == "factors":
+        sources["all embeddings"] = [f"{level}_{task}" for level, task in pairs]
+        if len(levels) > 1:
+            sources |= {f"{level} {task} embedding": [f"{level}_{task}"] for level, task in pairs}
     return sources
 
 
@@ -42,7 +51,7 @@ def judge(
         Metrics by label column and source: {"motion": {"features": {"top1": 0.7}, ...}, ...}.
 
     Raises:
-        DataError: there are no labels, or one side of the split is empty.
+        DataError: there are no labels, too few label columns, or one side of the split is empty.
     """
     train, test = features.of_split("train"), features.of_split("test")
     if not train.records or not test.records:
@@ -53,6 +62,11 @@ def judge(
     columns = list(train.records[0].labels)
     if not columns:
         raise DataError("the videos have no labels. Give class folders, or a `label` column in a CSV manifest.")
+    if protocol == "factors" and len(columns) < 2:
+        raise DataError(
+            "`factors` shows which of several labels can be read from which branch and level, but the videos have only "
+            f"`{columns[0]}`. Give a CSV manifest with two or more columns named label_..., or use `linear`."
+        )
     metric = _METRICS[protocol]
     results: dict[str, dict[str, Metrics]] = {column: {} for column in columns}
     pairs = [(column, source) for column in columns for source in sources]
@@ -111,4 +125,9 @@ def _retrieval(
     return {f"R@{k}": value for k, value in recalls.items()}
 
 
-_METRICS: dict[str, Callable[..., Metrics]] = {"linear": _linear, "knn": _knn, "retrieval": _retrieval}
+_METRICS: dict[str, Callable[..., Metrics]] = {
+    "linear": _linear,
+    "knn": _knn,
+    "retrieval": _retrieval,
+    "factors": _linear,
+}

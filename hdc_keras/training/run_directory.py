@@ -140,10 +140,14 @@ class RunDirectory:
 
     def write_text(self, name: str, text: str) -> Path:
         """Write a file under the run directory, whole or not at all."""
+        return self.write_bytes(name, text.encode())
+
+    def write_bytes(self, name: str, content: bytes) -> Path:
+        """Write a file under the run directory, whole or not at all."""
         file = self.path / name
         file.parent.mkdir(parents=True, exist_ok=True)
         temporary = file.with_name(f".{file.name}.{os.getpid()}")
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_bytes(content)
         temporary.replace(file)
         return file
 
