@@ -34,7 +34,7 @@ def draw_factors(result: dict[str, Any]) -> bytes:
             places - 0.46 * width,
             places + 0.46 * width,
             color="black",
-            label=None if number else "random weights",
+            label="_again" if number else "random weights",  # matplotlib leaves out what begins with an underscore
         )
     for number, factor in enumerate(factors):
         label = f"chance, {factor}"
