@@ -13,7 +13,7 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 if TYPE_CHECKING:
     from hdc_keras.backbones import R3D, R3D18, R3DTiny, VideoBackbone
-    from hdc_keras.config import Experiment, load_experiment
+    from hdc_keras.config import Experiment, load_experiment, preset
     from hdc_keras.model import HDC
 
 __version__ = "0.1.0"
@@ -26,6 +26,7 @@ _HOME = {
     "VideoBackbone": "hdc_keras.backbones",
     "Experiment": "hdc_keras.config",
     "load_experiment": "hdc_keras.config",
+    "preset": "hdc_keras.config",
 }
 _MODULES = ("backbones", "config", "contrast", "data", "evaluation", "export", "model", "training", "views")
 
@@ -38,4 +39,4 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module 'hdc_keras' has no attribute {name!r}")
 
 
-__all__ = ["HDC", "R3D", "R3D18", "Experiment", "R3DTiny", "VideoBackbone", "load_experiment"]
+__all__ = ["HDC", "R3D", "R3D18", "Experiment", "R3DTiny", "VideoBackbone", "load_experiment", "preset"]

@@ -1,5 +1,6 @@
 """HDC: hierarchically decoupled spatial-temporal contrast as one Keras model, on any backend."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -14,6 +15,9 @@ from hdc_keras.devices import uses_xla
 from hdc_keras.views.generator import ViewGenerator, positives_of
 
 Tensor = Any
+
+# What is logged for each level and task.
+_TRACKED = ("loss", "accuracy", "weight", "invariance")
 
 
 @keras.saving.register_keras_serializable(package="hdc_keras")
@@ -74,7 +78,8 @@ class HDC(keras.Model):
         for name, head in self.heads.items():
             head.build((None, backbone.pyramid_outputs[name.split("_")[0]].shape[-1]))
         self.invariance_weights = InvarianceWeights(self.contrast, self.tasks, name="invariance_weights")
-        self.trackers = {name: keras.metrics.Mean(name=name) for name in self._metric_names()}
+        names = [f"{level}_{task}_{kind}" for level, task in self.pairs for kind in _TRACKED]
+        self.tracker = NamedMeans(names, name="tracker")
 
     def compile(self, optimizer: Any = "sgd", jit_compile: str | bool = "auto", **kwargs: Any) -> None:
         """As `keras.Model.compile`; the loss is the model's own.
@@ -84,12 +89,13 @@ class HDC(keras.Model):
         """
         jit = uses_xla("auto") if jit_compile == "auto" else jit_compile
         super().compile(optimizer=optimizer, jit_compile=jit, **kwargs)
+        # Built here, because variables made inside the first step would have TensorFlow trace it twice.
+        self.optimizer.build(self.trainable_variables)
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
         """Restore optimizer and XLA setting when a saved model is loaded; Keras leaves this to a class with its own
         `compile`."""
         self.compile(**keras.saving.deserialize_keras_object(config))
-        self.optimizer.build(self.trainable_variables)
 
     def build(self, input_shape: Any) -> None:
         """Every layer is built by the constructor."""
@@ -139,20 +145,15 @@ class HDC(keras.Model):
         if training:
             self.invariance_weights.update(measured)
         weights = ops.stop_gradient(self.invariance_weights.loss_weights())
-        total = 0.0
+        total, tracked = 0.0, []
         batch = ops.shape(y_pred[f"{self.contrast.levels[0]}_features"])[1]
         for level, task in self.pairs:
             place = self.contrast.levels.index(level), self.tasks.index(task)
             result = results[level, task]
             task_weight = self.contrast.temporal_weight if task == "temporal" else 1.0
             total = total + task_weight * weights[place] * result.loss
-            for kind, value in (
-                ("loss", result.loss),
-                ("accuracy", result.accuracy),
-                ("weight", weights[place]),
-                ("invariance", measured[place]),
-            ):
-                self.trackers[f"{level}_{task}_{kind}"].update_state(value, sample_weight=batch)
+            tracked += [result.loss, result.accuracy, weights[place], measured[place]]  # in the order of _TRACKED
+        self.tracker.update_state(ops.stack(tracked), batch)
         return total
 
     def _contrast(self, level: str, task: str, outputs: dict[str, Tensor]) -> ContrastResult:
@@ -177,7 +178,7 @@ class HDC(keras.Model):
         return views[0], views[self.view_generator.view_names.index(positives_of(self.contrast.task)[task])]
 
     def compute_metrics(self, x: Tensor, y: Tensor, y_pred: Tensor, sample_weight: Tensor = None) -> dict[str, Tensor]:
-        """Everything tracked so far in the epoch: `loss`, and `{level}_{task}_{loss|accuracy|weight|invariance}`."""
+        """Means of the epoch so far: `loss`, and `{level}_{task}_{loss|accuracy|weight|invariance}`."""
         return self.get_metrics_result()
 
     def get_config(self) -> dict[str, Any]:
@@ -197,9 +198,28 @@ class HDC(keras.Model):
         config["backbone"] = keras.saving.deserialize_keras_object(config["backbone"])
         return cls(**config)
 
-    def _metric_names(self) -> list[str]:
-        return [
-            f"{level}_{task}_{kind}"
-            for level, task in self.pairs
-            for kind in ("loss", "accuracy", "weight", "invariance")
-        ]
+
+class NamedMeans(keras.metrics.Metric):
+    """Weighted means of many numbers in one variable: a metric for each would be as many variables, and hundreds of
+    operations a step.
+
+    Args:
+        names: of the numbers, in the order in which they come.
+    """
+
+    def __init__(self, names: Sequence[str], **kwargs: Any):
+        super().__init__(**kwargs)
+        self.names = list(names)
+        self.totals = self.add_variable((len(self.names),), "zeros", name="totals")
+        self.count = self.add_variable((), "zeros", name="count")
+
+    def update_state(self, values: Tensor, weight: Tensor) -> None:
+        """Add (numbers,) `values`, each counted `weight` times."""
+        weight = ops.cast(weight, "float32")
+        self.totals.assign_add(ops.cast(values, "float32") * weight)
+        self.count.assign_add(weight)
+
+    def result(self) -> dict[str, Tensor]:
+        """Mean by name."""
+        means = self.totals / ops.maximum(self.count, 1.0)
+        return {name: means[place] for place, name in enumerate(self.names)}

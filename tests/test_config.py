@@ -1,6 +1,7 @@
 import pytest
 
-from hdc_keras.config import Experiment, dump_experiment, load_experiment
+from hdc_keras import HDC, R3D
+from hdc_keras.config import PRESETS, Experiment, dump_experiment, load_experiment, preset
 from hdc_keras.errors import ConfigError
 
 
@@ -51,6 +52,22 @@ def test_overrides_win_and_are_parsed_as_yaml(tmp_path):
 def test_what_is_wrong_is_said_with_file_and_key(tmp_path, text, override, message):
     with pytest.raises(ConfigError, match=message):
         load(tmp_path, text, *([override] if override else []))
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_changes_the_method_alone_and_yields_to_overrides(tmp_path, name):
+    (tmp_path / "e.yaml").write_text("train: {epochs: 3}\ncontrast: {temperature: 0.2, weighting: fixed}")
+
+    experiment = load_experiment(tmp_path / "e.yaml", ["contrast.gamma=2"], name)
+
+    assert (experiment.train.epochs, experiment.contrast.temperature, experiment.contrast.gamma) == (3, 0.2, 2)
+    assert experiment.contrast.weighting == PRESETS[name]["contrast"]["weighting"]
+    assert HDC(R3D([2, 2, 2, 2], [1, 1, 1, 1]), **preset(name)).contrast.task == experiment.contrast.task
+
+
+def test_an_unknown_preset_names_the_nearest():
+    with pytest.raises(ConfigError, match="Did you mean `coupled`"):
+        preset("coupld")
 
 
 def test_all_problems_are_reported_at_once(tmp_path):

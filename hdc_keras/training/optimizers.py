@@ -52,6 +52,12 @@ def build_optimizer(config: TrainConfig, steps_per_epoch: int) -> keras.optimize
         optimizer = keras.optimizers.SGD(
             schedule, momentum=0.9, nesterov=True, weight_decay=config.weight_decay or None
         )
-    if config.weight_decay:
-        optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+    exclude_from_decay(optimizer)
     return optimizer
+
+
+def exclude_from_decay(optimizer: keras.optimizers.Optimizer) -> None:
+    """Keep weight decay from biases and batch norm. Keras does not save this with a model, so that a loaded optimizer
+    must be told again."""
+    if optimizer.weight_decay:
+        optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])

@@ -20,7 +20,7 @@ from hdc_keras.evaluation.features import extract_features
 from hdc_keras.evaluation.protocols import judge
 from hdc_keras.model import HDC
 from hdc_keras.training.callbacks import RunLogger, SaveCheckpoints, StopOnSignal
-from hdc_keras.training.optimizers import build_optimizer
+from hdc_keras.training.optimizers import build_optimizer, exclude_from_decay
 from hdc_keras.training.run_directory import RunDirectory
 from hdc_keras.views.gallery import GALLERY_VIDEOS, save_gallery
 from hdc_keras.views.generator import ViewGenerator
@@ -115,6 +115,7 @@ def pretrain(
     steps = steps_per_epoch(experiment, records)
     if resume:
         model, file = run.load_checkpoint(compiled=True)
+        exclude_from_decay(model.optimizer)
         step = int(model.optimizer.iterations)
         if step >= train.epochs * steps:
             raise RunError(

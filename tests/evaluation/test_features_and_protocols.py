@@ -7,6 +7,7 @@ from hdc_keras.data.pipeline import FrameStore
 from hdc_keras.data.records import VideoRecord, read_records, with_splits
 from hdc_keras.encoder import ClipEncoder
 from hdc_keras.errors import DataError
+from hdc_keras.evaluation.factors import draw_factors
 from hdc_keras.evaluation.features import VideoFeatures, extract_features, joined
 from hdc_keras.evaluation.linear_probe import linear_probe
 from hdc_keras.evaluation.protocols import PROTOCOLS, chance, feature_sources, judge
@@ -55,14 +56,15 @@ def test_a_videos_features_are_the_mean_over_its_clips_and_depend_on_no_other_vi
         np.testing.assert_allclose(together.arrays[name][7:8], alone.arrays[name], atol=1e-5)
 
 
-def made_features(seed=0, per_class=12):
-    """Features in which `P5` tells the shape, and `P2` tells nothing."""
+def made_features(seed=0, per_class=12, columns=("shape", "half")):
+    """Features in which `P5` tells the shape, and `P2` tells nothing; no feature tells the half."""
     rng = np.random.default_rng(seed)
     records, shape = [], []
     for number in range(3 * per_class):
         split = "test" if number % 3 == 0 else "train"
-        label = "abc"[number // per_class]
-        records.append(VideoRecord(f"{number}", f"{number}", {"shape": label}, split))
+        labels = {"shape": "abc"[number // per_class], "half": "xy"[number % 2]}
+        labels = {column: labels[column] for column in columns}
+        records.append(VideoRecord(f"{number}", f"{number}", labels, split))
         shape.append(np.eye(3)[number // per_class])
     arrays = {
         "P5": np.array(shape) + 0.05 * rng.normal(size=(3 * per_class, 3)),
@@ -85,13 +87,35 @@ def test_every_protocol_is_judged_by_name():
 
 
 def test_sources_are_all_levels_each_level_and_each_task():
-    assert feature_sources(["P2", "P5"], [("P2", "spatial"), ("P2", "temporal"), ("P5", "temporal")]) == {
+    pairs = [("P2", "spatial"), ("P2", "temporal"), ("P5", "temporal")]
+    sources = {
         "features": ["P2", "P5"],
         "P2": ["P2"],
         "P5": ["P5"],
         "spatial embeddings": ["P2_spatial"],
         "temporal embeddings": ["P2_temporal", "P5_temporal"],
     }
+    assert feature_sources("linear", ["P2", "P5"], pairs) == sources
+    assert feature_sources("factors", ["P2", "P5"], pairs) == sources | {
+        "all embeddings": ["P2_spatial", "P2_temporal", "P5_temporal"],
+        "P2 spatial embedding": ["P2_spatial"],
+        "P2 temporal embedding": ["P2_temporal"],
+        "P5 temporal embedding": ["P5_temporal"],
+    }
+
+
+def test_factors_say_which_label_can_be_read_and_are_drawn():
+    results = judge("factors", made_features(), {"knowing": ["P5"], "noise": ["P2"]}, EXPERIMENT)
+
+    assert results["shape"]["knowing"]["top1"] == 1.0
+    assert max(results["half"][source]["top1"] for source in ("knowing", "noise")) < 0.9
+    result = {"metrics": results, "random_weights": results, "chance": {"shape": 1 / 3, "half": 0.5}, "dataset": "made"}
+    assert draw_factors(result).startswith(b"\x89PNG")
+
+
+def test_factors_need_two_label_columns():
+    with pytest.raises(DataError, match="the videos have only `shape`"):
+        judge("factors", made_features(columns=("shape",)), {"P5": ["P5"]}, EXPERIMENT)
 
 
 def test_standardising_uses_the_training_videos_alone():
