@@ -40,6 +40,8 @@ class DecodeFailures:
             DataError: too many are bad.
         """
         with self._lock:
+            if self.fatal:  # videos are decoded in parallel; the first error past the limit is the one to tell
+                raise self.fatal
             self.reasons[error.path] = error.cause
             if len(self.reasons) > self.max_share * self.total:
                 listed = "\n  ".join(f"{path}: {cause}" for path, cause in list(self.reasons.items())[:5])
