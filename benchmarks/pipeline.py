@@ -19,7 +19,8 @@ import av
 import numpy as np
 
 from hdc_keras.data.decoding import count_frames
-from hdc_keras.data.pipeline import DecodeFailures, FrameStore, windows_dataset
+from hdc_keras.data.loading import DecodeFailures, FrameStore, WindowLoader
+from hdc_keras.data.pipeline import windows_dataset
 from hdc_keras.data.records import read_records
 from hdc_keras.data.sampling import WindowSpec, epoch_order, sample_windows
 from hdc_keras.data.synthetic import MovingShapes, ensure_moving_shapes
@@ -30,7 +31,7 @@ BATCH = 8
 
 
 def pipeline_rate(records, store):
-    dataset = windows_dataset(records, SPEC, store, DecodeFailures(len(records), 1.0), batch_size=BATCH, seed=0)
+    dataset = windows_dataset(WindowLoader(records, SPEC, store, DecodeFailures(len(records), 1.0), BATCH, seed=0))
     steps = len(records) // BATCH
     began = time.perf_counter()
     checksum = 0

@@ -12,7 +12,18 @@ from hdc_keras.errors import ConfigError
 Task = Literal["decoupled", "coupled", "spatial", "temporal"]
 TemporalNegative = Literal["shifted", "reversed", "shuffled", "frozen"]
 Weighting = Literal["uniform", "fixed", "measured"]
-BackboneName = Literal["r3d18", "r3d_tiny"]
+BackboneName = Literal[
+    "r3d18",
+    "r3d34",
+    "r3d10",
+    "r3d_tiny",
+    "r2plus1d18",
+    "r2plus1d_tiny",
+    "c3d",
+    "c3d_tiny",
+    "s3d",
+    "s3d_tiny",
+]
 Level = Literal["P2", "P3", "P4", "P5"]
 LEVELS: tuple[Level, ...] = get_args(Level)
 

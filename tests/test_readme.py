@@ -26,14 +26,14 @@ def test_fit_takes_a_tf_data_dataset_of_video_files(shapes_folder):
     import keras
 
     from hdc_keras import HDC, R3DTiny
-    from hdc_keras.data.pipeline import DecodeFailures, FrameStore, windows_dataset
+    from hdc_keras.data.loading import DecodeFailures, FrameStore, WindowLoader
+    from hdc_keras.data.pipeline import windows_dataset
     from hdc_keras.data.records import read_records
     from hdc_keras.data.sampling import WindowSpec
 
     records = read_records(shapes_folder)
-    dataset = windows_dataset(
-        records, WindowSpec(8, 2), FrameStore((40, 40), 1.0), DecodeFailures(72, 0.1), batch_size=12, seed=0
-    )
+    store, failures = FrameStore((40, 40), 1.0), DecodeFailures(len(records), 0.1)
+    dataset = windows_dataset(WindowLoader(records, WindowSpec(8, 2), store, failures, batch_size=12, seed=0))
     model = HDC(R3DTiny(), views={"size": 32})
     model.compile(keras.optimizers.AdamW(1e-3))
 

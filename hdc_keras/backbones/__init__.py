@@ -4,14 +4,28 @@ import difflib
 from collections.abc import Callable
 from typing import Any
 
-from hdc_keras.backbones.resnet3d import R3D, R3D18, R3DTiny
+from hdc_keras.backbones.c3d import C3D, C3DTiny
+from hdc_keras.backbones.r2plus1d import R2Plus1D, R2Plus1D18, R2Plus1DTiny
+from hdc_keras.backbones.resnet3d import R3D, R3D10, R3D18, R3D34, R3DTiny
+from hdc_keras.backbones.s3d import S3D, S3DTiny
 from hdc_keras.backbones.video_backbone import VideoBackbone
 from hdc_keras.errors import ConfigError
 
-BACKBONES: dict[str, Callable[..., VideoBackbone]] = {"r3d18": R3D18, "r3d_tiny": R3DTiny}
+BACKBONES: dict[str, Callable[..., VideoBackbone]] = {
+    "r3d18": R3D18,
+    "r3d34": R3D34,
+    "r3d10": R3D10,
+    "r3d_tiny": R3DTiny,
+    "r2plus1d18": R2Plus1D18,
+    "r2plus1d_tiny": R2Plus1DTiny,
+    "c3d": lambda **kwargs: C3D(**{"name": "c3d", **kwargs}),
+    "c3d_tiny": C3DTiny,
+    "s3d": lambda **kwargs: S3D(**{"name": "s3d", **kwargs}),
+    "s3d_tiny": S3DTiny,
+}
 
 
-def build_backbone(name: str, **kwargs: Any) -> VideoBackbone:
+def build_backbone(name: str, /, **kwargs: Any) -> VideoBackbone:
     """A backbone with random weights by its name in `BACKBONES`.
 
     Raises:
@@ -27,4 +41,20 @@ def build_backbone(name: str, **kwargs: Any) -> VideoBackbone:
     return BACKBONES[name](**kwargs)
 
 
-__all__ = ["BACKBONES", "R3D", "R3D18", "R3DTiny", "VideoBackbone", "build_backbone"]
+__all__ = [
+    "BACKBONES",
+    "C3D",
+    "R3D",
+    "R3D10",
+    "R3D18",
+    "R3D34",
+    "S3D",
+    "C3DTiny",
+    "R2Plus1D",
+    "R2Plus1D18",
+    "R2Plus1DTiny",
+    "R3DTiny",
+    "S3DTiny",
+    "VideoBackbone",
+    "build_backbone",
+]

@@ -6,18 +6,15 @@ from typing import Any
 import keras
 from keras import layers
 
-from hdc_keras.backbones.video_backbone import Tensor, VideoBackbone, normalise_pixels
-
-# As in torchvision, whose weights this layout can take; Keras' own default epsilon is 1e-3.
-_BATCH_NORM = {"momentum": 0.9, "epsilon": 1e-5}
+from hdc_keras.backbones.blocks import batch_norm, convolution, relu
+from hdc_keras.backbones.video_backbone import Tensor, VideoBackbone, clip_input
 
 
-@keras.saving.register_keras_serializable(package="hdc_keras")
-class R3D(VideoBackbone):
-    """A 3D residual network of basic blocks.
+class VideoResNet(VideoBackbone):
+    """What R3D and R(2+1)D share: a stem without pooling, then stages of basic blocks.
 
-    The stem is a 3 x 7 x 7 convolution with stride (1, 2, 2) and no pooling. Each stage after the first halves time,
-    height and width. Convolutions pad as PyTorch does, on both sides alike.
+    Each stage after the first halves time, height and width. A subclass says what its stem and its 3 x 3 x 3
+    convolutions are made of.
 
     Args:
         stackwise_num_filters: channels of each stage.
@@ -26,11 +23,8 @@ class R3D(VideoBackbone):
         dtype: dtype or policy of the layers.
         **kwargs: `name`, `trainable`.
 
-    Example:
-        ```python
-        backbone = hdc_keras.backbones.R3D([64, 128, 256, 512], [2, 2, 2, 2])
-        features = backbone(np.zeros((1, 16, 112, 112, 3), "float32"))  # (1, 2, 7, 7, 512)
-        ```
+    Raises:
+        ValueError: the two lists differ in length.
     """
 
     def __init__(
@@ -46,40 +40,71 @@ class R3D(VideoBackbone):
                 "`stackwise_num_filters` must have as many entries as `stackwise_num_blocks`. Received: "
                 f"{stackwise_num_filters} and {stackwise_num_blocks}"
             )
-        inputs = layers.Input(tuple(input_shape), name="clips")
-        x = normalise_pixels(inputs, dtype)
-        x = _convolution(x, stackwise_num_filters[0], (3, 7, 7), (1, 2, 2), "stem", dtype)
-        x = layers.ReLU(dtype=dtype, name="stem_relu")(x)
+        clips, x = clip_input(input_shape, dtype)
+        x = self._stem(x, stackwise_num_filters[0], dtype)
         pyramid_outputs = {}
         for stage, (filters, blocks) in enumerate(zip(stackwise_num_filters, stackwise_num_blocks, strict=True)):
             for block in range(blocks):
                 stride = 2 if stage > 0 and block == 0 else 1
-                x = _basic_block(x, filters, stride, f"stage{stage + 2}_block{block + 1}", dtype)
+                x = self._basic_block(x, filters, stride, f"stage{stage + 2}_block{block + 1}", dtype)
             pyramid_outputs[f"P{stage + 2}"] = x
-        super().__init__(inputs, pyramid_outputs, **kwargs)
-        self.stackwise_num_filters = list(stackwise_num_filters)
-        self.stackwise_num_blocks = list(stackwise_num_blocks)
-        self.clip_shape = tuple(input_shape)
-        self._layers_dtype = dtype
-
-    def get_config(self) -> dict[str, Any]:
-        """Every constructor argument."""
-        return {
-            "stackwise_num_filters": self.stackwise_num_filters,
-            "stackwise_num_blocks": self.stackwise_num_blocks,
-            "input_shape": list(self.clip_shape),
-            "dtype": keras.dtype_policies.serialize(keras.dtype_policies.get(self._layers_dtype)),
-            "name": self.name,
-            "trainable": self.trainable,
+        arguments = {
+            "stackwise_num_filters": list(stackwise_num_filters),
+            "stackwise_num_blocks": list(stackwise_num_blocks),
+            "input_shape": list(input_shape),
+            "dtype": dtype,
         }
+        super().__init__(clips, pyramid_outputs, arguments, **kwargs)
 
-    @classmethod
-    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "R3D":
-        """A new backbone from what `get_config` gave."""
-        config = dict(config)
-        if isinstance(config.get("dtype"), dict):
-            config["dtype"] = keras.dtype_policies.deserialize(config["dtype"])
-        return cls(**config)
+    @staticmethod
+    def _stem(x: Tensor, filters: int, dtype: Any) -> Tensor:
+        raise NotImplementedError
+
+    @staticmethod
+    def _cube(x: Tensor, filters: int, middle: int, stride: int, name: str, dtype: Any) -> Tensor:
+        """What stands for a 3 x 3 x 3 convolution, without the batch norm that follows it; `middle` channels is what a
+        factorised one has between its parts."""
+        raise NotImplementedError
+
+    def _basic_block(self, x: Tensor, filters: int, stride: int, name: str, dtype: Any) -> Tensor:
+        shortcut, width = x, x.shape[-1]
+        # As many channels between the parts of a factorised convolution as give it the weights of a whole one.
+        middle = (width * filters * 27) // (width * 9 + 3 * filters)
+        if stride != 1 or width != filters:
+            shortcut = convolution(x, filters, (1, 1, 1), (stride,) * 3, f"{name}_shortcut", dtype)
+            shortcut = batch_norm(shortcut, f"{name}_shortcut", dtype)
+        x = batch_norm(self._cube(x, filters, middle, stride, f"{name}_1", dtype), f"{name}_1", dtype)
+        x = relu(x, f"{name}_1", dtype)
+        x = batch_norm(self._cube(x, filters, middle, 1, f"{name}_2", dtype), f"{name}_2", dtype)
+        return relu(layers.Add(dtype=dtype, name=f"{name}_add")([x, shortcut]), name, dtype)
+
+
+@keras.saving.register_keras_serializable(package="hdc_keras")
+class R3D(VideoResNet):
+    """A 3D residual network of basic blocks. The stem is a 3 x 7 x 7 convolution with stride (1, 2, 2).
+
+    Args:
+        stackwise_num_filters: channels of each stage.
+        stackwise_num_blocks: basic blocks of each stage.
+        input_shape: (time, height, width, 3); unknown lengths are `None`.
+        dtype: dtype or policy of the layers.
+        **kwargs: `name`, `trainable`.
+
+    Example:
+        ```python
+        backbone = hdc_keras.backbones.R3D([64, 128, 256, 512], [2, 2, 2, 2])
+        features = backbone(np.zeros((1, 16, 112, 112, 3), "float32"))  # (1, 2, 7, 7, 512)
+        ```
+    """
+
+    @staticmethod
+    def _stem(x: Tensor, filters: int, dtype: Any) -> Tensor:
+        x = convolution(x, filters, (3, 7, 7), (1, 2, 2), "stem", dtype)
+        return relu(batch_norm(x, "stem", dtype), "stem", dtype)
+
+    @staticmethod
+    def _cube(x: Tensor, filters: int, middle: int, stride: int, name: str, dtype: Any) -> Tensor:
+        return convolution(x, filters, (3, 3, 3), (stride,) * 3, name, dtype)
 
 
 def R3D18(name: str = "r3d18", **kwargs: Any) -> R3D:
@@ -87,39 +112,17 @@ def R3D18(name: str = "r3d18", **kwargs: Any) -> R3D:
     return R3D([64, 128, 256, 512], [2, 2, 2, 2], name=name, **kwargs)
 
 
+def R3D34(name: str = "r3d34", **kwargs: Any) -> R3D:
+    """R3D-34 of Tran et al. 2018 as published: 3, 4, 6, 3 basic blocks, 63.5 million weights without a classifier."""
+    return R3D([64, 128, 256, 512], [3, 4, 6, 3], name=name, **kwargs)
+
+
+def R3D10(name: str = "r3d10", **kwargs: Any) -> R3D:
+    """One basic block a stage: what VCOP (Xu et al., CVPR 2019) and the papers that took its code call "R3D" or even
+    "R3D-18". 14.4 million weights; figures of the two networks do not compare."""
+    return R3D([64, 128, 256, 512], [1, 1, 1, 1], name=name, **kwargs)
+
+
 def R3DTiny(name: str = "r3d_tiny", **kwargs: Any) -> R3D:
     """R3D with one block a stage and few channels, for small clips on a CPU. Ours; no published network."""
     return R3D([12, 24, 48, 96], [1, 1, 1, 1], name=name, **kwargs)
-
-
-def _basic_block(x: Tensor, filters: int, stride: int, name: str, dtype: Any) -> Tensor:
-    shortcut = x
-    if stride != 1 or x.shape[-1] != filters:
-        shortcut = _convolution(x, filters, (1, 1, 1), (stride,) * 3, f"{name}_shortcut", dtype)
-    x = _convolution(x, filters, (3, 3, 3), (stride,) * 3, f"{name}_1", dtype)
-    x = layers.ReLU(dtype=dtype, name=f"{name}_relu1")(x)
-    x = _convolution(x, filters, (3, 3, 3), (1, 1, 1), f"{name}_2", dtype)
-    x = layers.Add(dtype=dtype, name=f"{name}_add")([x, shortcut])
-    return layers.ReLU(dtype=dtype, name=f"{name}_relu2")(x)
-
-
-def _convolution(
-    x: Tensor, filters: int, kernel: tuple[int, ...], strides: tuple[int, ...], name: str, dtype: Any
-) -> Tensor:
-    """Convolution and batch norm. Keras' "same" padding is uneven under a stride, so there it is given explicitly."""
-    padding = "same"
-    if max(strides) > 1 and max(kernel) > 1:
-        x = layers.ZeroPadding3D(tuple(k // 2 for k in kernel), dtype=dtype, name=f"{name}_pad")(x)
-        padding = "valid"
-    # He initialisation over the fan-out, as in torchvision's video models.
-    x = layers.Conv3D(
-        filters,
-        kernel,
-        strides,
-        padding=padding,
-        use_bias=False,
-        kernel_initializer=keras.initializers.VarianceScaling(2.0, "fan_out", "untruncated_normal"),
-        dtype=dtype,
-        name=f"{name}_conv",
-    )(x)
-    return layers.BatchNormalization(**_BATCH_NORM, dtype=dtype, name=f"{name}_norm")(x)

@@ -1,5 +1,6 @@
 """What all backbones share."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -18,15 +19,43 @@ class VideoBackbone(keras.Model):
     Input: (batch, time, height, width, 3) float in [0, 1]; the channels are normalised inside. Time, height and width
     may be unknown (`None`).
 
-    Attributes:
+    A subclass builds its stages from symbolic clips in its constructor and gives all its own arguments to this one.
+
+    Args:
+        inputs: the symbolic clips.
         pyramid_outputs: symbolic output of every stage by level, `{"P2": ..., "P5": ...}`, shallowest first.
+        arguments: constructor arguments of the subclass, `dtype` among them, for `get_config`.
+        **kwargs: `name`, `trainable`.
+
+    Attributes:
+        pyramid_outputs: as given.
     """
 
     pyramid_outputs: dict[str, Tensor]
 
-    def __init__(self, inputs: Tensor, pyramid_outputs: dict[str, Tensor], **kwargs: Any):
+    def __init__(self, inputs: Tensor, pyramid_outputs: dict[str, Tensor], arguments: dict[str, Any], **kwargs: Any):
         super().__init__(inputs=inputs, outputs=list(pyramid_outputs.values())[-1], **kwargs)
         self.pyramid_outputs = pyramid_outputs
+        self._arguments = arguments
+
+    def get_config(self) -> dict[str, Any]:
+        """Every constructor argument."""
+        policy = keras.dtype_policies.get(self._arguments["dtype"])
+        arguments = {key: list(value) if isinstance(value, tuple) else value for key, value in self._arguments.items()}
+        return {
+            **arguments,
+            "dtype": keras.dtype_policies.serialize(policy),
+            "name": self.name,
+            "trainable": self.trainable,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "VideoBackbone":
+        """A new backbone from what `get_config` gave."""
+        config = dict(config)
+        if isinstance(config.get("dtype"), dict):
+            config["dtype"] = keras.dtype_policies.deserialize(config["dtype"])
+        return cls(**config)
 
     def level_model(self, levels: tuple[str, ...]) -> keras.Model:
         """The same layers, giving the feature maps of `levels` as a dict.
@@ -43,8 +72,13 @@ class VideoBackbone(keras.Model):
         return keras.Model(self.input, {level: self.pyramid_outputs[level] for level in levels})
 
 
+def clip_input(input_shape: Sequence[int | None], dtype: Any) -> tuple[Tensor, Tensor]:
+    """Symbolic clips of (time, height, width, 3), and the same with their channels normalised."""
+    clips = layers.Input(tuple(input_shape), name="clips")
+    return clips, normalise_pixels(clips, dtype)
+
+
 def normalise_pixels(clips: Tensor, dtype: Any = None) -> Tensor:
     """[0, 1] pixels to zero mean and unit variance per channel, by the statistics of Kinetics-400."""
-    scale = [1 / std for std in PIXEL_STD]
-    offset = [-mean / std for mean, std in zip(PIXEL_MEAN, PIXEL_STD, strict=True)]
-    return layers.Rescaling(scale, offset, dtype=dtype, name="normalise_pixels")(clips)
+    variance = [std**2 for std in PIXEL_STD]
+    return layers.Normalization(-1, PIXEL_MEAN, variance, dtype=dtype, name="normalise_pixels")(clips)

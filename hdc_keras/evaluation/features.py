@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hdc_keras.config import Experiment
-from hdc_keras.data.pipeline import DecodeFailures, FrameStore, clips_dataset
+from hdc_keras.data.loading import DecodeFailures, FrameStore, clip_batches
 from hdc_keras.data.records import VideoRecord
 from hdc_keras.encoder import ClipEncoder
 from hdc_keras.errors import DataError
@@ -60,7 +60,7 @@ def extract_features(
     """
     settings = experiment.evaluate
     failures = DecodeFailures(len(records), experiment.data.max_failed_share)
-    dataset = clips_dataset(
+    reading = clip_batches(
         records,
         store,
         failures,
@@ -73,16 +73,18 @@ def extract_features(
     kept: list[VideoRecord] = []
     batches: dict[str, list[np.ndarray]] = {}
     done = 0
-    with failures.named():
-        for positions, decoded, clips in dataset.as_numpy_iterator():
+    for batch in reading:
+        if batch.records:
+            # Always a full batch, so that no backend compiles for the smaller ones.
+            clips = np.resize(batch.clips, (settings.batch_size, *batch.clips.shape[1:]))
             outputs = encoder.predict_on_batch(clips.reshape(-1, *clips.shape[2:]))
             for name, values in outputs.items():
                 per_video = np.asarray(values).reshape(*clips.shape[:2], -1).mean(axis=1)
-                batches.setdefault(name, []).append(per_video[decoded])
-            kept += [records[position] for position in positions[decoded]]
-            done += len(positions)
-            if progress:
-                progress(done, len(records))
+                batches.setdefault(name, []).append(per_video[: len(batch.records)])
+        kept += batch.records
+        done += batch.asked
+        if progress:
+            progress(done, len(records))
     if len(kept) + len(failures.reasons) != len(records):
         raise DataError(
             f"{len(records)} videos were asked for, but {len(kept)} were evaluated and {len(failures.reasons)} failed"

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 
 from hdc_keras.config import TrainConfig
-from hdc_keras.data.pipeline import DecodeFailures
+from hdc_keras.data.loading import DecodeFailures
 from hdc_keras.training.run_directory import RunDirectory
 
 
@@ -135,12 +135,16 @@ class RunLogger(keras.callbacks.Callback):
             self.run.write_table("failures.csv", rows)
 
     def _write_events(self, step: int, logs: Mapping[str, Any]) -> None:
-        import tensorflow as tf
+        # TensorBoard's own writer, which needs no TensorFlow.
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.compat.proto.summary_pb2 import Summary
+        from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-        self._writer = self._writer or tf.summary.create_file_writer(str(self.run.event_folder))
-        with self._writer.as_default():
-            for name, value in logs.items():
-                level, *rest = name.split("_")
-                tag = f"{rest[-1]}/{level}_{'_'.join(rest[:-1])}" if level[0] == "P" and len(rest) > 1 else name
-                tf.summary.scalar(tag, float(value), step)
+        self._writer = self._writer or EventFileWriter(str(self.run.event_folder))
+        summary = Summary()
+        for name, value in logs.items():
+            level, *rest = name.split("_")
+            tag = f"{rest[-1]}/{level}_{'_'.join(rest[:-1])}" if level[0] == "P" and len(rest) > 1 else name
+            summary.value.add(tag=tag, simple_value=float(value))
+        self._writer.add_event(Event(wall_time=time.time(), step=step, summary=summary))
         self._writer.flush()

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import keras
 import numpy as np
@@ -9,7 +10,7 @@ import numpy as np
 from hdc_keras.backbones import build_backbone
 from hdc_keras.config import Experiment
 from hdc_keras.data.decoding import count_frames
-from hdc_keras.data.pipeline import DecodeFailures, FrameStore, count_steps, windows_dataset
+from hdc_keras.data.loading import DecodeFailures, FrameStore, WindowBatches, WindowLoader, count_steps
 from hdc_keras.data.records import VideoRecord, read_records, with_splits
 from hdc_keras.data.sampling import WindowSpec, random_generator, sample_windows
 from hdc_keras.data.synthetic import MovingShapes, ensure_moving_shapes
@@ -22,7 +23,7 @@ from hdc_keras.model import HDC
 from hdc_keras.training.callbacks import RunLogger, SaveCheckpoints, StopOnSignal
 from hdc_keras.training.optimizers import build_optimizer, exclude_from_decay
 from hdc_keras.training.run_directory import RunDirectory
-from hdc_keras.views.gallery import GALLERY_VIDEOS, save_gallery
+from hdc_keras.views.gallery import GALLERY_VIDEOS, draw_gallery
 from hdc_keras.views.generator import ViewGenerator
 
 Progress = Callable[[int, int], None]
@@ -109,7 +110,6 @@ def pretrain(
         DataError: too few videos, or too many that cannot be decoded.
         RunError: nothing to resume, or the run is finished.
     """
-    _switch_off_remapper()
     train = experiment.train
     train_records = [record for record in records if record.split == "train"]
     steps = steps_per_epoch(experiment, records)
@@ -127,6 +127,7 @@ def pretrain(
         model.compile(build_optimizer(train, steps), jit_compile=uses_xla(train.jit))
     store = frame_store(experiment)
     failures = DecodeFailures(len(train_records), experiment.data.max_failed_share)
+    loader = WindowLoader(train_records, window_spec(experiment), store, failures, train.batch_size, experiment.seed)
     if not resume:
         _draw_views(experiment, train_records, store, failures, run)
     stop = StopOnSignal()
@@ -144,18 +145,8 @@ def pretrain(
             while step < train.epochs * steps and not stop.stopped:
                 # A run that was stopped inside an epoch first ends that epoch; then all the others follow.
                 epoch, step_in_epoch = divmod(step, steps)
-                dataset = windows_dataset(
-                    train_records,
-                    window_spec(experiment),
-                    store,
-                    failures,
-                    batch_size=train.batch_size,
-                    seed=experiment.seed,
-                    start_step=step,
-                    workers=experiment.data.workers,
-                )
                 model.fit(
-                    dataset,
+                    _batches(loader, step, experiment.data.workers),
                     initial_epoch=epoch,
                     epochs=epoch + 1 if step_in_epoch else train.epochs,
                     steps_per_epoch=steps - step_in_epoch,
@@ -176,15 +167,18 @@ def window_spec(experiment: Experiment) -> WindowSpec:
     return WindowSpec(data.frames, data.stride, views.min_gap, views.second_strides or (data.stride,), views.reverse)
 
 
-def _switch_off_remapper() -> None:
-    """With oneDNN, this pass of TensorFlow's graph optimizer fails on the training step and logs an error each time.
+def _batches(loader: WindowLoader, start_step: int, workers: int | None) -> Any:
+    """What `fit` is fed with: tf.data on TensorFlow, and elsewhere what works without TensorFlow."""
+    if keras.backend.backend() != "tensorflow":
+        return WindowBatches(loader, start_step, workers)
+    import tensorflow as tf
 
-    The step runs all the same; without the pass it runs without the alarm.
-    """
-    if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
+    from hdc_keras.data.pipeline import windows_dataset
 
-        tf.config.optimizer.set_experimental_options({"remapping": False})
+    # With oneDNN, this pass of TensorFlow's graph optimizer fails on the training step and logs an error each time. The
+    # step runs all the same; without the pass it runs without the alarm.
+    tf.config.optimizer.set_experimental_options({"remapping": False})
+    return windows_dataset(loader, start_step, workers)
 
 
 def _draw_views(
@@ -208,9 +202,7 @@ def _draw_views(
             break
     # Draws of its own, so that the picture does not move those of the training.
     generator = ViewGenerator(experiment.views, experiment.contrast.task, experiment.seed)
-    temporary = run.path / ".views.png"
-    save_gallery(generator, np.stack(windows), temporary)
-    temporary.replace(run.path / "views.png")
+    run.write_bytes("views.png", draw_gallery(generator, np.stack(windows)))
 
 
 def _knn_check(

@@ -1,3 +1,4 @@
+from itertools import pairwise
 from typing import get_args
 
 import keras
@@ -5,7 +6,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from hdc_keras.backbones import BACKBONES, R3D, R3D18, build_backbone
+from hdc_keras.backbones import BACKBONES, R3D, build_backbone
 from hdc_keras.config import BackboneName
 from hdc_keras.errors import ConfigError
 
@@ -17,33 +18,69 @@ def trainable(model):
     return sum(int(np.prod(variable.shape)) for variable in model.trainable_variables)
 
 
-def test_r3d18_has_the_published_number_of_weights():
-    # Tran et al. 2018, table 1, give 33.4 million with the 400-way classifier, which has 512 * 400 + 400.
-    assert trainable(R3D18()) == 33_371_472 - 512 * 400 - 400
+# Weights with the published classifier, and the classifier's own. All but C3D are torchvision's exact numbers for
+# Kinetics-400; Tran et al. 2018 print 33.4 million for R3D-18, 63.6 for R3D-34 and 31.5 for R(2+1)D-18. C3D is the 78.4
+# million of Tran et al. 2015 with three fully connected layers and the 101 classes of UCF101. One block a stage is what
+# VCOP prints as 14.4 million, without a classifier.
+PUBLISHED = {
+    "r3d18": (33_371_472, 512 * 400 + 400),
+    "r2plus1d18": (31_505_325, 512 * 400 + 400),
+    "s3d": (8_320_048, 1024 * 400 + 400),
+    "c3d": (78_409_573, (8192 + 1) * 4096 + (4096 + 1) * 4096 + (4096 + 1) * 101),
+}
+PUBLISHED_MILLIONS = {"r3d34": (63.6, 512 * 400 + 400), "r3d10": (14.4, 0)}
+# Of 16 x 112 x 112 clips.
+RESNET_STAGES = {"P2": (16, 56, 56, 64), "P3": (8, 28, 28, 128), "P4": (4, 14, 14, 256), "P5": (2, 7, 7, 512)}
+STAGES = {
+    "r3d18": RESNET_STAGES,
+    "r3d34": RESNET_STAGES,
+    "r3d10": RESNET_STAGES,
+    "r2plus1d18": RESNET_STAGES,
+    "c3d": {"P2": (16, 56, 56, 128), "P3": (8, 28, 28, 256), "P4": (4, 14, 14, 512), "P5": (2, 7, 7, 512)},
+    "s3d": {"P2": (8, 28, 28, 192), "P3": (8, 14, 14, 480), "P4": (4, 7, 7, 832), "P5": (2, 3, 3, 1024)},
+}
+TINY = sorted(name for name in BACKBONES if name.endswith("_tiny"))
 
 
-def test_r3d18_has_the_published_stage_shapes():
-    outputs = R3D18(input_shape=(16, 112, 112, 3)).pyramid_outputs
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_networks_have_the_published_number_of_weights(name):
+    total, classifier = PUBLISHED[name]
 
-    assert {level: tensor.shape[1:] for level, tensor in outputs.items()} == {
-        "P2": (16, 56, 56, 64),
-        "P3": (8, 28, 28, 128),
-        "P4": (4, 14, 14, 256),
-        "P5": (2, 7, 7, 512),
-    }
+    assert trainable(build_backbone(name)) == total - classifier
 
 
-@pytest.mark.parametrize("name", BACKBONES)
-def test_every_backbone_gives_its_stages_at_halving_sizes(name):
+@pytest.mark.parametrize("name", PUBLISHED_MILLIONS)
+def test_networks_published_in_round_numbers_have_these(name):
+    millions, classifier = PUBLISHED_MILLIONS[name]
+
+    assert (trainable(build_backbone(name)) + classifier) / 1e6 == pytest.approx(millions, abs=0.1)
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_published_networks_have_the_published_stage_shapes(name):
+    outputs = build_backbone(name, input_shape=(16, 112, 112, 3)).pyramid_outputs
+
+    assert {level: tensor.shape[1:] for level, tensor in outputs.items()} == STAGES[name]
+
+
+def test_every_backbone_has_a_tiny_one_or_published_figures():
+    assert set(BACKBONES) == set(STAGES) | set(TINY) == set(PUBLISHED) | set(PUBLISHED_MILLIONS) | set(TINY)
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_stages_halve_and_the_last_is_the_output(name):
     backbone = build_backbone(name)
     maps = backbone.level_model(("P2", "P3", "P4", "P5"))(CLIPS)
 
-    assert [tuple(maps[level].shape[1:4]) for level in maps] == [(8, 16, 16), (4, 8, 8), (2, 4, 4), (1, 2, 2)]
+    sizes = [tuple(maps[level].shape[1:4]) for level in maps]
+    first = (8, 16, 16) if name != "s3d_tiny" else (4, 8, 8)
+    assert sizes[0] == first and all(new[1] == old[1] // 2 and new[2] == old[2] // 2 for old, new in pairwise(sizes))
     np.testing.assert_allclose(ops.convert_to_numpy(backbone(CLIPS)), ops.convert_to_numpy(maps["P5"]), atol=1e-4)
 
 
-def test_saving_and_loading_is_the_identity(tmp_path):
-    backbone = R3D(**SMALL, name="mine")
+@pytest.mark.parametrize("name", TINY)
+def test_saving_and_loading_is_the_identity(tmp_path, name):
+    backbone = build_backbone(name, name="mine")
     backbone.save(tmp_path / "backbone.keras")
     loaded = keras.models.load_model(tmp_path / "backbone.keras")
 
@@ -52,13 +89,24 @@ def test_saving_and_loading_is_the_identity(tmp_path):
     np.testing.assert_allclose(ops.convert_to_numpy(loaded(CLIPS)), ops.convert_to_numpy(backbone(CLIPS)), atol=1e-6)
 
 
-def test_mixed_precision_computes_in_bfloat16_and_survives_saving(tmp_path):
-    backbone = R3D(**SMALL, dtype="mixed_bfloat16")
+@pytest.mark.parametrize("name", TINY)
+def test_mixed_precision_computes_in_bfloat16_and_survives_saving(tmp_path, name):
+    backbone = build_backbone(name, dtype="mixed_bfloat16")
     backbone.save(tmp_path / "backbone.keras")
     loaded = keras.models.load_model(tmp_path / "backbone.keras")
 
     assert keras.backend.standardize_dtype(loaded(CLIPS).dtype) == "bfloat16"
     assert {str(v.dtype) for v in loaded.trainable_variables} == {"float32"}
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_channels_come_last_whatever_the_users_setting(name):
+    keras.config.set_image_data_format("channels_first")
+    try:
+        backbone = build_backbone(name)
+        assert backbone(CLIPS).shape[-1] == backbone.output.shape[-1]
+    finally:
+        keras.config.set_image_data_format("channels_last")
 
 
 def test_strided_convolutions_pad_both_sides_alike():

@@ -3,7 +3,7 @@ import pytest
 
 from hdc_keras import HDC, R3D
 from hdc_keras.config import Experiment
-from hdc_keras.data.pipeline import FrameStore
+from hdc_keras.data.loading import FrameStore
 from hdc_keras.data.records import VideoRecord, read_records, with_splits
 from hdc_keras.encoder import ClipEncoder
 from hdc_keras.errors import DataError

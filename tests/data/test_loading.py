@@ -1,11 +1,13 @@
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from hdc_keras.data.pipeline import DecodeFailures, FrameStore, clips_dataset, windows_dataset
+from hdc_keras.data.loading import DecodeFailures, FrameStore, WindowBatches, WindowLoader, clip_batches
+from hdc_keras.data.pipeline import windows_dataset
 from hdc_keras.data.records import VideoRecord, read_records
 from hdc_keras.data.sampling import WindowSpec, evenly_spaced_clips, sample_windows
 from hdc_keras.data.synthetic import write_video
@@ -23,18 +25,22 @@ def videos(tmp_path):
     return read_records(tmp_path)
 
 
-def batches(records, count, *, budget=0.0, failures=None, **options):
-    dataset = windows_dataset(
-        records,
-        SPEC,
-        FrameStore((16, 32), budget),
-        failures or DecodeFailures(len(records), 0.5),
-        **{"batch_size": 4, "seed": 0, **options},
-    )
-    return [batch.numpy() for batch in dataset.take(count)]
+@pytest.fixture(params=["tf.data", "threads"])
+def batches(request):
+    """The first batches of a set, through tf.data and through what serves the other backends."""
+
+    def read(records, count, *, budget=0.0, failures=None, batch_size=4, seed=0, **options):
+        store, failures = FrameStore((16, 32), budget), failures or DecodeFailures(len(records), 0.5)
+        loader = WindowLoader(records, SPEC, store, failures, batch_size, seed)
+        if request.param == "tf.data":
+            return [batch.numpy() for batch in windows_dataset(loader, **options).take(count)]
+        dataset = WindowBatches(loader, **options)
+        return [dataset[step] for step in range(count)]
+
+    return read
 
 
-def test_windows_hold_the_frames_that_sampling_names(videos):
+def test_windows_hold_the_frames_that_sampling_names(batches, videos):
     first = batches(videos, 1)[0]
 
     assert first.shape == (4, 2, 4, 16, 32, 3) and first.dtype == np.uint8
@@ -44,17 +50,17 @@ def test_windows_hold_the_frames_that_sampling_names(videos):
 
 @pytest.mark.parametrize("workers", [1, 4])
 @pytest.mark.parametrize("budget", [0.0, 1.0])
-def test_the_same_seed_gives_the_same_batches_whatever_the_parallelism_and_memory(videos, workers, budget):
+def test_the_same_seed_gives_the_same_batches_whatever_the_parallelism_and_memory(batches, videos, workers, budget):
     for batch, again in zip(batches(videos, 5), batches(videos, 5, workers=workers, budget=budget), strict=True):
         np.testing.assert_array_equal(batch, again)
 
 
-def test_reading_continues_where_it_stopped_even_inside_an_epoch(videos):
+def test_reading_continues_where_it_stopped_even_inside_an_epoch(batches, videos):
     for batch, again in zip(batches(videos, 6)[3:], batches(videos, 3, start_step=3), strict=True):
         np.testing.assert_array_equal(batch, again)
 
 
-def test_epochs_differ_and_no_video_is_twice_in_a_batch(videos):
+def test_epochs_differ_and_no_video_is_twice_in_a_batch(batches, videos):
     records = [replace(record, path=videos[i].path) for i, record in enumerate(videos)]
     for batch in batches(records, 8):
         lengths = {tuple(numbers.ravel()) for numbers in frame_numbers(batch)}
@@ -62,7 +68,7 @@ def test_epochs_differ_and_no_video_is_twice_in_a_batch(videos):
     assert not np.array_equal(*batches(videos, 3)[::2])
 
 
-def test_a_bad_video_is_listed_and_another_takes_its_place(videos, tmp_path):
+def test_a_bad_video_is_listed_and_another_takes_its_place(batches, videos, tmp_path):
     (tmp_path / "bad.mp4").write_text("no video")
     records = [*videos, VideoRecord(str(tmp_path / "bad.mp4"), "bad.mp4")]
     failures = DecodeFailures(len(records), 0.5)
@@ -73,7 +79,7 @@ def test_a_bad_video_is_listed_and_another_takes_its_place(videos, tmp_path):
     assert list(failures.reasons) == [str(tmp_path / "bad.mp4")]
 
 
-def test_too_many_bad_videos_end_the_run_with_their_names(videos):
+def test_too_many_bad_videos_end_the_run_with_their_names(batches, videos):
     bad = [replace(v, path=v.path + ".gone") for v in videos[:6]]
     failures = DecodeFailures(10, 0.3)
 
@@ -82,7 +88,7 @@ def test_too_many_bad_videos_end_the_run_with_their_names(videos):
     assert ".gone" in str(error.value) and "data.max_failed_share" in str(error.value)
 
 
-def test_fewer_videos_than_a_batch_are_refused(videos):
+def test_fewer_videos_than_a_batch_are_refused(batches, videos):
     with pytest.raises(DataError, match=r"10 videos to train on, but `train.batch_size` is 16"):
         batches(videos, 1, batch_size=16)
 
@@ -102,21 +108,27 @@ def test_evaluation_visits_every_video_once_and_marks_the_bad(videos, tmp_path):
     records = [*videos[:3], VideoRecord(str(tmp_path / "bad.mp4"), "bad.mp4"), *videos[3:]]
     failures = DecodeFailures(len(records), 0.5)
 
-    dataset = clips_dataset(records, FrameStore((16, 32), 0.0), failures, clips=2, frames=4, stride=1, batch_size=4)
-    positions, decoded, clips = (np.concatenate(part) for part in zip(*dataset.as_numpy_iterator(), strict=True))
+    store = FrameStore((16, 32), 0.0)
+    read = list(clip_batches(records, store, failures, clips=2, frames=4, stride=1, batch_size=4))
 
-    assert positions.tolist() == list(range(11)) and clips.shape == (11, 2, 4, 16, 32, 3)
-    assert np.flatnonzero(~decoded).tolist() == [3]
+    assert [batch.asked for batch in read] == [4, 4, 3] and read[0].clips.shape == (3, 2, 4, 16, 32, 3)
+    assert [record for batch in read for record in batch.records] == [*videos[:3], *videos[3:]]
+    assert list(failures.reasons) == [str(tmp_path / "bad.mp4")]
+    for batch in read:
+        for record, clips in zip(batch.records, batch.clips, strict=True):
+            count = 12 + 2 * int(Path(record.path).stem)
+            np.testing.assert_array_equal(frame_numbers(clips), evenly_spaced_clips(count, 2, 4, 1))
 
 
 def test_python_exits_while_an_iterator_is_alive(shapes_folder):
     code = f"""
-from hdc_keras.data.pipeline import *
+from hdc_keras.data.loading import *
+from hdc_keras.data.pipeline import windows_dataset
 from hdc_keras.data.records import read_records
 from hdc_keras.data.sampling import WindowSpec
 records = read_records({str(shapes_folder)!r})
-iterator = iter(windows_dataset(records, WindowSpec(8), FrameStore((32, 32), 0), DecodeFailures(72, 0.1),
-                                batch_size=8, seed=0))
+loader = WindowLoader(records, WindowSpec(8), FrameStore((32, 32), 0), DecodeFailures(72, 0.1), 8, 0)
+iterator = iter(windows_dataset(loader))
 next(iterator)
 """
     assert subprocess.run([sys.executable, "-c", code], timeout=60, capture_output=True).returncode == 0

@@ -1,0 +1,70 @@
+"""Layers that the backbones share."""
+
+from typing import Any
+
+import keras
+from keras import layers
+
+from hdc_keras.backbones.video_backbone import Tensor
+
+# As in torchvision, whose weights these layouts can take; Keras' own default epsilon is 1e-3.
+_BATCH_NORM = {"momentum": 0.9, "epsilon": 1e-5}
+
+
+def convolution(
+    x: Tensor,
+    filters: int,
+    kernel: tuple[int, int, int],
+    strides: tuple[int, int, int],
+    name: str,
+    dtype: Any,
+    use_bias: bool = False,
+) -> Tensor:
+    """3D convolution `{name}_conv`, padded on both sides alike as PyTorch does.
+
+    Keras' "same" padding is uneven under a stride, so there it is given explicitly.
+    """
+    padding = "same"
+    if max(strides) > 1 and max(kernel) > 1:
+        x = padded_by(x, kernel, f"{name}_pad", dtype)
+        padding = "valid"
+    # He initialisation over the fan-out, as in torchvision's video models.
+    return layers.Conv3D(
+        filters,
+        kernel,
+        strides,
+        padding=padding,
+        data_format="channels_last",
+        use_bias=use_bias,
+        kernel_initializer=keras.initializers.VarianceScaling(2.0, "fan_out", "untruncated_normal"),
+        dtype=dtype,
+        name=f"{name}_conv",
+    )(x)
+
+
+def batch_norm(x: Tensor, name: str, dtype: Any, **options: Any) -> Tensor:
+    """Batch norm `{name}_norm`."""
+    return layers.BatchNormalization(**{**_BATCH_NORM, **options}, dtype=dtype, name=f"{name}_norm")(x)
+
+
+def relu(x: Tensor, name: str, dtype: Any) -> Tensor:
+    """ReLU `{name}_relu`."""
+    return layers.ReLU(dtype=dtype, name=f"{name}_relu")(x)
+
+
+def max_pool(
+    x: Tensor, size: tuple[int, int, int], strides: tuple[int, int, int], name: str, dtype: Any, padded: bool = False
+) -> Tensor:
+    """Max pooling `{name}_pool`; `padded` on both sides alike by half the size.
+
+    What it pools is never negative, so that padding with zeros equals padding with -infinity.
+    """
+    if padded:
+        x = padded_by(x, size, f"{name}_pool_pad", dtype)
+    return layers.MaxPooling3D(size, strides, data_format="channels_last", dtype=dtype, name=f"{name}_pool")(x)
+
+
+def padded_by(x: Tensor, kernel: tuple[int, int, int], name: str, dtype: Any) -> Tensor:
+    """Zeros on both sides of time, height and width, half the kernel wide."""
+    amount = tuple(k // 2 for k in kernel)
+    return layers.ZeroPadding3D(amount, data_format="channels_last", dtype=dtype, name=name)(x)

@@ -1,0 +1,250 @@
+"""From video records to uint8 clips on any backend; `pipeline` feeds the same to TensorFlow through tf.data."""
+
+import os
+import threading
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import keras
+import numpy as np
+
+from hdc_keras.data.decoding import count_frames, decode
+from hdc_keras.data.records import VideoRecord
+from hdc_keras.data.sampling import WindowSpec, epoch_order, evenly_spaced_clips, sample_windows
+from hdc_keras.errors import DataError, VideoDecodeError
+
+# Enough that a slow video does not stall the step; more only takes memory.
+PREFETCH_BATCHES = 2
+
+
+class DecodeFailures:
+    """Videos that could not be decoded, and the limit past which a run ends.
+
+    Args:
+        total: number of videos in the set.
+        max_share: share of bad videos at which reading ends with an error, in [0, 1].
+    """
+
+    def __init__(self, total: int, max_share: float):
+        self.total = total
+        self.max_share = max_share
+        self.reasons: dict[str, str] = {}
+        self.fatal: DataError | None = None
+        self._lock = threading.Lock()
+
+    def add(self, error: VideoDecodeError) -> None:
+        """Note one bad video.
+
+        Raises:
+            DataError: too many are bad.
+        """
+        with self._lock:
+            if self.fatal:  # videos are decoded in parallel; the first error past the limit is the one to tell
+                raise self.fatal
+            self.reasons[error.path] = error.cause
+            if len(self.reasons) > self.max_share * self.total:
+                listed = "\n  ".join(f"{path}: {cause}" for path, cause in list(self.reasons.items())[:5])
+                self.fatal = DataError(
+                    f"{len(self.reasons)} of {self.total} videos cannot be decoded, more than `data.max_failed_share` "
+                    f"({self.max_share:g}) allows. The first:\n  {listed}\nRepair or remove them, or raise the limit "
+                    "with --set data.max_failed_share=..."
+                )
+                raise self.fatal
+
+    @contextmanager
+    def named(self) -> Iterator[None]:
+        """Around reading: raises `fatal` in place of the error that tf.data made of it."""
+        try:
+            yield
+        except Exception:
+            if self.fatal:
+                raise self.fatal from None
+            raise
+
+
+class FrameStore:
+    """Decodes clips and keeps whole small videos in memory, up to a budget.
+
+    Small sets are visited for many epochs; keeping their frames saves decoding them again. Once the budget is spent,
+    further videos are decoded at each visit.
+
+    Args:
+        size: (height, width) frames are decoded to.
+        budget_gb: memory for kept frames, in 10^9 bytes.
+    """
+
+    def __init__(self, size: tuple[int, int], budget_gb: float):
+        self.size = size
+        self._budget = budget_gb * 1e9
+        self._kept: dict[str, np.ndarray] = {}
+        self._lock = threading.Lock()
+
+    def clips(self, path: str, indices: np.ndarray) -> np.ndarray:
+        """Frames at `indices`: `indices.shape + (height, width, 3)` uint8. Raises `VideoDecodeError`."""
+        kept = self._kept.get(path)
+        if kept is None and self._reserve(count_frames(path)):
+            kept = self._kept[path] = decode(path, np.arange(count_frames(path)), self.size)
+        return decode(path, indices, self.size) if kept is None else kept[indices]
+
+    def _reserve(self, frames: int) -> bool:
+        needed = frames * self.size[0] * self.size[1] * 3
+        with self._lock:
+            if needed > self._budget:
+                return False
+            self._budget -= needed
+            return True
+
+
+class WindowLoader:
+    """Window pairs in an endless order that depends on the seed alone.
+
+    An epoch is `len(records) // batch_size` batches of a new permutation, so that no video is twice in a batch. A video
+    that cannot be decoded is noted in `failures`, and another of the same epoch takes its place.
+
+    Args:
+        records: videos to draw from, at least `batch_size` of them.
+        spec: how windows are drawn.
+        store: decodes them.
+        failures: notes bad videos.
+        batch_size: videos per batch.
+        seed: seed of order and windows.
+
+    Raises:
+        DataError: there are fewer videos than a batch holds.
+    """
+
+    def __init__(
+        self,
+        records: Sequence[VideoRecord],
+        spec: WindowSpec,
+        store: FrameStore,
+        failures: DecodeFailures,
+        batch_size: int,
+        seed: int,
+    ):
+        self.records = records
+        self.spec = spec
+        self.store = store
+        self.failures = failures
+        self.batch_size = batch_size
+        self.seed = seed
+        self.steps_per_epoch = count_steps(len(records), batch_size)
+        self.shape = (2, spec.frames, *store.size, 3)
+
+    def load(self, position: int | np.int64) -> np.ndarray:
+        """The window pair at `position`, counted from the first of epoch 0: (2, time, height, width, 3) uint8.
+
+        Raises:
+            DataError: too many videos are bad.
+        """
+        step, place = divmod(int(position), self.batch_size)
+        epoch, step_in_epoch = divmod(step, self.steps_per_epoch)
+        records = self.records
+        order = epoch_order(self.seed, epoch, len(records))
+        place += step_in_epoch * self.batch_size
+        # A bad video's place is taken from half an epoch away, which is another batch.
+        for attempt in range(len(records)):
+            record = records[order[(place + attempt * (len(records) // 2) + (attempt + 1) // 2) % len(records)]]
+            try:
+                if record.path not in self.failures.reasons:
+                    windows = sample_windows(self.seed, epoch, record.video_id, count_frames(record.path), self.spec)
+                    return self.store.clips(record.path, windows)
+            except VideoDecodeError as error:
+                self.failures.add(error)
+        raise DataError("no video of the set can be decoded")
+
+
+class WindowBatches(keras.utils.PyDataset):
+    """The batches of `pipeline.windows_dataset` without TensorFlow: for `fit` on JAX and PyTorch.
+
+    Endless: give `fit` its `steps_per_epoch`. Videos are decoded by threads, which suffices: the decoder lets go of the
+    interpreter's lock.
+
+    Args:
+        loader: loads the windows.
+        start_step: first batch to give, to continue an interrupted run.
+        workers: videos decoded at once; one a core when `None`.
+    """
+
+    def __init__(self, loader: WindowLoader, start_step: int = 0, workers: int | None = None):
+        super().__init__(workers=1, use_multiprocessing=False, max_queue_size=PREFETCH_BATCHES)
+        self.loader = loader
+        self.start_step = start_step
+        self._threads = ThreadPoolExecutor(workers or os.cpu_count())
+
+    @property
+    def num_batches(self) -> None:
+        """There is no end."""
+        return None
+
+    def __getitem__(self, step: int) -> np.ndarray:
+        """Batch `step`: (batch_size, 2, time, height, width, 3) uint8; `[:, 0]` is the anchor window."""
+        first = (self.start_step + step) * self.loader.batch_size
+        return np.stack(list(self._threads.map(self.loader.load, range(first, first + self.loader.batch_size))))
+
+
+def count_steps(videos: int, batch_size: int) -> int:
+    """Batches per epoch. Raises `DataError` when there is not even one."""
+    if videos < batch_size:
+        raise DataError(
+            f"{videos} videos to train on, but `train.batch_size` is {batch_size}. Contrast needs that many different "
+            f"videos: lower it with --set train.batch_size={max(2, videos // 2)}, or add videos."
+        )
+    return videos // batch_size
+
+
+class ClipBatch(NamedTuple):
+    """Some videos as evenly spaced clips.
+
+    Attributes:
+        asked: how many videos were tried for it.
+        records: those that decoded.
+        clips: (videos, clips, time, height, width, 3) uint8.
+    """
+
+    asked: int
+    records: list[VideoRecord]
+    clips: np.ndarray
+
+
+def clip_batches(
+    records: Sequence[VideoRecord],
+    store: FrameStore,
+    failures: DecodeFailures,
+    *,
+    clips: int,
+    frames: int,
+    stride: int,
+    batch_size: int,
+    workers: int | None = None,
+) -> Iterator[ClipBatch]:
+    """Every video once, in order; bad ones are noted in `failures` and left out, and the last batch is smaller.
+
+    Threads decode ahead of the reader.
+
+    Raises:
+        DataError: too many videos are bad.
+    """
+
+    def load(record: VideoRecord) -> np.ndarray | None:
+        try:
+            indices = evenly_spaced_clips(count_frames(record.path), clips, frames, stride)
+            return store.clips(record.path, indices)
+        except VideoDecodeError as error:
+            failures.add(error)
+            return None
+
+    with ThreadPoolExecutor(workers or os.cpu_count()) as threads:
+        ahead = deque(threads.submit(load, record) for record in records[: PREFETCH_BATCHES * batch_size])
+        for first in range(0, len(records), batch_size):
+            batch = records[first : first + batch_size]
+            following = records[first + PREFETCH_BATCHES * batch_size :][:batch_size]
+            loaded = [ahead.popleft().result() for _ in batch]
+            ahead.extend(threads.submit(load, record) for record in following)
+            good = [(record, pixels) for record, pixels in zip(batch, loaded, strict=True) if pixels is not None]
+            shape = (0, clips, frames, *store.size, 3)
+            stacked = np.stack([pixels for _, pixels in good]) if good else np.zeros(shape, np.uint8)
+            yield ClipBatch(len(batch), [record for record, _ in good], stacked)
