@@ -46,6 +46,13 @@ VARIANTS: dict[str, tuple[str, list[str], str]] = {
         ["contrast.spatial_levels=[P2,P3]", "contrast.temporal_levels=[P4,P5]"],
         "spatial task at P2, P3; temporal at P4, P5",
     ),
+    "late-temporal": ("hdc", ["contrast.temporal_levels=[P4,P5]"], "temporal task at P4, P5 only"),
+    "own-colours": ("hdc", ["views.own_colour=1"], "spatial pair differs in colour too"),
+    "own-colours-late": (
+        "hdc",
+        ["views.own_colour=1", "contrast.temporal_levels=[P4,P5]"],
+        "both of the two above",
+    ),
     "reversed": ("hdc", ["views.temporal_negatives=[reversed]"], "HDC with reversed temporal negatives"),
     "shifted": ("hdc", ["views.temporal_negatives=[shifted]"], "HDC with shifted temporal negatives"),
 }

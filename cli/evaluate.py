@@ -15,6 +15,10 @@ def evaluate(
     data: Annotated[
         Path | None, typer.Option(help="Other labelled videos than the run's: folder or CSV manifest.")
     ] = None,
+    supervised: Annotated[
+        Path | None,
+        typer.Option(help="Judge torchvision's Kinetics weights beside it: a local .pth of r3d_18 or r2plus1d_18."),
+    ] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="Override a key, as in evaluate.clips=5. Repeatable.")
     ] = None,
@@ -47,7 +51,7 @@ def evaluate(
     with progress_bar() as bar:
         bars = NamedBars(bar)
         records = load_videos(experiment, lambda done, total: bars("rendering moving shapes", done, total))
-        results = evaluate_run(directory, experiment, records, protocol, bars)
+        results = evaluate_run(directory, experiment, records, protocol, bars, str(supervised) if supervised else None)
     for result in results.values():
         _print_result(result)
         counts = result["counts"]
@@ -65,7 +69,9 @@ def _print_result(result: dict[str, Any]) -> None:
 
     table = Table(
         title=f"{result['protocol']} on {result['dataset']}, {result['split']['test']} test videos",
-        caption="in brackets: the same network with random weights; chance: "
+        caption="in brackets: the same network with random weights"
+        + (", and with supervised ones" if "supervised" in result else "")
+        + "; chance: "
         + ", ".join(f"{column} {value:.3f}" for column, value in result["chance"].items()),
     )
     table.add_column("label")
@@ -75,8 +81,10 @@ def _print_result(result: dict[str, Any]) -> None:
         table.add_column(name, justify="right")
     for column, sources in result["metrics"].items():
         for source, metrics in sources.items():
-            random = result["random_weights"][column][source]
-            cells = [f"{metrics[name]:.3f} [dim]({random[name]:.3f})[/]" for name in names]
+            others = [result[key][column].get(source) for key in ("random_weights", "supervised") if key in result]
+            cells = [
+                f"{metrics[name]:.3f} [dim]({', '.join(f'{o[name]:.3f}' for o in others if o)})[/]" for name in names
+            ]
             table.add_row(column, source, *cells)
         table.add_section()
     console.print(table)

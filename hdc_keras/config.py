@@ -95,6 +95,9 @@ class ViewsConfig(_Section):
     fade_static: Probability = Field(
         0.0, description="probability that what does not move fades towards grey, by a share drawn from 0 to 1"
     )
+    own_colour: Probability = Field(
+        0.0, description="probability that the spatial positive has colours of its own; otherwise the anchor's"
+    )
     temporal_negatives: tuple[TemporalNegative, ...] = Field(
         (), description="time-changed versions of the anchor that the temporal task must tell from it"
     )
@@ -118,6 +121,9 @@ class ModelConfig(_Section):
     """The network that is pretrained."""
 
     backbone: BackboneName = Field("r3d18", description="a name in `hdc_keras.backbones.BACKBONES`")
+    weights: str | None = Field(
+        None, description="start from torchvision's Kinetics weights in this local .pth file (r3d18, r2plus1d18)"
+    )
 
 
 class ContrastConfig(_Section):

@@ -17,6 +17,10 @@ class DataError(HDCError):
     """The videos, or the manifest that lists them, cannot be used."""
 
 
+class WeightsError(HDCError):
+    """Weights that cannot be loaded into a network."""
+
+
 class VideoDecodeError(DataError):
     """One video could not be decoded.
 

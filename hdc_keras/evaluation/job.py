@@ -12,6 +12,7 @@ from hdc_keras.errors import ConfigError
 from hdc_keras.evaluation.factors import draw_factors
 from hdc_keras.evaluation.features import VideoFeatures, extract_features
 from hdc_keras.evaluation.protocols import PROTOCOLS, chance, feature_sources, judge
+from hdc_keras.model import HDC
 from hdc_keras.training.run import build_model, frame_store
 from hdc_keras.training.run_directory import RunDirectory, digest
 
@@ -24,6 +25,7 @@ def evaluate(
     records: Sequence[VideoRecord],
     protocols: Sequence[str],
     progress: Progress | None = None,
+    supervised: str | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Judge the run's newest checkpoint beside the same network with random weights, and write the results.
 
@@ -35,6 +37,8 @@ def evaluate(
         records: videos with splits and labels; training videos fit the judge, test videos are judged.
         protocols: names in `PROTOCOLS`.
         progress: called with (what is being done, done, in all).
+        supervised: torchvision's Kinetics weights of the same network, a `.pth` file, to be judged beside it: what
+            training with labels gives. Its features are judged; it has no heads.
 
     Returns:
         Result by protocol, as written to `results/{protocol}-{data}.json`; `factors` also leaves a bar chart as `.png`.
@@ -43,6 +47,7 @@ def evaluate(
         ConfigError: an unknown protocol.
         DataError: no labels, an empty split, or too many bad videos.
         RunError: no checkpoint, or one that does not fit.
+        WeightsError: `supervised` does not fit.
     """
     unknown = [name for name in protocols if name not in PROTOCOLS]
     if unknown:
@@ -54,17 +59,31 @@ def evaluate(
     def reporter(what: str) -> Callable[[int, int], None]:
         return lambda done, total: progress(what, done, total) if progress else None
 
+    def untrained(weights: str | None) -> HDC:
+        section = experiment.model.model_copy(update={"weights": weights})
+        return build_model(experiment.model_copy(update={"model": section}))
+
+    networks = {"metrics": ("pretrained", model), "random_weights": ("random weights", untrained(None))}
+    if supervised:
+        networks["supervised"] = ("supervised", untrained(supervised))
     features: dict[str, VideoFeatures] = {}
-    for title, network in (("pretrained", model), ("random weights", build_model(experiment))):
+    for title, network in networks.values():
         encoder = ClipEncoder(network, experiment.data.decode_size)
         features[title] = extract_features(encoder, used, experiment, store, reporter(f"features, {title}"))
     results = {}
     for protocol in protocols:
         sources = feature_sources(protocol, model.contrast.levels, model.pairs)
-        pretrained, random = (
-            judge(protocol, features[title], sources, experiment, reporter(f"{protocol}, {title}"))
-            for title in features
-        )
+        levels_only = {name: parts for name, parts in sources.items() if set(parts) <= set(model.contrast.levels)}
+        judged = {
+            key: judge(
+                protocol,
+                features[title],
+                levels_only if key == "supervised" else sources,
+                experiment,
+                reporter(f"{protocol}, {title}"),
+            )
+            for key, (title, _) in networks.items()
+        }
         results[protocol] = {
             "protocol": protocol,
             "version": PROTOCOLS[protocol],
@@ -80,9 +99,8 @@ def evaluate(
                 "decoded": len(features["pretrained"].records),
                 "failed": features["pretrained"].failed,
             },
-            "chance": {column: chance(features["pretrained"], column) for column in pretrained},
-            "metrics": pretrained,
-            "random_weights": random,
+            "chance": {column: chance(features["pretrained"], column) for column in judged["metrics"]},
+            **judged,
         }
         name = f"results/{protocol}-{Path(results[protocol]['dataset']).stem}"
         run.write_text(f"{name}.json", json.dumps(results[protocol], indent=2))

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 
 from hdc_keras.backbones import build_backbone
+from hdc_keras.backbones.torchvision_weights import load_torchvision_weights
 from hdc_keras.config import Experiment
 from hdc_keras.data.decoding import count_frames
 from hdc_keras.data.loading import DecodeFailures, FrameStore, WindowBatches, WindowLoader, count_steps
@@ -72,10 +73,12 @@ def load_videos(experiment: Experiment, progress: Progress | None = None) -> lis
 
 
 def build_model(experiment: Experiment) -> HDC:
-    """The experiment's model with random weights that follow from its seed."""
+    """The experiment's model, with weights that follow from its seed or start from `model.weights`."""
     keras.utils.set_random_seed(experiment.seed)
     keras.config.set_dtype_policy(experiment.train.precision)
     backbone = build_backbone(experiment.model.backbone)
+    if experiment.model.weights:
+        load_torchvision_weights(backbone, experiment.model.weights)
     return HDC(backbone, experiment.views, experiment.contrast, seed=experiment.seed, name="hdc")
 
 

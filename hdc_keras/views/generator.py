@@ -11,11 +11,12 @@ from hdc_keras.views import transforms
 
 Tensor = Any
 
-# How each view is made: which window it shows, and whether under the anchor's draw of spatial augmentation or another.
+# How each view is made: which window it shows, and under which draw of spatial augmentation: the anchor's, another, or
+# the spatial positive's, which is the anchor's but for colours of its own where `own_colour` says so.
 _ANCHOR_WINDOW, _SECOND_WINDOW = 0, 1
 _VIEWS = {
     "anchor": (_ANCHOR_WINDOW, "anchor"),
-    "spatial_positive": (_SECOND_WINDOW, "anchor"),
+    "spatial_positive": (_SECOND_WINDOW, "spatial"),
     "temporal_positive": (_ANCHOR_WINDOW, "other"),
     "coupled_positive": (_SECOND_WINDOW, "other"),
     "shifted": (_SECOND_WINDOW, "anchor"),
@@ -39,7 +40,8 @@ def positives_of(task: Task) -> dict[str, str]:
 class ViewGenerator(keras.layers.Layer):
     """Turns windows into views.
 
-    With windows `v[t_a]`, `v[t_s]` and two draws of spatial augmentation `s`, `s'`:
+    With windows `v[t_a]`, `v[t_s]` and two draws of spatial augmentation `s`, `s'` (with `own_colour`, the colours of
+    the spatial positive's `s` are drawn anew):
 
     | view | definition |
     |---|---|
@@ -63,7 +65,8 @@ class ViewGenerator(keras.layers.Layer):
         negatives = config.temporal_negatives if "temporal" in positives_of(task) else ()
         positives = positives_of(task).values()
         # The spatial positive is the shifted negative: made once, used twice.
-        shared = {"shifted": "spatial_positive"} if "spatial_positive" in positives else {}
+        alike = "spatial_positive" in positives and not config.own_colour
+        shared = {"shifted": "spatial_positive"} if alike else {}
         self.view_names: tuple[str, ...] = tuple(
             dict.fromkeys(["anchor", *positives, *(shared.get(name, name) for name in negatives)])
         )
@@ -81,6 +84,7 @@ class ViewGenerator(keras.layers.Layer):
         """
         batch = ops.shape(windows)[0]
         draws = {name: self._draw(batch, windows.shape[3:5]) for name in ("anchor", "other")}
+        draws["spatial"] = {**draws["anchor"], "colour": self._spatial_colour(batch, draws["anchor"]["colour"])}
         fading, geometry, colour = (
             _joined([draws[_VIEWS[name][1]][part] for name in self.view_names])
             for part in ("fading", "geometry", "colour")
@@ -97,6 +101,13 @@ class ViewGenerator(keras.layers.Layer):
             "geometry": transforms.draw_geometry(batch, frame_size, self.config, self.seed_generator),
             "colour": transforms.draw_colour(batch, self.config, self.seed_generator),
         }
+
+    def _spatial_colour(self, batch: Any, of_anchor: transforms.Parameters) -> transforms.Parameters:
+        if not self.config.own_colour:
+            return of_anchor
+        own = keras.random.uniform((batch,), seed=self.seed_generator) < self.config.own_colour
+        drawn = transforms.draw_colour(batch, self.config, self.seed_generator)
+        return {name: ops.where(own, drawn[name], of_anchor[name]) for name in drawn}
 
     def _in_time(self, name: str, windows: Tensor) -> Tensor:
         clips = windows[:, _VIEWS[name][0]]

@@ -40,6 +40,19 @@ def test_the_spatial_positive_shows_another_time():
     assert np.abs(views["spatial_positive"] - views["anchor"]).mean() > 0.05
 
 
+def test_the_spatial_positive_may_have_colours_of_its_own_and_keeps_the_anchors_crop():
+    same_time = windows()
+    same_time[:, 1] = same_time[:, 0]
+
+    views = views_of(same_time, own_colour=1.0)
+    assert np.abs(views["spatial_positive"] - views["anchor"]).mean(axis=(1, 2, 3, 4)).min() > 0.002
+    views = views_of(same_time, own_colour=1.0, jitter=0.0, grey=0.0)
+    np.testing.assert_allclose(views["spatial_positive"], views["anchor"], atol=1e-6)
+    # The shifted negative keeps the anchor's colours, and is then a view of its own.
+    views = views_of(same_time, own_colour=1.0, temporal_negatives=["shifted"])
+    np.testing.assert_allclose(views["shifted"], views["anchor"], atol=1e-6)
+
+
 def test_the_temporal_positive_shows_the_anchors_frames():
     changed = windows()
     before = views_of(changed)["temporal_positive"]
