@@ -18,7 +18,7 @@ import keras
 import numpy as np
 
 from hdc_keras.backbones import build_backbone
-from hdc_keras.devices import has_accelerator
+from hdc_keras.devices import has_accelerator, list_devices
 from hdc_keras.model import HDC
 
 # (frames, decode size, view size, videos a step) as the named configs have them; on a CPU few videos of full size fit.
@@ -73,7 +73,7 @@ def main():
     parser.add_argument("--backbone", action="append", choices=list(SETTINGS))
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
-    print(f"backend {keras.backend.backend()}, devices {keras.distribution.list_devices()}")
+    print(f"backend {keras.backend.backend()}, devices {list_devices()}")
     for name in arguments.backbone or SETTINGS:
         measure(name, arguments.rounds, {"fade_static": 0.8})
 

@@ -31,9 +31,9 @@ _START_NOTICE = re.compile(
 def start_backend() -> None:
     """Import Keras with its backend, and find the devices, without the notices that this prints."""
     with _start_notices_removed():
-        import keras
+        from hdc_keras.devices import list_devices
 
-        keras.distribution.list_devices()
+        list_devices()
 
 
 @contextmanager

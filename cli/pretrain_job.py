@@ -12,6 +12,7 @@ from rich.live import Live
 from rich.table import Table
 
 from hdc_keras.config import Experiment
+from hdc_keras.devices import list_devices
 from hdc_keras.training.run import Outcome, load_videos, pretrain, steps_per_epoch
 from hdc_keras.training.run_directory import RunDirectory
 
@@ -133,5 +134,5 @@ class Screen(keras.callbacks.Callback):
 
 
 def _device() -> str:
-    devices = keras.distribution.list_devices()
+    devices = list_devices()
     return devices[0] if len(devices) == 1 else f"{len(devices)} devices"

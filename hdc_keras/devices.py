@@ -3,13 +3,18 @@
 import keras
 
 
-def has_accelerator() -> bool:
-    """Whether the active Keras backend sees a GPU or TPU."""
+def list_devices() -> list[str]:
+    """Devices that the active Keras backend sees, as in `["cpu:0"]`. Keras' own list knows nothing of PyTorch's."""
     if keras.backend.backend() == "torch":
         import torch
 
-        return bool(torch.cuda.is_available())
-    return any(not device.startswith("cpu") for device in keras.distribution.list_devices())
+        return [f"cuda:{number}" for number in range(torch.cuda.device_count())] or ["cpu:0"]
+    return list(keras.distribution.list_devices())
+
+
+def has_accelerator() -> bool:
+    """Whether the active Keras backend sees a GPU or TPU."""
+    return any(not device.startswith("cpu") for device in list_devices())
 
 
 def uses_xla(jit: str) -> bool:

@@ -5,6 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from hdc_keras.contrast.heads import unit_length
 from hdc_keras.model import HDC
 from hdc_keras.views.transforms import centre_crop
 
@@ -51,7 +52,7 @@ class ClipEncoder(keras.Model):
         for level, task in self.pairs:
             deepest[task] = outputs[f"{level}_{task}"] = self.heads[f"{level}_{task}"](outputs[level], training=False)
         joined = ops.concatenate([deepest[task] for task in self.tasks], axis=-1)
-        outputs["embedding"] = ops.normalize(joined, axis=-1)
+        outputs["embedding"] = unit_length(joined)
         return outputs
 
 

@@ -9,6 +9,16 @@ from keras import layers, ops
 Tensor = Any
 
 
+def unit_length(vectors: Tensor) -> Tensor:
+    """L2-normalise (..., channels), in float32.
+
+    A vector of zeros, which a ReLU may leave, stays one and has a gradient of zero; that of `keras.ops.normalize` is
+    not a number there on JAX.
+    """
+    vectors = ops.cast(vectors, "float32")
+    return vectors * ops.rsqrt(ops.maximum(ops.sum(ops.square(vectors), axis=-1, keepdims=True), 1e-12))
+
+
 @keras.saving.register_keras_serializable(package="hdc_keras")
 class ProjectionHead(layers.Layer):
     """Two-layer perceptron with batch norm, then L2 normalisation (our choice, after SimCLR, arXiv 2002.05709).
@@ -37,7 +47,7 @@ class ProjectionHead(layers.Layer):
     def call(self, features: Tensor, training: bool | None = None) -> Tensor:
         """(batch, channels) -> (batch, embedding_dim) float32 of unit length, whatever the compute dtype."""
         x = ops.relu(self.norm(self.hidden(features), training=training))
-        return ops.normalize(ops.cast(self.projection(x), "float32"), axis=-1)
+        return unit_length(self.projection(x))
 
     def compute_output_shape(self, input_shape: Sequence[int | None]) -> tuple[int | None, int]:
         """(batch, embedding_dim)."""

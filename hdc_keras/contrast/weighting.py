@@ -11,6 +11,7 @@ import numpy as np
 from keras import ops
 
 from hdc_keras.config import ContrastConfig
+from hdc_keras.contrast.heads import unit_length
 
 Tensor = Any
 
@@ -28,7 +29,7 @@ def invariance(anchor: Tensor, positive: Tensor) -> Tensor:
     Returns:
         Scalar float32 in [-2, 2]; 0 where partners are no more alike than strangers.
     """
-    anchor, positive = (ops.normalize(ops.cast(ops.stop_gradient(x), "float32"), axis=-1) for x in (anchor, positive))
+    anchor, positive = (unit_length(ops.stop_gradient(x)) for x in (anchor, positive))
     batch = ops.cast(ops.shape(anchor)[0], "float32")
     partners = ops.sum(anchor * positive)
     everyone = ops.sum(ops.sum(anchor, axis=0) * ops.sum(positive, axis=0))

@@ -172,6 +172,8 @@ def describe_environment(seed: int) -> dict[str, Any]:
     """Versions, device, commit and seed: what a result may depend on."""
     import keras
 
+    from hdc_keras.devices import list_devices
+
     versions = {}
     for package in _PACKAGES:
         try:
@@ -183,7 +185,7 @@ def describe_environment(seed: int) -> dict[str, Any]:
         "platform": platform.platform(),
         "cores": os.cpu_count(),
         "backend": keras.backend.backend(),
-        "devices": keras.distribution.list_devices(),
+        "devices": list_devices(),
         "onednn": os.environ.get("TF_ENABLE_ONEDNN_OPTS"),
         "packages": versions,
         "commit": _commit(),

@@ -2,7 +2,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from hdc_keras.contrast.heads import ProjectionHead
+from hdc_keras.contrast.heads import ProjectionHead, unit_length
 
 FEATURES = np.random.default_rng(0).normal(size=(6, 20)).astype("float32")
 
@@ -20,6 +20,18 @@ def test_it_is_a_two_layer_perceptron_with_batch_norm():
     head.build((None, 20))
 
     assert sum(int(np.prod(v.shape)) for v in head.trainable_variables) == 20 * 32 + 2 * 32 + 32 * 16 + 16
+
+
+def test_a_vector_of_zeros_stays_one_and_has_a_finite_gradient():
+    vectors = np.float32([[0, 0, 0], [3, 4, 0]])
+    np.testing.assert_allclose(ops.convert_to_numpy(unit_length(vectors)), [[0, 0, 0], [0.6, 0.8, 0]], atol=1e-6)
+
+    # One step of training moves the input of unit_length along its gradient, on any backend.
+    model = keras.Sequential([keras.layers.Dense(3, kernel_initializer="zeros"), keras.layers.Lambda(unit_length)])
+    model.compile(keras.optimizers.SGD(0.1), loss="mse")
+    model.train_on_batch(vectors, np.ones((2, 3), "float32"))
+
+    assert all(np.isfinite(value).all() for value in model.get_weights())
 
 
 def test_its_config_rebuilds_it():

@@ -1,0 +1,124 @@
+"""TensorFlow, JAX and PyTorch: the same numbers, the same files, and the whole path without TensorFlow."""
+
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from hdc_keras import HDC, R3D
+
+WORKER = Path(__file__).with_name("backend_worker.py")
+NEEDS = {"tensorflow": "tensorflow", "jax": "jax", "torch": "torch"}
+
+
+def needs(*backends):
+    """Marks for a test of backends that may not be installed; CI has them all."""
+    missing = [name for name in backends if not find_spec(NEEDS[name])]
+    return pytest.mark.skipif(bool(missing), reason=f"pip install -e '.[{','.join(missing)}]'")
+
+
+def run(backend, code, *arguments, cwd=None):
+    done = subprocess.run(
+        [sys.executable, *code, *map(str, arguments)],
+        env={**os.environ, "KERAS_BACKEND": backend, "COLUMNS": "200"},
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=400,
+    )
+    assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory):
+    """A model's file and windows for five steps."""
+    folder = tmp_path_factory.mktemp("backends")
+    keras.utils.set_random_seed(0)
+    model = HDC(
+        R3D([8, 8, 12, 16], [1, 1, 1, 1], name="small"),
+        {"size": 16, "fade_static": 0.8, "temporal_negatives": ["shifted", "reversed"]},
+        {"embedding_dim": 16, "hidden_dim": 32, "temporal_weight": 1.5, "temporal_negative_weight": 2.0},
+    )
+    model.save(folder / "start.keras")
+    rng = np.random.default_rng(0)
+    # Videos that differ much in colour, so that no batch norm divides by next to nothing and enlarges rounding.
+    windows = 0.5 * rng.integers(0, 255, (40, 1, 1, 1, 1, 3)) + 0.5 * rng.integers(0, 255, (40, 2, 4, 2, 2, 3))
+    np.save(folder / "windows.npy", windows.astype(np.uint8).repeat(10, axis=3).repeat(12, axis=4))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def results(start):
+    """What each backend computed from the same file, by name; run once."""
+    found = {}
+
+    def of(backend):
+        if backend not in found:
+            out = start / f"{backend}.npz"
+            run(backend, [WORKER], start / "start.keras", start / "windows.npy", out)
+            found[backend] = dict(np.load(out))
+        return found[backend]
+
+    return of
+
+
+@pytest.mark.parametrize("backend", [pytest.param(name, marks=needs(name)) for name in ("jax", "torch")])
+def test_backends_agree_on_losses_and_on_weights_after_five_steps(results, start, backend):
+    ours, theirs = results("tensorflow"), results(backend)
+
+    assert set(ours) == set(theirs)
+    losses = [name for name in ours if name.startswith("metric/") and name.endswith("loss")]
+    assert len(losses) == 9  # the whole, and four levels of two tasks
+    for name in losses:
+        assert theirs[name] == pytest.approx(ours[name], rel=1e-5), name
+    weights = [name for name in ours if name.startswith("weight/")]
+    for name in weights:
+        np.testing.assert_allclose(theirs[name], ours[name], atol=1e-4, rtol=1e-4, err_msg=name)
+    before = {variable.path: np.array(variable) for variable in keras.models.load_model(start / "start.keras").weights}
+    moved = [np.abs(ours[name] - before[name.removeprefix("weight/")]).max() for name in weights if "kernel" in name]
+    assert max(moved) > 1e-2  # a hundred times what is tolerated
+
+
+@pytest.mark.parametrize("backend", [pytest.param(name, marks=needs(name)) for name in ("jax", "torch")])
+def test_a_file_saved_under_another_backend_loads_here(results, start, backend):
+    saved = results(backend)
+
+    loaded = keras.models.load_model(start / f"{backend}.keras")
+
+    for variable in loaded.weights:
+        if "seed" not in variable.path:
+            np.testing.assert_array_equal(np.array(variable), saved[f"weight/{variable.path}"])
+
+
+WITHOUT_TENSORFLOW = """
+import sys
+from importlib.machinery import PathFinder
+
+class AllButTensorFlow:  # as if it were not installed
+    def find_spec(name, path=None, target=None):
+        return None if name.split(".")[0] == "tensorflow" else PathFinder.find_spec(name, path, target)
+
+sys.meta_path[sys.meta_path.index(PathFinder)] = AllButTensorFlow
+from hdc_keras_cli.main import main
+main()
+"""
+
+
+@pytest.mark.parametrize("backend", [pytest.param(name, marks=needs(name)) for name in ("jax", "torch")])
+def test_the_command_goes_the_whole_path_without_tensorflow(tmp_path, backend):
+    code = ["-c", WITHOUT_TENSORFLOW]
+    printed = run(backend, code, "pretrain", "--smoke", "--set", "contrast.levels=[P5]", cwd=tmp_path)
+    assert "The run is in runs/moving-shapes-smoke" in printed and backend in printed
+
+    folder = tmp_path / "runs" / "moving-shapes-smoke"
+    assert (folder / "views.png").exists() and list((folder / "events").glob("events.*"))
+    printed = run(backend, code, "evaluate", "--run", folder, "--protocol", "knn", cwd=tmp_path)
+    assert "32 of 32 videos evaluated, 0 failed" in printed
+    run(backend, code, "export", "--run", folder, "--format", "keras", cwd=tmp_path)
+    assert (folder / "export").exists()
