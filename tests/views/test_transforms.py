@@ -116,12 +116,13 @@ def test_fading_takes_the_background_and_leaves_what_moves():
     pixels[0, 1, 2, 2] = 0.4
     mean = pixels.mean(axis=1, keepdims=True)
 
-    faded = ops.convert_to_numpy(transforms.apply_fading(pixels, {"share": ops.full((1,), 1.0)}))
+    def faded(share):
+        return ops.convert_to_numpy(
+            transforms.apply_fading(ops.convert_to_tensor(pixels), {"share": ops.full((1,), share)})
+        )
 
-    np.testing.assert_allclose(faded, pixels - mean + 0.5, atol=1e-6)
-    np.testing.assert_array_equal(
-        ops.convert_to_numpy(transforms.apply_fading(pixels, {"share": ops.full((1,), 0.0)})), pixels
-    )
+    np.testing.assert_allclose(faded(1.0), pixels - mean + 0.5, atol=1e-6)
+    np.testing.assert_array_equal(faded(0.0), pixels)
 
 
 @pytest.mark.parametrize(("height", "width", "size"), [(40, 40, 32), (128, 171, 112), (24, 40, 32)])
