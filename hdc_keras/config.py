@@ -1,6 +1,7 @@
 """The experiment: one validated description of everything a run does. YAML files, `--set` and Python share it."""
 
 import difflib
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
@@ -94,6 +95,9 @@ class ViewsConfig(_Section):
     reverse: Probability = Field(0.0, description="probability that the second window runs backwards")
     fade_static: Probability = Field(
         0.0, description="probability that what does not move fades towards grey, by a share drawn from 0 to 1"
+    )
+    fade_anchor: bool = Field(
+        True, description="fade the anchor and what shares its augmentation too; otherwise only the temporal positive"
     )
     own_colour: Probability = Field(
         0.0, description="probability that the spatial positive has colours of its own; otherwise the anchor's"
@@ -336,8 +340,13 @@ def _describe(problem: Any, model: type[BaseModel]) -> str:
         meant = f" Did you mean `{near[0]}`?" if near else ""
         return f"unknown key `{key}`.{meant} `hdc-keras configs show` lists all keys."
     message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "literal_error":
+        allowed = re.findall(r"'([^']+)'", problem["ctx"]["expected"])
+        near = difflib.get_close_matches(str(problem["input"]), allowed, 1)
+        message += f". Did you mean `{near[0]}`?" if near else ""
     received = "" if isinstance(problem["input"], dict) else f" Received: {problem['input']!r}"
-    return f"`{key}`: {message[:1].lower()}{message[1:]}.{received}" if key else message
+    end = "" if message.endswith("?") else "."
+    return f"`{key}`: {message[:1].lower()}{message[1:]}{end}{received}" if key else message
 
 
 def _keys(model: type[BaseModel], prefix: str = "") -> list[str]:

@@ -84,6 +84,8 @@ class ViewGenerator(keras.layers.Layer):
         """
         batch = ops.shape(windows)[0]
         draws = {name: self._draw(batch, windows.shape[3:5]) for name in ("anchor", "other")}
+        if not self.config.fade_anchor:
+            draws["anchor"]["fading"] = {"share": ops.zeros((batch,))}
         draws["spatial"] = {**draws["anchor"], "colour": self._spatial_colour(batch, draws["anchor"]["colour"])}
         fading, geometry, colour = (
             _joined([draws[_VIEWS[name][1]][part] for name in self.view_names])

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.end_to_end
         (["--preset", "coupld"], ["no preset `coupld`", "Did you mean `coupled`?"]),
         (["--resume"], ["--resume continues the run that --run names"]),
         (["--epochs", "3"], ["No such option"]),
-        (["--set", "model.backbone=r3d81"], ["`model.backbone`", "'r3d18' or 'r3d_tiny'"]),
+        (["--set", "model.backbone=r3d81"], ["`model.backbone`", "'s3d' or 's3d_tiny'", "Did you mean `r3d18`?"]),
     ],
 )
 def test_wrong_usage_exits_with_2_and_starts_nothing(refused, tmp_path, arguments, says):
