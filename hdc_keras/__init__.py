@@ -7,8 +7,8 @@ import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-# TensorFlow leaves oneDNN off on CPUs without AVX-512, where it makes 3D convolutions faster (docs/performance.md). This
-# must be said before TensorFlow is imported; a user's own setting is kept.
+# TensorFlow leaves oneDNN off on CPUs without AVX-512, where it makes 3D convolutions faster (docs/performance.md).
+# This must be said before TensorFlow is imported; a user's own setting is kept.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 if TYPE_CHECKING:
