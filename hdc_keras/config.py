@@ -93,8 +93,9 @@ class ViewsConfig(_Section):
         (), description="strides the second window is drawn from; only data.stride when empty"
     )
     reverse: Probability = Field(0.0, description="probability that the second window runs backwards")
-    fade_static: Probability = Field(
-        0.0, description="probability that what does not move fades towards grey, by a share drawn from 0 to 1"
+    fade_static: Probability = Field(0.0, description="probability that what does not move fades towards grey")
+    fade_share: tuple[Probability, Probability] = Field(
+        (0.0, 1.0), description="least and greatest share by which it fades; at 1 only what moves is left"
     )
     fade_anchor: bool = Field(
         True, description="fade the anchor and what shares its augmentation too; otherwise only the temporal positive"
@@ -106,7 +107,7 @@ class ViewsConfig(_Section):
         (), description="time-changed versions of the anchor that the temporal task must tell from it"
     )
 
-    @field_validator("crop_area", "crop_aspect", "blur_sigma")
+    @field_validator("crop_area", "crop_aspect", "blur_sigma", "fade_share")
     @classmethod
     def _ordered(cls, value: tuple[float, float]) -> tuple[float, float]:
         if value[0] > value[1]:

@@ -80,6 +80,7 @@ class HDC(keras.Model):
         self.invariance_weights = InvarianceWeights(self.contrast, self.tasks, name="invariance_weights")
         names = [f"{level}_{task}_{kind}" for level, task in self.pairs for kind in _TRACKED]
         self.tracker = NamedMeans(names, name="tracker")
+        self.built = True  # so that `load_weights` works on a new model
 
     def compile(self, optimizer: Any = "sgd", jit_compile: str | bool = "auto", **kwargs: Any) -> None:
         """As `keras.Model.compile`; the loss is the model's own.

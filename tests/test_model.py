@@ -4,8 +4,10 @@ import pytest
 from keras import ops
 
 from hdc_keras import HDC, R3D
+from hdc_keras.contrast.heads import unit_length
 from hdc_keras.contrast.losses import info_nce
 from hdc_keras.errors import ConfigError
+from tests.contrast.test_losses import slow_info_nce
 
 RNG = np.random.default_rng(0)
 WINDOWS = RNG.integers(0, 255, (6, 2, 4, 20, 20, 3), dtype=np.uint8)
@@ -61,7 +63,7 @@ def test_the_loss_is_the_weighted_sum_over_levels_and_tasks():
 )
 def test_every_ablation_trains_every_weight_it_has(task, weighting):
     model = small_model({"temporal_negatives": ALL_NEGATIVES}, {"task": task, "weighting": weighting})
-    before = [v.numpy().copy() if hasattr(v, "numpy") else np.array(v) for v in model.trainable_variables]
+    before = [np.array(ops.convert_to_numpy(v)) for v in model.trainable_variables]
 
     history = model.fit(WINDOWS, batch_size=6, epochs=2, verbose=0)
 
@@ -118,34 +120,130 @@ def test_saving_keeps_weights_optimizer_invariance_and_randomness(tmp_path):
         np.testing.assert_allclose(ops.convert_to_numpy(one), ops.convert_to_numpy(other), atol=1e-5, err_msg=one.path)
 
 
-def test_the_gradient_is_that_of_finite_differences():
-    model = small_model({"flip": 0.0}, {"levels": ["P5"], "weighting": "uniform"})
+class Free(keras.Model):
+    """One variable and a loss of it; one step of SGD at rate 1 then moves it by minus the gradient, on any backend."""
 
-    def loss_of(embeddings):
-        return model.compute_loss(y_pred=embeddings, training=False)
+    def __init__(self, values, loss_of):
+        super().__init__()
+        self.loss_of = loss_of
+        self.free = self.add_weight(
+            shape=values.shape, initializer=lambda shape, dtype=None: ops.convert_to_tensor(values)
+        )
 
-    features = RNG.normal(size=(3, 6, 8))
-    if keras.backend.backend() != "tensorflow":
-        pytest.skip("the tape is TensorFlow's")
-    import tensorflow as tf
+    def call(self, x):
+        return x
 
-    variable = tf.Variable(features, dtype=tf.float32)
-    with tf.GradientTape() as tape:
-        unit = tf.math.l2_normalize(variable, axis=-1)
-        loss = loss_of({"P5_features": variable, "P5_spatial": unit, "P5_temporal": unit})
-    gradient = tape.gradient(loss, variable).numpy()
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        return self.loss_of(self.free)
+
+
+def gradient(values, loss_of):
+    model = Free(np.float32(values), loss_of)
+    model.compile(keras.optimizers.SGD(1.0), jit_compile=False)
+    model.train_on_batch(np.zeros((1, 1), "float32"))
+    return values - ops.convert_to_numpy(model.free)
+
+
+def test_the_gradient_of_the_loss_is_that_of_finite_differences_of_a_slow_reference():
+    model = small_model(
+        {"temporal_negatives": ["reversed"]},
+        {"levels": ["P3", "P5"], "weighting": "fixed", "temporal_weight": 0.7, "temporal_negative_weight": 3.0},
+    )
+    weights = {"P3": 0.5, "P5": 1.0}
+    free = np.random.default_rng(1).normal(size=(2, 2, 4, 6, 8))  # levels, tasks, views, videos, dimensions
+
+    def loss_of(variable):
+        unit = unit_length(variable)
+        outputs = {f"{level}_features": variable[row, 0] for row, level in enumerate(weights)}
+        for row, level in enumerate(weights):
+            outputs |= {f"{level}_{task}": unit[row, column] for column, task in enumerate(model.tasks)}
+        return model.compute_loss(y_pred=outputs, training=False)
 
     def slow(values):
-        from tests.contrast.test_losses import slow_info_nce
-
         unit = values / np.linalg.norm(values, axis=-1, keepdims=True)
-        return slow_info_nce(unit[0], unit[1], 0.1) + slow_info_nce(unit[0], unit[2], 0.1)
+        total = 0.0
+        for (spatial, temporal), weight in zip(unit, weights.values(), strict=True):
+            total += weight * slow_info_nce(spatial[0], spatial[1], 0.1)
+            total += 0.7 * weight * slow_info_nce(temporal[0], temporal[2], 0.1, temporal[3:4], 3.0)
+        return total
 
-    for place in [(0, 0, 0), (1, 2, 3), (2, 5, 7), (0, 4, 1)]:
-        step = np.zeros_like(features)
+    assert model.view_generator.view_names == ("anchor", "spatial_positive", "temporal_positive", "reversed")
+    computed = gradient(free, loss_of)
+    places = [tuple(place) for place in np.random.default_rng(2).integers(0, free.shape, (40, 5))]
+    for place in places:
+        step = np.zeros_like(free)
         step[place] = 1e-5
-        finite = (slow(features + step) - slow(features - step)) / 2e-5
-        assert gradient[place] == pytest.approx(finite, abs=1e-4)
+        finite = (slow(free + step) - slow(free - step)) / 2e-5
+        assert computed[place] == pytest.approx(finite, abs=1e-4), place
+    assert np.abs([computed[place] for place in places]).max() > 0.05
+
+
+def test_a_step_follows_the_gradient_of_the_whole_model():
+    """The loss's slope along one step of SGD, from backbone, heads and batch norm, against finite differences of it."""
+    model = small_model(contrast={"weighting": "fixed"})
+    model.compile(keras.optimizers.SGD(1.0))
+    start, draws = (
+        [np.array(w) for w in model.get_weights()],
+        ops.convert_to_numpy(model.view_generator.seed_generator.state),
+    )
+    places = {variable.path: place for place, variable in enumerate(model.weights)}
+    model.train_on_batch(WINDOWS)
+    moved = model.get_weights()
+    trained = [places[variable.path] for variable in model.trainable_variables]
+    direction = {place: start[place] - moved[place] for place in trained}
+    squared_norm = sum(float((np.float64(change) ** 2).sum()) for change in direction.values())
+
+    def loss_at(length):
+        weights = list(start)
+        for place, change in direction.items():
+            weights[place] = start[place] + np.float32(length) * change
+        model.set_weights(weights)
+        model.view_generator.seed_generator.state.assign(draws)
+        return float(ops.convert_to_numpy(model.compute_loss(y_pred=model(WINDOWS, training=True), training=False)))
+
+    length = 1e-2 / squared_norm**0.5
+    slope = (loss_at(length) - loss_at(-length)) / (2 * length)
+    assert slope == pytest.approx(squared_norm, rel=0.02)
+
+
+def test_weights_follow_a_slow_reference_over_fifty_steps_of_the_model():
+    model = small_model(contrast={"momentum": 0.9, "gamma": 2.0, "weight_range": [0.2, 3.0]})
+    average = None
+    for _ in range(50):
+        outputs = model(WINDOWS, training=True)
+        model.compute_loss(y_pred=outputs)
+        measured = np.zeros((4, 2))
+        for row, level in enumerate(("P2", "P3", "P4", "P5")):
+            views = np.float64(ops.convert_to_numpy(outputs[f"{level}_features"]))
+            anchor, spatial, temporal = views / np.maximum(np.linalg.norm(views, axis=-1, keepdims=True), 1e-6)
+            for column, positive in enumerate((spatial, temporal)):
+                cosines = anchor @ positive.T
+                strangers = cosines[~np.eye(6, dtype=bool)]
+                measured[row, column] = np.diag(cosines).mean() - strangers.mean()
+        average = measured if average is None else 0.9 * average + 0.1 * measured
+        powered = np.maximum(average, 1e-3) ** 2
+        clipped = np.clip(powered / powered.mean(axis=0), 0.2, 3.0)
+        weights = ops.convert_to_numpy(model.invariance_weights.loss_weights())
+        np.testing.assert_allclose(weights, clipped / clipped.mean(axis=0), rtol=2e-3)
+    assert np.ptp(weights) > 0.1
+
+
+def test_restored_weights_go_on_from_the_average(tmp_path):
+    model = small_model(contrast={"momentum": 0.9})
+    model.fit(WINDOWS, batch_size=6, epochs=3, verbose=0)
+    weights = ops.convert_to_numpy(model.invariance_weights.loss_weights())
+    model.save_weights(tmp_path / "model.weights.h5")
+    restored = small_model(contrast={"momentum": 0.9})
+    restored.load_weights(tmp_path / "model.weights.h5")
+
+    assert np.ptp(weights) > 1e-3
+    np.testing.assert_array_equal(ops.convert_to_numpy(restored.invariance_weights.loss_weights()), weights)
+    before = ops.convert_to_numpy(restored.invariance_weights.average)
+    measured = np.full((4, 2), 0.5, "float32")
+    restored.invariance_weights.update(measured)
+    np.testing.assert_allclose(
+        ops.convert_to_numpy(restored.invariance_weights.average), 0.9 * before + 0.1 * measured, rtol=1e-5
+    )
 
 
 def test_an_unknown_option_is_refused_by_name():
