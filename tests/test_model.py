@@ -179,31 +179,31 @@ def test_the_gradient_of_the_loss_is_that_of_finite_differences_of_a_slow_refere
 
 
 def test_a_step_follows_the_gradient_of_the_whole_model():
-    """The loss's slope along one step of SGD, from backbone, heads and batch norm, against finite differences of it."""
-    model = small_model(contrast={"weighting": "fixed"})
+    """One step of SGD gives the gradient through views, backbone, heads and losses; its squared norm must be the slope
+    of the loss along it, by central differences. Smooth enough for that are a network of 16 channels and videos that
+    differ."""
+    keras.utils.set_random_seed(0)
+    model = HDC(R3D([16, 16, 16, 16], [1, 1, 1, 1]), {"size": 16}, {"embedding_dim": 8, "weighting": "fixed"})
     model.compile(keras.optimizers.SGD(1.0))
-    start, draws = (
-        [np.array(w) for w in model.get_weights()],
-        ops.convert_to_numpy(model.view_generator.seed_generator.state),
-    )
+    blocks = np.random.default_rng(0).integers(0, 255, (6, 2, 4, 4, 4, 3))
+    windows = np.kron(blocks, np.ones((1, 1, 1, 5, 5, 1))).astype("uint8")
+    start = [np.array(weight) for weight in model.get_weights()]
+    draws = ops.convert_to_numpy(model.view_generator.seed_generator.state)
     places = {variable.path: place for place, variable in enumerate(model.weights)}
-    model.train_on_batch(WINDOWS)
+    model.train_on_batch(windows)
     moved = model.get_weights()
-    trained = [places[variable.path] for variable in model.trainable_variables]
-    direction = {place: start[place] - moved[place] for place in trained}
-    squared_norm = sum(float((np.float64(change) ** 2).sum()) for change in direction.values())
+    gradient_at = {place: start[place] - moved[place] for v in model.trainable_variables for place in [places[v.path]]}
+    squared_norm = sum(float((np.float64(part) ** 2).sum()) for part in gradient_at.values())
 
     def loss_at(length):
-        weights = list(start)
-        for place, change in direction.items():
-            weights[place] = start[place] + np.float32(length) * change
+        weights = [w + np.float32(length) * gradient_at[i] if i in gradient_at else w for i, w in enumerate(start)]
         model.set_weights(weights)
         model.view_generator.seed_generator.state.assign(draws)
-        return float(ops.convert_to_numpy(model.compute_loss(y_pred=model(WINDOWS, training=True), training=False)))
+        return float(ops.convert_to_numpy(model.compute_loss(y_pred=model(windows, training=True), training=False)))
 
-    length = 1e-2 / squared_norm**0.5
+    length = 1e-4 / squared_norm**0.5
     slope = (loss_at(length) - loss_at(-length)) / (2 * length)
-    assert slope == pytest.approx(squared_norm, rel=0.02)
+    assert slope == pytest.approx(squared_norm, rel=0.01)
 
 
 def test_weights_follow_a_slow_reference_over_fifty_steps_of_the_model():
