@@ -142,6 +142,9 @@ class ContrastConfig(_Section):
     temporal_levels: tuple[Level, ...] | None = Field(
         None, min_length=1, description="levels of the temporal task, where not all of `levels`"
     )
+    split_channels: bool = Field(
+        False, description="the spatial task reads the first half of a stage's channels, the temporal task the second"
+    )
     embedding_dim: PositiveInt = Field(128, description="width of an embedding")
     hidden_dim: PositiveInt | None = Field(None, description="width of a head's hidden layer; the stage's when empty")
     temperature: PositiveFloat = Field(0.1, description="softmax temperature")
