@@ -246,6 +246,37 @@ def test_restored_weights_go_on_from_the_average(tmp_path):
     )
 
 
+def test_steps_after_the_first_are_not_traced_again(monkeypatch):
+    if keras.backend.backend() == "torch":
+        pytest.skip("PyTorch runs eagerly: there is no trace")
+    traced = []
+    call = HDC.call
+    monkeypatch.setattr(HDC, "call", lambda self, *args, **kwargs: traced.append(1) or call(self, *args, **kwargs))
+    model = small_model({"temporal_negatives": ALL_NEGATIVES, "fade_static": 0.8, "own_colour": 0.5})
+    model.fit(WINDOWS[:2], batch_size=2, verbose=0)
+    first = len(traced)
+    model.fit(WINDOWS, batch_size=2, epochs=4, verbose=0)
+
+    assert first >= 1 and len(traced) == first
+
+
+def test_tasks_may_read_channels_of_their_own():
+    model = small_model(contrast={"split_channels": True, "levels": ["P5"]})
+    outputs = model(WINDOWS, training=False)
+    features = ops.reshape(outputs["P5_features"], (18, 8))
+
+    for task, channels in (("spatial", features[:, :4]), ("temporal", features[:, 4:])):
+        expected = ops.convert_to_numpy(model.heads[f"P5_{task}"](channels, training=False)).reshape(3, 6, 8)
+        np.testing.assert_allclose(ops.convert_to_numpy(outputs[f"P5_{task}"]), expected, atol=1e-6)
+    assert np.isfinite(model.fit(WINDOWS, batch_size=6, verbose=0).history["loss"][0])
+
+
+def test_a_single_task_reads_every_channel():
+    model = small_model(contrast={"split_channels": True, "task": "coupled", "levels": ["P5"]})
+
+    assert model.heads["P5_coupled"].hidden.kernel.shape == (8, 8)
+
+
 def test_an_unknown_option_is_refused_by_name():
     with pytest.raises(ConfigError, match=r"unknown key `weigthing`. Did you mean `weighting`\?"):
         small_model(contrast={"weigthing": "uniform"})

@@ -157,3 +157,31 @@ def test_crops_keep_to_their_area_and_aspect():
     aspect = (width * 160) / (height * 120)
     assert aspect.min() >= 0.799 and aspect.max() <= 1.251
     assert top.min() >= 0 and (top + height).max() <= 1.0001 and (left + width).max() <= 1.0001
+
+
+def test_fading_is_drawn_from_its_range():
+    still = windows()
+    still[:] = still[:, :, :1]
+    options = {"jitter": 0.0, "grey": 0.0, "blur": 0.0}
+    unfaded = views_of(still, **options)["anchor"]
+    faded = views_of(still, **options, fade_static=1.0, fade_share=(0.6, 0.8))["anchor"]
+
+    def contrast_of(view):
+        return view.std(axis=(1, 2, 3, 4))
+
+    assert (
+        (contrast_of(faded) > 0.19 * contrast_of(unfaded)) & (contrast_of(faded) < 0.41 * contrast_of(unfaded))
+    ).all()
+
+
+@pytest.mark.parametrize("negatives", [(), NEGATIVES])
+def test_views_in_half_precision_are_those_in_full(negatives):
+    config = ViewsConfig(**STRONG, fade_static=0.8, own_colour=0.5, temporal_negatives=negatives)
+    full, half = (
+        ops.convert_to_numpy(ops.cast(ViewGenerator(config, seed=3, dtype=dtype)(windows()), "float32"))
+        for dtype in ("float32", "mixed_bfloat16")
+    )
+
+    assert np.isfinite(half).all() and half.min() >= 0 and half.max() <= 1
+    # bfloat16 has 8 bits: 0.004 at 1. A view passes through a handful of operations.
+    assert np.abs(half - full).max() < 0.06 and np.abs(half - full).mean() < 0.006
