@@ -71,14 +71,15 @@ class HDC(keras.Model):
         self.pyramid = backbone.level_model(self.contrast.levels)
         self.heads = {
             f"{level}_{task}": ProjectionHead(
-                self.contrast.embedding_dim, self.contrast.hidden_dim, name=f"{level}_{task}_head"
+                self.contrast.embedding_dim,
+                self.contrast.hidden_dim,
+                (self.tasks.index(task), len(self.tasks)) if self.contrast.split_channels else (0, 1),
+                name=f"{level}_{task}_head",
             )
             for level, task in self.pairs
         }
         for name, head in self.heads.items():
-            level, task = name.split("_")
-            channels = range(backbone.pyramid_outputs[level].shape[-1])
-            head.build((None, len(channels[self._channels(len(channels), task)])))
+            head.build((None, backbone.pyramid_outputs[name.split("_")[0]].shape[-1]))
         self.invariance_weights = InvarianceWeights(self.contrast, self.tasks, name="invariance_weights")
         names = [f"{level}_{task}_{kind}" for level, task in self.pairs for kind in _TRACKED]
         self.tracker = NamedMeans(names, name="tracker")
@@ -122,8 +123,7 @@ class HDC(keras.Model):
             outputs[f"{level}_features"] = ops.mean(ops.cast(maps[level], "float32"), axis=(1, 2, 3))
         for level, task in self.pairs:
             features = outputs[f"{level}_features"]
-            of_task = features[:, self._channels(features.shape[-1], task)]
-            outputs[f"{level}_{task}"] = self.heads[f"{level}_{task}"](of_task, training=training)
+            outputs[f"{level}_{task}"] = self.heads[f"{level}_{task}"](features, training=training)
         return {name: ops.reshape(value, (view_count, -1, value.shape[-1])) for name, value in outputs.items()}
 
     def compute_loss(
@@ -176,14 +176,7 @@ class HDC(keras.Model):
             return ops.zeros(())
         if self.contrast.measure_on == "embeddings":
             return invariance(*self._pair(task, outputs[f"{level}_{task}"]))
-        features = outputs[f"{level}_features"]
-        return invariance(*self._pair(task, features[..., self._channels(features.shape[-1], task)]))
-
-    def _channels(self, count: int, task: str) -> slice:
-        """Which of a stage's channels a task reads."""
-        if not self.contrast.split_channels or len(self.tasks) == 1:
-            return slice(None)
-        return slice(0, count // 2) if task == self.tasks[0] else slice(count // 2, None)
+        return invariance(*self._pair(task, self.heads[f"{level}_{task}"].read(outputs[f"{level}_features"])))
 
     def _pair(self, task: str, views: Tensor) -> tuple[Tensor, Tensor]:
         """Anchor and positive of a task, from (views, batch, channels)."""
