@@ -39,7 +39,9 @@ class ProjectionHead(layers.Layer):
 
     def build(self, input_shape: Sequence[int | None]) -> None:
         """Create the layers for features (batch, channels)."""
-        channels = len(range(input_shape[-1])[self._slice(input_shape[-1])])
+        assert input_shape[-1] is not None
+        part = self._slice(input_shape[-1])
+        channels = part.stop - part.start
         width = self.hidden_dim or channels
         policy = self.dtype_policy
         self.hidden = layers.Dense(width, use_bias=False, dtype=policy, name="hidden")
