@@ -47,10 +47,10 @@ VARIANTS: dict[str, tuple[str, list[str], str]] = {
         "spatial task at P2, P3; temporal at P4, P5",
     ),
     "late-temporal": ("hdc", ["contrast.temporal_levels=[P4,P5]"], "temporal task at P4, P5 only"),
-    "fade-temporal": ("hdc", ["views.fade_anchor=false"], "only the temporal positive fades"),
+    "fade-temporal": ("hdc", ["views.fade_views=[temporal_positive]"], "only the temporal positive fades"),
     "fade-temporal-own-colours": (
         "hdc",
-        ["views.fade_anchor=false", "views.own_colour=1"],
+        ["views.fade_views=[temporal_positive]", "views.own_colour=1"],
         "only the temporal positive fades, and the spatial pair differs in colour",
     ),
     "own-colours": ("hdc", ["views.own_colour=1"], "spatial pair differs in colour too"),

@@ -12,6 +12,7 @@ from hdc_keras.errors import ConfigError
 
 Task = Literal["decoupled", "coupled", "spatial", "temporal"]
 TemporalNegative = Literal["shifted", "reversed", "shuffled", "frozen"]
+FadedView = Literal["anchor", "spatial_positive", "temporal_positive", "coupled_positive"]
 Weighting = Literal["uniform", "fixed", "measured"]
 BackboneName = Literal[
     "r3d18",
@@ -97,8 +98,9 @@ class ViewsConfig(_Section):
     fade_share: tuple[Probability, Probability] = Field(
         (0.0, 1.0), description="least and greatest share by which it fades; at 1 only what moves is left"
     )
-    fade_anchor: bool = Field(
-        True, description="fade the anchor and what shares its augmentation too; otherwise only the temporal positive"
+    fade_views: tuple[FadedView, ...] = Field(
+        get_args(FadedView),
+        description="views that fade; temporal negatives do as the anchor does",
     )
     own_colour: Probability = Field(
         0.0, description="probability that the spatial positive has colours of its own; otherwise the anchor's"

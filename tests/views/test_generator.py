@@ -53,18 +53,21 @@ def test_the_spatial_positive_may_have_colours_of_its_own_and_keeps_the_anchors_
     np.testing.assert_allclose(views["shifted"], views["anchor"], atol=1e-6)
 
 
-def test_fading_may_be_left_to_the_temporal_positive():
+def test_only_the_views_named_fade():
     still = windows()
     still[:] = still[:, :, :1]
     options = {"jitter": 0.0, "grey": 0.0, "blur": 0.0, "fade_static": 1.0}
 
-    views = views_of(still, fade_anchor=False, **options)
+    options["temporal_negatives"] = ["frozen"]
+    views = views_of(still, fade_views=["temporal_positive"], **options)
 
     # Fading draws a still video towards grey: its pixels spread less.
-    unfaded = views_of(still, **{**options, "fade_static": 0.0})["anchor"]
-    np.testing.assert_allclose(views["anchor"], unfaded, atol=1e-6)
-    assert views["temporal_positive"].std() < 0.9 * unfaded.std()
-    assert views_of(still, **options)["anchor"].std() < 0.9 * unfaded.std()
+    unfaded = views_of(still, **{**options, "fade_static": 0.0})
+    for name in ("anchor", "spatial_positive", "frozen"):
+        np.testing.assert_allclose(views[name], unfaded[name], atol=1e-6)
+    assert views["temporal_positive"].std() < 0.9 * unfaded["temporal_positive"].std()
+    everything = views_of(still, **options)
+    assert all(everything[name].std() < 0.9 * unfaded[name].std() for name in everything)
 
 
 def test_the_temporal_positive_shows_the_anchors_frames():
