@@ -13,21 +13,17 @@ core with one thread each uses the machine better than all cores on one small ne
 import argparse
 import json
 import os
-import shutil
 import statistics
-import subprocess
-import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from study import equal_compute, in_parallel, keep, train_and_judge
 
-from hdc_keras.config import Experiment, load_experiment
+from hdc_keras.config import load_experiment
 from hdc_keras.data.synthetic import MovingShapes, ensure_moving_shapes
-from hdc_keras.views.generator import ViewGenerator
 
 # What each variant changes in the config `moving-shapes`, and what it asks.
 VARIANTS: dict[str, tuple[str, list[str], str]] = {
@@ -69,57 +65,24 @@ FOLDER = Path(__file__).resolve().parent.parent / "docs" / "ablation"
 CONFIG = FOLDER.parent.parent / "configs" / "moving-shapes.yaml"
 
 
-def clips_an_epoch(experiment: Experiment) -> int:
-    """Clips through the backbone in one pass over the videos."""
-    views = len(ViewGenerator(experiment.views, experiment.contrast.task).view_names)
-    steps = 36 * experiment.data.shapes_per_pair[0] // experiment.train.batch_size
-    return steps * experiment.train.batch_size * views
-
-
-def overrides_of(variant: str, seed: int) -> tuple[list[str], int]:
-    """`--set` values of one run, and its clips: the variant's own, the seed, and as many epochs as the clips allow."""
-    preset, changes, _ = VARIANTS[variant]
-    hdc = load_experiment(CONFIG, preset_name="hdc")
-    an_epoch = clips_an_epoch(load_experiment(CONFIG, changes, preset))
-    epochs = round(hdc.train.epochs * clips_an_epoch(hdc) / an_epoch)
-    overrides = [f"seed={seed}", f"train.epochs={epochs}", "train.knn_every=0", "train.checkpoint_every=1000"]
-    return [*changes, *overrides], epochs * an_epoch
-
-
 def run(variant: str, seed: int, runs: Path, threads: int) -> None:
     """Pretrain and evaluate one variant with one seed, and keep the result."""
-    directory = runs / f"{variant}-{seed}"
-    shutil.rmtree(directory, ignore_errors=True)
-    command = Path(sys.executable).parent / "hdc-keras"
-    overrides, clips = overrides_of(variant, seed)
-    environment = os.environ | {"TF_NUM_INTRAOP_THREADS": str(threads), "TF_NUM_INTEROP_THREADS": str(threads)}
-    sets = [argument for override in overrides for argument in ("--set", override)]
-    preset = ["--preset", VARIANTS[variant][0]]
-    for arguments in (
-        ["pretrain", "--config", CONFIG, *preset, *sets, "--run", directory],
-        ["evaluate", "--run", directory, "--protocol", "factors"],
-    ):
-        with (runs / f"{variant}-{seed}.log").open("a") as log:
-            done = subprocess.run([command, *map(str, arguments)], env=environment, stdout=log, stderr=log)
-        if done.returncode:
-            raise SystemExit(f"{variant}, seed {seed}: `hdc-keras {arguments[0]}` failed; see {log.name}")
-    (result_file,) = (directory / "results").glob("factors-*.json")
-    result = json.loads(result_file.read_text())
+    preset, changes, _ = VARIANTS[variant]
+    videos = 36 * load_experiment(CONFIG).data.shapes_per_pair[0]
+    epochs, clips = equal_compute(CONFIG, changes, preset, videos)
+    fixed = [f"seed={seed}", f"train.epochs={epochs}", "train.knn_every=0", "train.checkpoint_every=1000"]
+    overrides = [*changes, *fixed]
+    results, made_with = train_and_judge(runs / f"{variant}-{seed}", CONFIG, preset, overrides, ["factors"], threads)
     kept = {
         "variant": variant,
         "seed": seed,
         "clips": clips,
         "overrides": overrides,
-        "commit": json.loads((directory / "environment.json").read_text())["commit"],
-        "metrics": result["metrics"],
-        "random_weights": result["random_weights"],
+        "commit": made_with["commit"],
+        "metrics": results["factors"]["metrics"],
+        "random_weights": results["factors"]["random_weights"],
     }
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    file = FOLDER / f"{variant}-{seed}.json"
-    temporary = file.with_suffix(".tmp")
-    temporary.write_text(json.dumps(kept, indent=1))
-    temporary.replace(file)
-    shutil.rmtree(directory)
+    keep(FOLDER / f"{variant}-{seed}.json", kept)
 
 
 def finished() -> dict[str, list[dict]]:
@@ -194,18 +157,17 @@ def main() -> None:
     arguments.runs.mkdir(parents=True, exist_ok=True)
     threads = max(1, (os.cpu_count() or 1) // arguments.jobs)
 
-    def job(variant: str, seed: int) -> None:
-        if not (FOLDER / f"{variant}-{seed}.json").exists():
-            run(variant, seed, arguments.runs, threads)
+    def job(pair: tuple[str, int]) -> None:
+        if not (FOLDER / f"{pair[0]}-{pair[1]}.json").exists():
+            run(*pair, arguments.runs, threads)
 
     ensure_moving_shapes(MovingShapes(*load_experiment(CONFIG).data.shapes_per_pair))
-    with ThreadPoolExecutor(arguments.jobs) as executor:
-        pairs = [(variant, seed) for seed in arguments.seeds for variant in arguments.variants]
-        for (variant, seed), _ in zip(pairs, executor.map(job, *zip(*pairs, strict=True)), strict=True):
-            print(f"done: {variant}, seed {seed}", flush=True)
-            results = finished()
-            (FOLDER / "README.md").write_text(write_table(results))
-            draw(results, FOLDER / "ablation.png")
+    pairs = [(variant, seed) for seed in arguments.seeds for variant in arguments.variants]
+    for variant, seed in in_parallel(job, pairs, arguments.jobs):
+        print(f"done: {variant}, seed {seed}", flush=True)
+        results = finished()
+        (FOLDER / "README.md").write_text(write_table(results))
+        draw(results, FOLDER / "ablation.png")
     print(write_table(finished()))
 
 

@@ -1,0 +1,29 @@
+"""Torchvision's Kinetics weights through the commands: where a run starts from, and what it is compared with."""
+
+import json
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="reading .pth files needs PyTorch: pip install -e '.[torch]'")
+pytestmark = pytest.mark.end_to_end
+
+
+def test_they_start_a_run_and_are_judged_beside_it(tmp_path, class_folder, hdc_keras_command):
+    from tests.backbones.test_torchvision_weights import Network
+
+    torch.save(Network(factorised=False).state_dict(), tmp_path / "r3d_18.pth")
+    small = ["data.frames=4", "data.decode_size=[32, 32]", "views.size=32", "train.epochs=1", "train.batch_size=4"]
+    small += ["train.warmup_epochs=0", "model.backbone=r3d18", "model.weights=r3d_18.pth"]
+    sets = [argument for value in small for argument in ("--set", value)]
+
+    done = hdc_keras_command("pretrain", "--config", "videos", "--data", class_folder, *sets, "--run", "run")
+    assert done.code == 0, done.out
+    done = hdc_keras_command(
+        "evaluate", "--run", "run", "--protocol", "linear", "--supervised", "r3d_18.pth", "--set", "evaluate.clips=1"
+    )
+    assert done.code == 0, done.out
+    assert "with supervised ones" in done.out
+
+    result = json.loads(next((tmp_path / "run" / "results").glob("linear-*.json")).read_text())
+    judged = {key: set(result[key]["label"]) for key in ("metrics", "random_weights", "supervised")}
+    assert judged["supervised"] == {"features", "P2", "P3", "P4", "P5"} < judged["metrics"] == judged["random_weights"]
