@@ -7,7 +7,9 @@ Each run is `hdc-keras pretrain` and `hdc-keras evaluate --protocol factors`. Co
 backbone: all variants get as many as HDC has in its config, those with fewer views of a video in more epochs. A run a
 core with one thread each uses the machine better than all cores on one small network. A finished run leaves
 `docs/ablation/{variant}-{seed}.json`; from all of these the table `docs/ablation/README.md` and the figure
-`docs/ablation/ablation.png` are made anew after every run.
+`docs/ablation/ablation.png` are made anew after every run. On a GPU, larger, without TensorFlow:
+
+  KERAS_BACKEND=jax python benchmarks/ablation.py --jobs 1 --out docs/ablation-r3d18 --set model.backbone=r3d18 ...
 """
 
 import argparse
@@ -61,17 +63,18 @@ VARIANTS: dict[str, tuple[str, list[str], str]] = {
 # Rows of the figure: what features are judged, by the name that `evaluate` gives it.
 SOURCES = ("features", "spatial embeddings", "temporal embeddings", "coupled embeddings")
 FACTORS = ("appearance", "motion")
-FOLDER = Path(__file__).resolve().parent.parent / "docs" / "ablation"
-CONFIG = FOLDER.parent.parent / "configs" / "moving-shapes.yaml"
+ROOT = Path(__file__).resolve().parent.parent
+FOLDER = ROOT / "docs" / "ablation"
+CONFIG = ROOT / "configs" / "moving-shapes.yaml"
 
 
-def run(variant: str, seed: int, runs: Path, threads: int) -> None:
+def run(variant: str, seed: int, common: list[str], folder: Path, runs: Path, threads: int) -> None:
     """Pretrain and evaluate one variant with one seed, and keep the result."""
     preset, changes, _ = VARIANTS[variant]
-    videos = 36 * load_experiment(CONFIG).data.shapes_per_pair[0]
-    epochs, clips = equal_compute(CONFIG, changes, preset, videos)
+    videos = 36 * load_experiment(CONFIG, common).data.shapes_per_pair[0]
+    epochs, clips = equal_compute(CONFIG, common, changes, preset, videos)
     fixed = [f"seed={seed}", f"train.epochs={epochs}", "train.knn_every=0", "train.checkpoint_every=1000"]
-    overrides = [*changes, *fixed]
+    overrides = [*common, *changes, *fixed]
     results, made_with = train_and_judge(runs / f"{variant}-{seed}", CONFIG, preset, overrides, ["factors"], threads)
     kept = {
         "variant": variant,
@@ -82,13 +85,13 @@ def run(variant: str, seed: int, runs: Path, threads: int) -> None:
         "metrics": results["factors"]["metrics"],
         "random_weights": results["factors"]["random_weights"],
     }
-    keep(FOLDER / f"{variant}-{seed}.json", kept)
+    keep(folder / f"{variant}-{seed}.json", kept)
 
 
-def finished() -> dict[str, list[dict]]:
+def finished(folder: Path) -> dict[str, list[dict]]:
     """Results by variant, in the order of `VARIANTS`; random weights come first."""
     results: dict[str, list[dict]] = {}
-    for file in sorted(FOLDER.glob("*.json")):
+    for file in sorted(folder.glob("*.json")):
         result = json.loads(file.read_text())
         results.setdefault(result["variant"], []).append(result)
     ordered = {name: results[name] for name in VARIANTS if name in results}
@@ -104,13 +107,14 @@ def spread(results: list[dict], factor: str, source: str) -> tuple[float, float 
     return statistics.mean(values), statistics.stdev(values) if len(values) > 1 else None
 
 
-def write_table(results: dict[str, list[dict]]) -> str:
+def write_table(results: dict[str, list[dict]], common: list[str]) -> str:
     """The table in Markdown: appearance / motion by variant and source."""
     clips = sorted({run["clips"] for runs in results.values() for run in runs if "clips" in run})
     lines = [
         "# Ablation study",
         "",
-        "Written by `python benchmarks/ablation.py`; do not edit. Moving shapes, config `moving-shapes`, "
+        f"Written by `python benchmarks/ablation.py{''.join(f' --set {value}' for value in common)}`; do not edit. "
+        "Moving shapes, config `moving-shapes`, "
         f"{' and '.join(f'{count:,}' for count in clips)} clips through the backbone for every variant. Linear probe "
         "on 216 held-out videos, top-1, appearance / motion, mean ± standard deviation over seeds; chance is 0.17.",
         "",
@@ -152,23 +156,25 @@ def main() -> None:
     parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs at a time")
+    parser.add_argument("--set", action="append", default=[], help="a key for all variants, as in model.backbone=r3d18")
+    parser.add_argument("--out", type=Path, default=FOLDER, help="where results, table and figure are kept")
     parser.add_argument("--runs", type=Path, default=Path("runs/ablation"), help="where runs are kept while they last")
     arguments = parser.parse_args()
     arguments.runs.mkdir(parents=True, exist_ok=True)
     threads = max(1, (os.cpu_count() or 1) // arguments.jobs)
 
     def job(pair: tuple[str, int]) -> None:
-        if not (FOLDER / f"{pair[0]}-{pair[1]}.json").exists():
-            run(*pair, arguments.runs, threads)
+        if not (arguments.out / f"{pair[0]}-{pair[1]}.json").exists():
+            run(*pair, arguments.set, arguments.out, arguments.runs, threads)
 
-    ensure_moving_shapes(MovingShapes(*load_experiment(CONFIG).data.shapes_per_pair))
+    ensure_moving_shapes(MovingShapes(*load_experiment(CONFIG, arguments.set).data.shapes_per_pair))
     pairs = [(variant, seed) for seed in arguments.seeds for variant in arguments.variants]
     for variant, seed in in_parallel(job, pairs, arguments.jobs):
         print(f"done: {variant}, seed {seed}", flush=True)
-        results = finished()
-        (FOLDER / "README.md").write_text(write_table(results))
-        draw(results, FOLDER / "ablation.png")
-    print(write_table(finished()))
+        results = finished(arguments.out)
+        (arguments.out / "README.md").write_text(write_table(results, arguments.set))
+        draw(results, arguments.out / "ablation.png")
+    print(write_table(finished(arguments.out), arguments.set))
 
 
 if __name__ == "__main__":

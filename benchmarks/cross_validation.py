@@ -57,7 +57,7 @@ def run(
     held_out = divide(records, folds, seed)[fold]
     manifest = runs / f"{file.stem}.csv"
     write_manifest(manifest, records, held_out)
-    epochs, clips = equal_compute(CONFIG, [], variant, len(records) - len(held_out))
+    epochs, clips = equal_compute(CONFIG, [], [], variant, len(records) - len(held_out))
     overrides = [f"data.path={manifest.resolve()}", f"seed={seed}", f"train.epochs={epochs}"]
     overrides += ["train.knn_every=0", "train.checkpoint_every=1000"]
     results, made_with = train_and_judge(runs / file.stem, CONFIG, variant, overrides, PROTOCOLS, threads)

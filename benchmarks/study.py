@@ -22,10 +22,18 @@ def clips_an_epoch(experiment: Experiment, videos: int) -> int:
     return videos // experiment.train.batch_size * experiment.train.batch_size * views
 
 
-def equal_compute(config: Path, changes: list[str], preset: str, videos: int) -> tuple[int, int]:
-    """Epochs that give a variant as many clips as the preset `hdc` has in this config, and these clips."""
-    hdc = load_experiment(config, preset_name="hdc")
-    an_epoch = clips_an_epoch(load_experiment(config, changes, preset), videos)
+def equal_compute(config: Path, common: list[str], changes: list[str], preset: str, videos: int) -> tuple[int, int]:
+    """Epochs that give a variant as many clips as the preset `hdc` has in this config, and these clips.
+
+    Args:
+        config: the study's config.
+        common: `--set` values of all variants.
+        changes: the variant's own.
+        preset: the variant's.
+        videos: in the training split.
+    """
+    hdc = load_experiment(config, common, "hdc")
+    an_epoch = clips_an_epoch(load_experiment(config, [*common, *changes], preset), videos)
     epochs = round(hdc.train.epochs * clips_an_epoch(hdc, videos) / an_epoch)
     return epochs, epochs * an_epoch
 
