@@ -123,7 +123,7 @@ class Screen(keras.callbacks.Callback):
         for task in self.model.tasks:
             for column in ("loss", "accuracy", "weight"):
                 table.add_column(f"{task} {column}", justify="right")
-        for level in self.model.contrast.levels:
+        for level in self.model.contrast.used_levels:
             cells = [
                 f"{values[f'{level}_{task}_{column}']:.2f}" if (level, task) in self.model.pairs else ""
                 for task in self.model.tasks

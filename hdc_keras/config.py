@@ -12,7 +12,6 @@ from hdc_keras.errors import ConfigError
 
 Task = Literal["decoupled", "coupled", "spatial", "temporal"]
 TemporalNegative = Literal["shifted", "reversed", "shuffled", "frozen"]
-FadedView = Literal["anchor", "spatial_positive", "temporal_positive", "coupled_positive"]
 Weighting = Literal["uniform", "fixed", "measured"]
 BackboneName = Literal[
     "r3d18",
@@ -94,13 +93,8 @@ class ViewsConfig(_Section):
         (), description="strides the second window is drawn from; only data.stride when empty"
     )
     reverse: Probability = Field(0.0, description="probability that the second window runs backwards")
-    fade_static: Probability = Field(0.0, description="probability that what does not move fades towards grey")
-    fade_share: tuple[Probability, Probability] = Field(
-        (0.0, 1.0), description="least and greatest share by which it fades; at 1 only what moves is left"
-    )
-    fade_views: tuple[FadedView, ...] = Field(
-        get_args(FadedView),
-        description="views that fade; temporal negatives do as the anchor does",
+    fade_static: Probability = Field(
+        0.5, description="probability that what does not move fades towards grey, by a share drawn from 0 to 1"
     )
     own_colour: Probability = Field(
         0.0, description="probability that the spatial positive has colours of its own; otherwise the anchor's"
@@ -109,7 +103,7 @@ class ViewsConfig(_Section):
         (), description="time-changed versions of the anchor that the temporal task must tell from it"
     )
 
-    @field_validator("crop_area", "crop_aspect", "blur_sigma", "fade_share")
+    @field_validator("crop_area", "crop_aspect", "blur_sigma")
     @classmethod
     def _ordered(cls, value: tuple[float, float]) -> tuple[float, float]:
         if value[0] > value[1]:
@@ -133,20 +127,26 @@ class ModelConfig(_Section):
     )
 
 
+class TaskLevels(_Section):
+    """At which stages of the backbone each task is done."""
+
+    spatial: tuple[Level, ...] = Field(("P2", "P3"), min_length=1, description="levels of the spatial task")
+    temporal: tuple[Level, ...] = Field(("P4", "P5"), min_length=1, description="levels of the temporal task")
+    coupled: tuple[Level, ...] = Field(LEVELS, min_length=1, description="levels of the coupled task")
+
+    @field_validator("spatial", "temporal", "coupled")
+    @classmethod
+    def _in_order(cls, value: tuple[Level, ...]) -> tuple[Level, ...]:
+        if len(set(value)) < len(value):
+            raise ValueError("each level may be given once")
+        return tuple(level for level in LEVELS if level in value)
+
+
 class ContrastConfig(_Section):
     """What is contrasted, at which levels, and how the losses are weighted."""
 
     task: Task = Field("decoupled", description="decoupled (HDC), coupled, or only one of the two tasks")
-    levels: tuple[Level, ...] = Field(LEVELS, min_length=1, description="stages of the backbone that carry a loss")
-    spatial_levels: tuple[Level, ...] | None = Field(
-        None, min_length=1, description="levels of the spatial task, where not all of `levels`"
-    )
-    temporal_levels: tuple[Level, ...] | None = Field(
-        None, min_length=1, description="levels of the temporal task, where not all of `levels`"
-    )
-    split_channels: bool = Field(
-        False, description="the spatial task reads the first half of a stage's channels, the temporal task the second"
-    )
+    levels: TaskLevels = Field(TaskLevels(), description="stages of the backbone that carry each task's loss")
     embedding_dim: PositiveInt = Field(128, description="width of an embedding")
     hidden_dim: PositiveInt | None = Field(None, description="width of a head's hidden layer; the stage's when empty")
     temperature: PositiveFloat = Field(0.1, description="softmax temperature")
@@ -168,28 +168,21 @@ class ContrastConfig(_Section):
         "features", description="where invariance is measured: pooled features or embeddings"
     )
 
-    @field_validator("levels", "spatial_levels", "temporal_levels")
-    @classmethod
-    def _in_order(cls, value: tuple[Level, ...] | None) -> tuple[Level, ...] | None:
-        if value is None:
-            return None
-        if len(set(value)) < len(value):
-            raise ValueError("each level may be given once")
-        return tuple(level for level in LEVELS if level in value)
-
     def levels_of(self, task: str) -> tuple[Level, ...]:
-        """Levels that carry a loss of `task` ("spatial", "temporal" or "coupled")."""
-        of_task = {"spatial": self.spatial_levels, "temporal": self.temporal_levels}.get(task)
-        return of_task or self.levels
+        """Levels that carry a loss of "spatial", "temporal" or "coupled"."""
+        return getattr(self.levels, task)
+
+    @property
+    def used_levels(self) -> tuple[Level, ...]:
+        """Levels that carry any loss, in order."""
+        tasks = ("spatial", "temporal") if self.task == "decoupled" else (self.task,)
+        return tuple(level for level in LEVELS if any(level in self.levels_of(task) for task in tasks))
 
     @model_validator(mode="after")
     def _complete(self) -> "ContrastConfig":
-        missing = [level for level in self.levels if level not in self.fixed_weights]
+        missing = [level for level in self.used_levels if level not in self.fixed_weights]
         if self.weighting == "fixed" and missing:
             raise ValueError(f"fixed_weights needs a number for {', '.join(missing)}")
-        for name, of_task in (("spatial_levels", self.spatial_levels), ("temporal_levels", self.temporal_levels)):
-            if not set(of_task or ()) <= set(self.levels):
-                raise ValueError(f"{name} must be among levels ({', '.join(self.levels)})")
         if self.weight_range[0] > self.weight_range[1]:
             raise ValueError("weight_range: the first number must not be greater than the second")
         return self
@@ -243,14 +236,17 @@ class Experiment(_Section):
     evaluate: EvaluateConfig = EvaluateConfig()
 
 
+_EVERY_LEVEL = {"spatial": LEVELS, "temporal": LEVELS, "coupled": LEVELS}
+_TOP_LEVEL = {task: LEVELS[-1:] for task in _EVERY_LEVEL}
 # The method and the ablations that the paper asks about: what each sets in the sections `views` and `contrast`.
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
-    "hdc": {"contrast": {"task": "decoupled", "levels": LEVELS, "weighting": "measured"}},
-    "coupled": {"contrast": {"task": "coupled", "levels": LEVELS, "weighting": "measured"}},
-    "spatial": {"contrast": {"task": "spatial", "levels": LEVELS, "weighting": "measured"}},
-    "temporal": {"contrast": {"task": "temporal", "levels": LEVELS, "weighting": "measured"}},
-    "hdc-uniform": {"contrast": {"task": "decoupled", "levels": LEVELS, "weighting": "uniform"}},
-    "hdc-top-level": {"contrast": {"task": "decoupled", "levels": LEVELS[-1:], "weighting": "uniform"}},
+    "hdc": {"contrast": {"task": "decoupled", "levels": TaskLevels().model_dump(), "weighting": "measured"}},
+    "coupled": {"contrast": {"task": "coupled", "levels": _EVERY_LEVEL, "weighting": "measured"}},
+    "spatial": {"contrast": {"task": "spatial", "levels": _EVERY_LEVEL, "weighting": "measured"}},
+    "temporal": {"contrast": {"task": "temporal", "levels": _EVERY_LEVEL, "weighting": "measured"}},
+    "hdc-every-level": {"contrast": {"task": "decoupled", "levels": _EVERY_LEVEL, "weighting": "measured"}},
+    "hdc-uniform": {"contrast": {"task": "decoupled", "levels": TaskLevels().model_dump(), "weighting": "uniform"}},
+    "hdc-top-level": {"contrast": {"task": "decoupled", "levels": _TOP_LEVEL, "weighting": "uniform"}},
 }
 
 
@@ -258,8 +254,9 @@ def preset(name: str) -> dict[str, dict[str, Any]]:
     """What a preset sets, by section, as `HDC` takes it: `HDC(backbone, **preset("coupled"))`.
 
     Args:
-        name: `hdc` (decoupled, all levels, measured weights), `coupled`, `spatial` or `temporal` (another task, all
-            else alike), `hdc-uniform` (equal weights), `hdc-top-level` (only the last stage).
+        name: `hdc` (decoupled: spatial task at P2 and P3, temporal task at P4 and P5, measured weights), `coupled`,
+            `spatial` or `temporal` (one task at every level), `hdc-every-level` (both tasks at every level),
+            `hdc-uniform` (equal weights), `hdc-top-level` (both tasks at the last stage alone).
 
     Raises:
         ConfigError: there is none of that name.

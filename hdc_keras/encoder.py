@@ -26,7 +26,7 @@ class ClipEncoder(keras.Model):
         super().__init__(**kwargs)
         self.pyramid = model.pyramid
         self.heads = model.heads
-        self.levels = model.contrast.levels
+        self.levels = model.contrast.used_levels
         self.tasks = model.tasks
         self.pairs = model.pairs
         self.view_size = model.views.size

@@ -77,7 +77,7 @@ def _write_saved_model(model: HDC, experiment: Experiment, folder: Path) -> None
         "resized_to": list(experiment.data.decode_size),
         "cropped_to": model.views.size,
         "backbone": model.backbone.name,
-        "levels": list(model.contrast.levels),
+        "levels": list(model.contrast.used_levels),
         "tasks": list(model.tasks),
     }
     extra = folder / "assets.extra"

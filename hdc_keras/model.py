@@ -63,18 +63,15 @@ class HDC(keras.Model):
         self.tasks = tuple(positives_of(self.contrast.task))
         self.pairs = [
             (level, task)
-            for level in self.contrast.levels
+            for level in self.contrast.used_levels
             for task in self.tasks
             if level in self.contrast.levels_of(task)
         ]
         self.view_generator = ViewGenerator(self.views, self.contrast.task, seed, name="views")
-        self.pyramid = backbone.level_model(self.contrast.levels)
+        self.pyramid = backbone.level_model(self.contrast.used_levels)
         self.heads = {
             f"{level}_{task}": ProjectionHead(
-                self.contrast.embedding_dim,
-                self.contrast.hidden_dim,
-                (self.tasks.index(task), len(self.tasks)) if self.contrast.split_channels else (0, 1),
-                name=f"{level}_{task}_head",
+                self.contrast.embedding_dim, self.contrast.hidden_dim, name=f"{level}_{task}_head"
             )
             for level, task in self.pairs
         }
@@ -119,7 +116,7 @@ class HDC(keras.Model):
         view_count = len(self.view_generator.view_names)
         maps = self.pyramid(self.view_generator(windows), training=training)
         outputs = {}
-        for level in self.contrast.levels:
+        for level in self.contrast.used_levels:
             outputs[f"{level}_features"] = ops.mean(ops.cast(maps[level], "float32"), axis=(1, 2, 3))
         for level, task in self.pairs:
             features = outputs[f"{level}_features"]
@@ -143,16 +140,16 @@ class HDC(keras.Model):
         measured = ops.stack(
             [
                 ops.stack([self._invariance(level, task, y_pred) for task in self.tasks])
-                for level in self.contrast.levels
+                for level in self.contrast.used_levels
             ]
         )
         if training:
             self.invariance_weights.update(measured)
         weights = ops.stop_gradient(self.invariance_weights.loss_weights())
         total, tracked = 0.0, []
-        batch = ops.shape(y_pred[f"{self.contrast.levels[0]}_features"])[1]
+        batch = ops.shape(y_pred[f"{self.contrast.used_levels[0]}_features"])[1]
         for level, task in self.pairs:
-            place = self.contrast.levels.index(level), self.tasks.index(task)
+            place = self.contrast.used_levels.index(level), self.tasks.index(task)
             result = results[level, task]
             task_weight = self.contrast.temporal_weight if task == "temporal" else 1.0
             total = total + task_weight * weights[place] * result.loss
@@ -174,9 +171,8 @@ class HDC(keras.Model):
         """Invariance of one level to what one task's pairs differ in; 0 where the level does not carry the task."""
         if (level, task) not in self.pairs:
             return ops.zeros(())
-        if self.contrast.measure_on == "embeddings":
-            return invariance(*self._pair(task, outputs[f"{level}_{task}"]))
-        return invariance(*self._pair(task, self.heads[f"{level}_{task}"].read(outputs[f"{level}_features"])))
+        basis = f"{level}_features" if self.contrast.measure_on == "features" else f"{level}_{task}"
+        return invariance(*self._pair(task, outputs[basis]))
 
     def _pair(self, task: str, views: Tensor) -> tuple[Tensor, Tensor]:
         """Anchor and positive of a task, from (views, batch, channels)."""

@@ -113,7 +113,7 @@ main()
 @pytest.mark.parametrize("backend", [pytest.param(name, marks=needs(name)) for name in ("jax", "torch")])
 def test_the_command_goes_the_whole_path_without_tensorflow(tmp_path, backend):
     code = ["-c", WITHOUT_TENSORFLOW]
-    printed = run(backend, code, "pretrain", "--smoke", "--set", "contrast.levels=[P5]", cwd=tmp_path)
+    printed = run(backend, code, "pretrain", "--smoke", "--preset", "hdc-top-level", cwd=tmp_path)
     assert "The run is in runs/moving-shapes-smoke" in printed and backend in printed
 
     folder = tmp_path / "runs" / "moving-shapes-smoke"

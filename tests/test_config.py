@@ -22,10 +22,19 @@ def test_a_dump_loads_to_the_same_experiment(tmp_path):
 
 def test_overrides_win_and_are_parsed_as_yaml(tmp_path):
     experiment = load(
-        tmp_path, "train: {epochs: 3}", "train.epochs=7", "contrast.levels=[P5, P3]", "data.path=null", "views.blur=0"
+        tmp_path,
+        "train: {epochs: 3}",
+        "train.epochs=7",
+        "contrast.levels.spatial=[P5, P3]",
+        "data.path=null",
+        "views.blur=0",
     )
 
-    assert (experiment.train.epochs, experiment.contrast.levels, experiment.data.path) == (7, ("P3", "P5"), None)
+    assert (experiment.train.epochs, experiment.contrast.levels.spatial, experiment.data.path) == (
+        7,
+        ("P3", "P5"),
+        None,
+    )
 
 
 @pytest.mark.parametrize(
@@ -36,10 +45,10 @@ def test_overrides_win_and_are_parsed_as_yaml(tmp_path):
         ("train: {epochs: many}", None, r"`train.epochs`: input should be a valid integer.*Received: 'many'"),
         ("train: {epochs: 0}", None, r"`train.epochs`: input should be greater than or equal to 1"),
         ("contrast: {task: both}", None, r"`contrast.task`.*'decoupled', 'coupled', 'spatial' or 'temporal'"),
-        ("contrast: {levels: []}", None, r"`contrast.levels`"),
-        ("contrast: {levels: [P5, P5]}", None, "each level may be given once"),
+        ("contrast: {levels: {temporal: []}}", None, r"`contrast.levels.temporal`"),
+        ("contrast: {levels: {spatial: [P5, P5]}}", None, "each level may be given once"),
         ("contrast: {weighting: fixed, fixed_weights: {P2: 1}}", None, "fixed_weights needs a number for P3, P4, P5"),
-        ("contrast: {levels: [P5], temporal_levels: [P4]}", None, r"temporal_levels must be among levels \(P5\)"),
+        ("contrast: {levels: {spatail: [P5]}}", None, r"Did you mean `contrast.levels.spatial`"),
         ("views: {crop_area: [1.0, 0.2]}", None, "first number must not be greater"),
         ("views: {temporal_negatives: [backwards]}", None, "temporal_negatives"),
         ("[1, 2]", None, "expected `key: value` lines"),

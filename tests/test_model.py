@@ -11,13 +11,18 @@ from tests.contrast.test_losses import slow_info_nce
 
 RNG = np.random.default_rng(0)
 WINDOWS = RNG.integers(0, 255, (6, 2, 4, 20, 20, 3), dtype=np.uint8)
+EVERY_LEVEL = {task: ["P2", "P3", "P4", "P5"] for task in ("spatial", "temporal", "coupled")}
 ALL_NEGATIVES = ["shifted", "reversed", "shuffled", "frozen"]
+
+
+def both(*levels):
+    return {"spatial": levels, "temporal": levels}
 
 
 def small_model(views=None, contrast=None, **options):
     keras.utils.set_random_seed(0)
     backbone = R3D([4, 4, 6, 8], [1, 1, 1, 1], name="small")
-    contrast = {"embedding_dim": 8, **(contrast or {})}
+    contrast = {"embedding_dim": 8, "levels": EVERY_LEVEL, **(contrast or {})}
     model = HDC(backbone, {"size": 16, **(views or {})}, contrast, **options)
     model.compile(keras.optimizers.SGD(0.05))
     return model
@@ -36,7 +41,7 @@ def test_the_loss_is_the_weighted_sum_over_levels_and_tasks():
         {"temporal_negatives": ["reversed"]},
         {
             "weighting": "fixed",
-            "levels": ["P3", "P5"],
+            "levels": both("P3", "P5"),
             "fixed_weights": {"P3": 0.5, "P5": 2.0},
             "temporal_weight": 0.7,
             "temporal_negative_weight": 3.0,
@@ -74,27 +79,27 @@ def test_every_ablation_trains_every_weight_it_has(task, weighting):
 
 
 def test_one_level_trains_only_up_to_it():
-    model = small_model(contrast={"levels": ["P3"]})
+    model = small_model(contrast={"levels": both("P3")})
 
     assert not any("stage4" in v.path or "stage5" in v.path for v in model.pyramid.trainable_variables)
     assert np.isfinite(model.fit(WINDOWS, batch_size=6, verbose=0).history["loss"][0])
 
 
 def test_a_task_may_have_levels_of_its_own():
-    model = small_model(contrast={"spatial_levels": ["P2", "P3"], "temporal_levels": ["P5"]})
+    model = small_model(contrast={"levels": {"spatial": ["P2", "P3"], "temporal": ["P5"]}})
     outputs = model(WINDOWS, training=True)
     model.compute_loss(y_pred=outputs)
     weights = ops.convert_to_numpy(model.invariance_weights.loss_weights())
 
     assert sorted(model.heads) == ["P2_spatial", "P3_spatial", "P5_temporal"]
     assert {name for name in outputs if name.endswith("al")} == set(model.heads)
-    np.testing.assert_array_equal(weights > 0, [[True, False], [True, False], [False, False], [False, True]])
+    np.testing.assert_array_equal(weights > 0, [[True, False], [True, False], [False, True]])
     np.testing.assert_allclose(weights.sum(axis=0), [2.0, 1.0], atol=1e-6)
     assert np.isfinite(model.fit(WINDOWS, batch_size=6, verbose=0).history["loss"][0])
 
 
 def test_metrics_are_means_over_the_epoch():
-    model = small_model(contrast={"levels": ["P5"]})
+    model = small_model(contrast={"levels": both("P5")})
     history = model.fit(WINDOWS, batch_size=3, verbose=0).history
 
     assert {"loss", "P5_spatial_loss", "P5_temporal_accuracy", "P5_spatial_weight", "P5_temporal_invariance"} <= set(
@@ -147,7 +152,7 @@ def gradient(values, loss_of):
 def test_the_gradient_of_the_loss_is_that_of_finite_differences_of_a_slow_reference():
     model = small_model(
         {"temporal_negatives": ["reversed"]},
-        {"levels": ["P3", "P5"], "weighting": "fixed", "temporal_weight": 0.7, "temporal_negative_weight": 3.0},
+        {"levels": both("P3", "P5"), "weighting": "fixed", "temporal_weight": 0.7, "temporal_negative_weight": 3.0},
     )
     weights = {"P3": 0.5, "P5": 1.0}
     free = np.random.default_rng(1).normal(size=(2, 2, 4, 6, 8))  # levels, tasks, views, videos, dimensions
@@ -183,7 +188,11 @@ def test_a_step_follows_the_gradient_of_the_whole_model():
     of the loss along it, by central differences. Smooth enough for that are a network of 16 channels and videos that
     differ."""
     keras.utils.set_random_seed(0)
-    model = HDC(R3D([16, 16, 16, 16], [1, 1, 1, 1]), {"size": 16}, {"embedding_dim": 8, "weighting": "fixed"})
+    model = HDC(
+        R3D([16, 16, 16, 16], [1, 1, 1, 1]),
+        {"size": 16, "fade_static": 0.0},
+        {"embedding_dim": 8, "levels": EVERY_LEVEL},
+    )
     model.compile(keras.optimizers.SGD(1.0))
     blocks = np.random.default_rng(0).integers(0, 255, (6, 2, 4, 4, 4, 3))
     windows = np.kron(blocks, np.ones((1, 1, 1, 5, 5, 1))).astype("uint8")
@@ -203,7 +212,7 @@ def test_a_step_follows_the_gradient_of_the_whole_model():
 
     length = 1e-4 / squared_norm**0.5
     slope = (loss_at(length) - loss_at(-length)) / (2 * length)
-    assert slope == pytest.approx(squared_norm, rel=0.01)
+    assert slope == pytest.approx(squared_norm, rel=0.02)
 
 
 def test_weights_follow_a_slow_reference_over_fifty_steps_of_the_model():
@@ -258,25 +267,6 @@ def test_steps_after_the_first_are_not_traced_again(monkeypatch):
     model.fit(WINDOWS, batch_size=2, epochs=4, verbose=0)
 
     assert first >= 1 and len(traced) == first
-
-
-def test_tasks_may_read_channels_of_their_own():
-    model = small_model(contrast={"split_channels": True, "levels": ["P5"]})
-    outputs = model(WINDOWS, training=False)
-    changed = np.array(ops.convert_to_numpy(outputs["P5_features"]))[0]
-    changed[:, 4:] += 1.0  # of the 8 channels, those of the temporal task
-
-    for task, same in (("spatial", True), ("temporal", False)):
-        embeddings = ops.convert_to_numpy(model.heads[f"P5_{task}"](changed, training=False))
-        before = ops.convert_to_numpy(outputs[f"P5_{task}"])[0]
-        assert np.allclose(embeddings, before, atol=1e-5) == same
-    assert np.isfinite(model.fit(WINDOWS, batch_size=6, verbose=0).history["loss"][0])
-
-
-def test_a_single_task_reads_every_channel():
-    model = small_model(contrast={"split_channels": True, "task": "coupled", "levels": ["P5"]})
-
-    assert model.heads["P5_coupled"].hidden.kernel.shape == (8, 8)
 
 
 def test_an_unknown_option_is_refused_by_name():

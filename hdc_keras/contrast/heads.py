@@ -25,43 +25,28 @@ class ProjectionHead(layers.Layer):
 
     Args:
         embedding_dim: width of the embedding.
-        hidden_dim: width of the hidden layer; that of what it reads when `None`.
-        part: (i, n): of n equal parts of the channels it reads the i-th, counted from 0.
+        hidden_dim: width of the hidden layer; that of the input when `None`.
     """
 
-    def __init__(
-        self, embedding_dim: int = 128, hidden_dim: int | None = None, part: tuple[int, int] = (0, 1), **kwargs: Any
-    ):
+    def __init__(self, embedding_dim: int = 128, hidden_dim: int | None = None, **kwargs: Any):
         super().__init__(**kwargs)
         self.embedding_dim = embedding_dim
         self.hidden_dim = hidden_dim
-        self.part = (part[0], part[1])
 
     def build(self, input_shape: Sequence[int | None]) -> None:
         """Create the layers for features (batch, channels)."""
-        assert input_shape[-1] is not None
-        part = self._slice(input_shape[-1])
-        channels = part.stop - part.start
-        width = self.hidden_dim or channels
+        width = self.hidden_dim or input_shape[-1]
         policy = self.dtype_policy
         self.hidden = layers.Dense(width, use_bias=False, dtype=policy, name="hidden")
         self.norm = layers.BatchNormalization(momentum=0.9, epsilon=1e-5, dtype=policy, name="norm")
         self.projection = layers.Dense(self.embedding_dim, dtype=policy, name="projection")
-        self.hidden.build((None, channels))
+        self.hidden.build(input_shape)
         self.norm.build((None, width))
         self.projection.build((None, width))
 
-    def _slice(self, channels: int) -> slice:
-        number, parts = self.part
-        return slice(number * channels // parts, (number + 1) * channels // parts)
-
-    def read(self, features: Tensor) -> Tensor:
-        """The channels of (..., channels) that this head reads."""
-        return features[..., self._slice(features.shape[-1])]
-
     def call(self, features: Tensor, training: bool | None = None) -> Tensor:
         """(batch, channels) -> (batch, embedding_dim) float32 of unit length, whatever the compute dtype."""
-        x = ops.relu(self.norm(self.hidden(self.read(features)), training=training))
+        x = ops.relu(self.norm(self.hidden(features), training=training))
         return unit_length(self.projection(x))
 
     def compute_output_shape(self, input_shape: Sequence[int | None]) -> tuple[int | None, int]:
@@ -70,5 +55,4 @@ class ProjectionHead(layers.Layer):
 
     def get_config(self) -> dict[str, Any]:
         """Every constructor argument."""
-        own = {"embedding_dim": self.embedding_dim, "hidden_dim": self.hidden_dim, "part": self.part}
-        return {**super().get_config(), **own}
+        return {**super().get_config(), "embedding_dim": self.embedding_dim, "hidden_dim": self.hidden_dim}

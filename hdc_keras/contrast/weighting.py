@@ -51,7 +51,7 @@ class InvarianceWeights(keras.layers.Layer):
         super().__init__(dtype="float32", **kwargs)
         self.config = config
         self.tasks = tuple(tasks)
-        carries = [[level in config.levels_of(task) for task in self.tasks] for level in config.levels]
+        carries = [[level in config.levels_of(task) for task in self.tasks] for level in config.used_levels]
         self.carries = np.array(carries, np.float32)
         shape = self.carries.shape
         self.average = self.add_weight(shape=shape, initializer="zeros", trainable=False, name="invariance_average")
@@ -73,7 +73,9 @@ class InvarianceWeights(keras.layers.Layer):
         if self.config.weighting == "uniform":
             return ops.ones(shape)
         if self.config.weighting == "fixed":
-            fixed = ops.convert_to_tensor([self.config.fixed_weights[level] for level in self.config.levels], "float32")
+            fixed = ops.convert_to_tensor(
+                [self.config.fixed_weights[level] for level in self.config.used_levels], "float32"
+            )
             return ops.broadcast_to(fixed[:, None], shape)
         powered = ops.power(ops.maximum(self.average, _LEAST_INVARIANCE), self.config.gamma)
         clipped = ops.clip(powered / self._mean(powered), *self.config.weight_range)

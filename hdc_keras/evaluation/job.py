@@ -72,8 +72,8 @@ def evaluate(
         features[title] = extract_features(encoder, used, experiment, store, reporter(f"features, {title}"))
     results = {}
     for protocol in protocols:
-        sources = feature_sources(protocol, model.contrast.levels, model.pairs)
-        levels_only = {name: parts for name, parts in sources.items() if set(parts) <= set(model.contrast.levels)}
+        sources = feature_sources(protocol, model.contrast.used_levels, model.pairs)
+        levels_only = {name: parts for name, parts in sources.items() if set(parts) <= set(model.contrast.used_levels)}
         judged = {
             key: judge(
                 protocol,

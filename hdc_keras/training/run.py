@@ -223,5 +223,5 @@ def _knn_check(
         return {}
     quick = experiment.model_copy(update={"evaluate": experiment.evaluate.model_copy(update={"clips": _KNN_CLIPS})})
     features = extract_features(encoder, chosen[0] + chosen[1], quick, store)
-    results = judge("knn", features, {"features": list(experiment.contrast.levels)}, experiment)
+    results = judge("knn", features, {"features": list(experiment.contrast.used_levels)}, experiment)
     return {f"knn_{column}": sources["features"]["top1"] for column, sources in results.items()}

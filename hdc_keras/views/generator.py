@@ -1,12 +1,12 @@
 """The views of a batch of videos: anchor, positives and temporal negatives (METHOD, "Views")."""
 
 from collections.abc import Sequence
-from typing import Any, get_args
+from typing import Any
 
 import keras
 from keras import ops
 
-from hdc_keras.config import FadedView, Task, ViewsConfig
+from hdc_keras.config import Task, ViewsConfig
 from hdc_keras.views import transforms
 
 Tensor = Any
@@ -24,7 +24,6 @@ _VIEWS = {
     "shuffled": (_ANCHOR_WINDOW, "anchor"),
     "frozen": (_ANCHOR_WINDOW, "anchor"),
 }
-_FADED = get_args(FadedView)
 _POSITIVES: dict[Task, dict[str, str]] = {
     "decoupled": {"spatial": "spatial_positive", "temporal": "temporal_positive"},
     "coupled": {"coupled": "coupled_positive"},
@@ -86,14 +85,14 @@ class ViewGenerator(keras.layers.Layer):
         batch = ops.shape(windows)[0]
         draws = {name: self._draw(batch, windows.shape[3:5]) for name in ("anchor", "other")}
         draws["spatial"] = {**draws["anchor"], "colour": self._spatial_colour(batch, draws["anchor"]["colour"])}
-        geometry, colour = (
-            _joined([draws[_VIEWS[name][1]][part] for name in self.view_names]) for part in ("geometry", "colour")
+        fading, geometry, colour = (
+            _joined([draws[_VIEWS[name][1]][part] for name in self.view_names])
+            for part in ("fading", "geometry", "colour")
         )
         clips = ops.concatenate([self._in_time(name, windows) for name in self.view_names])
         clips = transforms.apply_geometry(ops.cast(clips, self.compute_dtype) / 255.0, geometry, self.config.size)
         if self.config.fade_static:
-            fading = [self._fading(name, draws[_VIEWS[name][1]]["fading"]) for name in self.view_names]
-            clips = transforms.apply_fading(clips, _joined(fading))
+            clips = transforms.apply_fading(clips, fading)
         return transforms.apply_colour(clips, colour)
 
     def _draw(self, batch: Any, frame_size: tuple[int, int]) -> dict[str, transforms.Parameters]:
@@ -109,10 +108,6 @@ class ViewGenerator(keras.layers.Layer):
         own = keras.random.uniform((batch,), seed=self.seed_generator) < self.config.own_colour
         drawn = transforms.draw_colour(batch, self.config, self.seed_generator)
         return {name: ops.where(own, drawn[name], of_anchor[name]) for name in drawn}
-
-    def _fading(self, name: str, drawn: transforms.Parameters) -> transforms.Parameters:
-        fades = (name if name in _FADED else "anchor") in self.config.fade_views
-        return drawn if fades else {"share": ops.zeros_like(drawn["share"])}
 
     def _in_time(self, name: str, windows: Tensor) -> Tensor:
         clips = windows[:, _VIEWS[name][0]]

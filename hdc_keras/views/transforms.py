@@ -153,7 +153,7 @@ def draw_fading(batch: int, config: ViewsConfig, seed: random.SeedGenerator) -> 
     Returns:
         share (batch,) float32 in [0, 1]: 0 for no change; at 1 only what moves is left.
     """
-    return {"share": random.uniform((batch,), *config.fade_share, seed=seed) * _occurs(batch, config.fade_static, seed)}
+    return {"share": random.uniform((batch,), seed=seed) * _occurs(batch, config.fade_static, seed)}
 
 
 def apply_fading(clips: Tensor, parameters: Parameters) -> Tensor:

@@ -35,7 +35,7 @@ def test_a_vector_of_zeros_stays_one_and_has_a_finite_gradient():
 
 
 def test_its_config_rebuilds_it():
-    head = ProjectionHead(16, 32, (1, 2), name="h")
+    head = ProjectionHead(16, 32, name="h")
 
     assert keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(head)).get_config() == (
         head.get_config()

@@ -6,6 +6,7 @@ from hdc_keras.config import ContrastConfig
 from hdc_keras.contrast.weighting import InvarianceWeights, invariance
 
 TASKS = ("spatial", "temporal")
+EVERY_LEVEL = {task: ("P2", "P3", "P4", "P5") for task in TASKS}
 
 
 def weights_of(layer):
@@ -35,7 +36,7 @@ def test_invariance_has_closed_forms():
 
 
 def test_measured_weights_follow_a_slow_reference_over_fifty_steps():
-    config = ContrastConfig(gamma=2.0, momentum=0.9, weight_range=(0.2, 2.0))
+    config = ContrastConfig(levels=EVERY_LEVEL, gamma=2.0, momentum=0.9, weight_range=(0.2, 2.0))
     layer = InvarianceWeights(config, TASKS)
     rng = np.random.default_rng(0)
     average = None
@@ -50,24 +51,27 @@ def test_measured_weights_follow_a_slow_reference_over_fifty_steps():
 
 @pytest.mark.parametrize("gamma", [-1.0, 0.0, 0.5, 3.0])
 def test_weights_have_mean_one_for_each_task(gamma):
-    layer = InvarianceWeights(ContrastConfig(gamma=gamma), TASKS)
+    layer = InvarianceWeights(ContrastConfig(levels=EVERY_LEVEL, gamma=gamma), TASKS)
     layer.update(np.float32([[0.1, 0.9], [0.2, 0.7], [0.4, 0.0], [0.9, -0.3]]))
 
     np.testing.assert_allclose(weights_of(layer).mean(axis=0), 1.0, atol=1e-6)
 
 
 def test_before_the_first_measurement_weights_are_uniform():
-    np.testing.assert_array_equal(weights_of(InvarianceWeights(ContrastConfig(), TASKS)), np.ones((4, 2)))
+    np.testing.assert_array_equal(
+        weights_of(InvarianceWeights(ContrastConfig(levels=EVERY_LEVEL), TASKS)), np.ones((4, 2))
+    )
 
 
 def test_fixed_weights_are_those_given():
-    config = ContrastConfig(weighting="fixed", levels=("P3", "P5"), fixed_weights={"P3": 0.5, "P5": 2.0})
+    two = {"spatial": ["P3", "P5"], "temporal": ["P3", "P5"]}
+    config = ContrastConfig(weighting="fixed", levels=two, fixed_weights={"P3": 0.5, "P5": 2.0})
 
     np.testing.assert_array_equal(weights_of(InvarianceWeights(config, TASKS)), [[0.5, 0.5], [2.0, 2.0]])
 
 
 def test_uniform_weights_stay_one_whatever_is_measured():
-    layer = InvarianceWeights(ContrastConfig(weighting="uniform"), TASKS)
+    layer = InvarianceWeights(ContrastConfig(levels=EVERY_LEVEL, weighting="uniform"), TASKS)
     layer.update(np.float32(np.random.default_rng(0).random((4, 2))))
 
     np.testing.assert_array_equal(weights_of(layer), np.ones((4, 2)))

@@ -53,23 +53,6 @@ def test_the_spatial_positive_may_have_colours_of_its_own_and_keeps_the_anchors_
     np.testing.assert_allclose(views["shifted"], views["anchor"], atol=1e-6)
 
 
-def test_only_the_views_named_fade():
-    still = windows()
-    still[:] = still[:, :, :1]
-    options = {"jitter": 0.0, "grey": 0.0, "blur": 0.0, "fade_static": 1.0}
-
-    options["temporal_negatives"] = ["frozen"]
-    views = views_of(still, fade_views=["temporal_positive"], **options)
-
-    # Fading draws a still video towards grey: its pixels spread less.
-    unfaded = views_of(still, **{**options, "fade_static": 0.0})
-    for name in ("anchor", "spatial_positive", "frozen"):
-        np.testing.assert_allclose(views[name], unfaded[name], atol=1e-6)
-    assert views["temporal_positive"].std() < 0.9 * unfaded["temporal_positive"].std()
-    everything = views_of(still, **options)
-    assert all(everything[name].std() < 0.9 * unfaded[name].std() for name in everything)
-
-
 def test_the_temporal_positive_shows_the_anchors_frames():
     changed = windows()
     before = views_of(changed)["temporal_positive"]
@@ -160,21 +143,6 @@ def test_crops_keep_to_their_area_and_aspect():
     aspect = (width * 160) / (height * 120)
     assert aspect.min() >= 0.799 and aspect.max() <= 1.251
     assert top.min() >= 0 and (top + height).max() <= 1.0001 and (left + width).max() <= 1.0001
-
-
-def test_fading_is_drawn_from_its_range():
-    still = windows()
-    still[:] = still[:, :, :1]
-    options = {"jitter": 0.0, "grey": 0.0, "blur": 0.0}
-    unfaded = views_of(still, **options)["anchor"]
-    faded = views_of(still, **options, fade_static=1.0, fade_share=(0.6, 0.8))["anchor"]
-
-    def contrast_of(view):
-        return view.std(axis=(1, 2, 3, 4))
-
-    assert (
-        (contrast_of(faded) > 0.19 * contrast_of(unfaded)) & (contrast_of(faded) < 0.41 * contrast_of(unfaded))
-    ).all()
 
 
 @pytest.mark.parametrize("negatives", [(), NEGATIVES])
