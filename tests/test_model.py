@@ -188,11 +188,8 @@ def test_a_step_follows_the_gradient_of_the_whole_model():
     of the loss along it, by central differences. Smooth enough for that are a network of 16 channels and videos that
     differ."""
     keras.utils.set_random_seed(0)
-    model = HDC(
-        R3D([16, 16, 16, 16], [1, 1, 1, 1]),
-        {"size": 16, "fade_static": 0.0},
-        {"embedding_dim": 8, "levels": EVERY_LEVEL},
-    )
+    contrast = {"embedding_dim": 8, "levels": EVERY_LEVEL, "weighting": "fixed"}
+    model = HDC(R3D([16, 16, 16, 16], [1, 1, 1, 1]), {"size": 16, "fade_static": 0.0}, contrast)
     model.compile(keras.optimizers.SGD(1.0))
     blocks = np.random.default_rng(0).integers(0, 255, (6, 2, 4, 4, 4, 3))
     windows = np.kron(blocks, np.ones((1, 1, 1, 5, 5, 1))).astype("uint8")
