@@ -97,7 +97,7 @@ class ViewsConfig(_Section):
         0.5, description="probability that what does not move fades towards grey, by a share drawn from 0 to 1"
     )
     own_colour: Probability = Field(
-        0.0, description="probability that the spatial positive has colours of its own; otherwise the anchor's"
+        1.0, description="probability that the spatial positive has colours of its own; otherwise the anchor's"
     )
     temporal_negatives: tuple[TemporalNegative, ...] = Field(
         (), description="time-changed versions of the anchor that the temporal task must tell from it"

@@ -6,7 +6,15 @@ from hdc_keras.config import ViewsConfig
 from hdc_keras.views.generator import ViewGenerator
 
 # Everything is drawn, and strongly.
-STRONG = {"size": 16, "crop_area": (0.3, 0.6), "jitter": 1.0, "grey": 0.3, "blur": 0.5}
+STRONG = {
+    "size": 16,
+    "fade_static": 0.0,
+    "own_colour": 0.0,
+    "crop_area": (0.3, 0.6),
+    "jitter": 1.0,
+    "grey": 0.3,
+    "blur": 0.5,
+}
 NEGATIVES = ("shifted", "reversed", "shuffled", "frozen")
 
 
