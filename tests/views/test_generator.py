@@ -130,7 +130,7 @@ def test_a_task_makes_only_the_views_it_needs(task, names):
 
 
 def test_views_are_in_range_and_drawn_anew_each_time():
-    generator = ViewGenerator(ViewsConfig(**STRONG, fade_static=1.0), seed=0)
+    generator = ViewGenerator(ViewsConfig(**STRONG | {"fade_static": 1.0}), seed=0)
     first, second = (ops.convert_to_numpy(generator(windows())) for _ in range(2))
 
     assert first.shape == (18, 4, 16, 16, 3) and first.dtype == np.float32
@@ -155,7 +155,7 @@ def test_crops_keep_to_their_area_and_aspect():
 
 @pytest.mark.parametrize("negatives", [(), NEGATIVES])
 def test_views_in_half_precision_are_those_in_full(negatives):
-    config = ViewsConfig(**STRONG, fade_static=0.8, own_colour=0.5, temporal_negatives=negatives)
+    config = ViewsConfig(**STRONG | {"fade_static": 0.8, "own_colour": 0.5, "temporal_negatives": negatives})
     full, half = (
         ops.convert_to_numpy(ops.cast(ViewGenerator(config, seed=3, dtype=dtype)(windows()), "float32"))
         for dtype in ("float32", "mixed_bfloat16")
