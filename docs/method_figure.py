@@ -14,7 +14,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import FancyBboxPatch
 
-from hdc_keras.config import load_experiment
+from hdc_keras.config import TaskLevels, load_experiment
 from hdc_keras.data.synthetic import MovingShapes, render_video
 from hdc_keras.views.generator import ViewGenerator
 
@@ -25,7 +25,7 @@ LEVELS = ("P2", "P3", "P4", "P5")
 ROWS = {"anchor": 5.2, "spatial_positive": 3.45, "temporal_positive": 1.7}
 DEFINITIONS = {
     "anchor": r"anchor  $x = s(v[t_a])$",
-    "spatial_positive": r"spatial positive  $x_s = s(v[t_s])$",
+    "spatial_positive": r"spatial positive  $x_s = s(v[t_s])$, other colours",
     "temporal_positive": r"temporal positive  $x_t = s'(v[t_a])$",
 }
 
@@ -83,7 +83,7 @@ def draw(path: Path) -> None:
         axes.text(9.72, y, text, color=colour, fontsize=9, va="center")
     axes.plot([9.45, 9.53, 9.53, 9.45], [5.9, 5.9, 4.0, 4.0], color=SPATIAL, linewidth=2)
     axes.plot([9.45, 9.6, 9.6, 9.45], [5.5, 5.5, 2.1, 2.1], color=TEMPORAL, linewidth=2)
-    axes.text(12.2, 6.75, "one 3D network, contrast at every stage", fontsize=11, weight="bold")
+    axes.text(12.2, 6.75, "one 3D network, a contrast at each stage", fontsize=11, weight="bold")
     arrow(axes, (9.7, 3.5), (12.2, 3.5))
     for number, level in enumerate(LEVELS):
         x, half = 12.3 + 1.45 * number, 0.75 - 0.13 * number
@@ -91,6 +91,8 @@ def draw(path: Path) -> None:
         if number < len(LEVELS) - 1:
             arrow(axes, (x + 0.9, 3.5), (x + 1.4, 3.5))
         for task, sign, colour in (("spatial", 1, SPATIAL), ("temporal", -1, TEMPORAL)):
+            if level not in getattr(TaskLevels(), task):
+                continue
             end = 3.5 + sign * 1.15
             arrow(axes, (x + 0.42, 3.5 + sign * (half + 0.05)), (x + 0.42, end), colour)
             box(axes, x - 0.1, min(end, end + sign * 0.45), (1.05, 0.45), f"{task}", colour, 0.45)
