@@ -50,8 +50,9 @@ def evaluate(
 
     with progress_bar() as bar:
         bars = NamedBars(bar)
-        records = load_videos(experiment, lambda done, total: bars("rendering moving shapes", done, total))
+        records, notes = load_videos(experiment, lambda done, total: bars("rendering moving shapes", done, total))
         results = evaluate_run(directory, experiment, records, protocol, bars, str(supervised) if supervised else None)
+    console.print("".join(f"{note}\n" for note in notes), end="", markup=False, highlight=False)
     for result in results.values():
         _print_result(result)
         counts = result["counts"]

@@ -29,7 +29,7 @@ def run_job(experiment: Experiment, path: Path, resume: bool) -> int:
         run.check_free()  # before any video is read
     with progress_bar() as bar:
         task = bar.add_task("rendering moving shapes", visible=False, note="")
-        records = load_videos(
+        records, notes = load_videos(
             experiment, lambda done, total: bar.update(task, completed=done, total=total, visible=True)
         )
     steps = steps_per_epoch(experiment, records)  # refuses too few videos
@@ -42,6 +42,7 @@ def run_job(experiment: Experiment, path: Path, resume: bool) -> int:
         f"Videos: {trained} for training, {held_out} held out for testing"
         + (f", in {groups} groups that are kept apart" if groups else "")
     )
+    console.print("".join(f"  {note}\n" for note in notes), end="", markup=False, highlight=False)
     console.print(
         f"Run: [bold]{run.path}[/]   backbone {experiment.model.backbone}, {_device()}, {keras.backend.backend()}"
     )

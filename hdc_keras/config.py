@@ -42,6 +42,13 @@ class DataConfig(_Section):
     """Which videos are read, and how."""
 
     path: str | None = Field(None, description="folder or CSV manifest; moving shapes when empty")
+    layout: Literal["auto", "plain", "ucf101", "hmdb51", "kinetics"] = Field(
+        "auto", description="how the set is laid out; plain: class folders, loose videos or a manifest"
+    )
+    annotations: str | None = Field(
+        None, description="folder (or CSV) of the official lists; looked for in and beside the videos when empty"
+    )
+    official_split: Annotated[int, Field(ge=1, le=3)] = Field(1, description="which split of UCF101 or HMDB51")
     shapes_per_pair: tuple[PositiveInt, PositiveInt] = Field(
         (16, 6), description="moving shapes: training and test videos for each of the 36 pairs of classes"
     )

@@ -10,6 +10,7 @@ import numpy as np
 from hdc_keras.backbones import build_backbone
 from hdc_keras.backbones.torchvision_weights import load_torchvision_weights
 from hdc_keras.config import Experiment
+from hdc_keras.data.datasets import VideoSet, read_dataset
 from hdc_keras.data.decoding import count_frames
 from hdc_keras.data.loading import DecodeFailures, FrameStore, WindowBatches, WindowLoader, count_steps
 from hdc_keras.data.records import VideoRecord, read_records, with_splits
@@ -51,25 +52,26 @@ class Outcome:
     failed_videos: dict[str, str]
 
 
-def load_videos(experiment: Experiment, progress: Progress | None = None) -> list[VideoRecord]:
+def load_videos(experiment: Experiment, progress: Progress | None = None) -> VideoSet:
     """The experiment's videos, each with a split; moving shapes are rendered if need be.
 
     With `data.limit`, at most that many of each split are kept, drawn at random.
     """
+    notes: list[str] = []
     data = experiment.data
     if data.path is None:
         train, test = data.shapes_per_pair
         records = read_records(ensure_moving_shapes(MovingShapes(train, test), progress))
     else:
-        records = read_records(data.path)
+        records, notes = read_dataset(data)
     records = with_splits(records, data.holdout, experiment.seed)
     if data.limit is None:
-        return records
+        return VideoSet(records, notes)
     order = random_generator("limit", experiment.seed).permutation(len(records))
     kept = [
         i for split in ("train", "val", "test") for i in [i for i in order if records[i].split == split][: data.limit]
     ]
-    return [records[i] for i in sorted(kept)]
+    return VideoSet([records[i] for i in sorted(kept)], notes)
 
 
 def build_model(experiment: Experiment) -> HDC:

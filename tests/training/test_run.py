@@ -72,7 +72,7 @@ def test_a_run_leaves_all_that_is_needed_to_repeat_it(class_folder, tmp_path):
     experiment = experiment_on(class_folder)
     run = run_of(tmp_path, experiment)
 
-    outcome = pretrain(experiment, run, load_videos(experiment))
+    outcome = pretrain(experiment, run, load_videos(experiment).records)
 
     assert outcome.finished and (outcome.step, outcome.epochs) == (12, 4)
     assert run.experiment() == experiment
@@ -93,7 +93,7 @@ def test_a_stopped_run_continues_to_the_weights_of_an_undisturbed_one(
     class_folder, tmp_path, deterministic_ops, stop_after, number
 ):
     experiment = experiment_on(class_folder, knn_every=0)
-    records = load_videos(experiment)
+    records = load_videos(experiment).records
     undisturbed, stopped = (run_of(tmp_path, experiment, name) for name in ("undisturbed", "stopped"))
     pretrain(experiment, undisturbed, records)
 
@@ -111,7 +111,7 @@ def test_the_knn_check_does_not_touch_the_training(class_folder, tmp_path, deter
     for every in (0, 1):
         experiment = experiment_on(class_folder, knn_every=every)
         runs[every] = run_of(tmp_path, experiment, f"every{every}")
-        pretrain(experiment, runs[every], load_videos(experiment))
+        pretrain(experiment, runs[every], load_videos(experiment).records)
 
     assert_identical(weights_of(runs[0]), weights_of(runs[1]))
     assert runs[1].load_checkpoint()[0].backbone.trainable
@@ -121,7 +121,7 @@ def test_signals_are_given_back(class_folder, tmp_path):
     before = signal.getsignal(signal.SIGINT)
     experiment = experiment_on(class_folder, epochs=1, knn_every=0)
 
-    pretrain(experiment, run_of(tmp_path, experiment), load_videos(experiment))
+    pretrain(experiment, run_of(tmp_path, experiment), load_videos(experiment).records)
 
     assert signal.getsignal(signal.SIGINT) is before
 
@@ -130,7 +130,7 @@ def test_the_loss_goes_down(class_folder, tmp_path):
     experiment = experiment_on(class_folder, epochs=25, knn_every=0, optimizer="adamw", learning_rate=0.003)
     run = run_of(tmp_path, experiment)
 
-    pretrain(experiment, run, load_videos(experiment))
+    pretrain(experiment, run, load_videos(experiment).records)
 
     losses = [float(row["loss"]) for row in run.read_metrics()]
     assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:5])
@@ -140,7 +140,7 @@ def test_bad_videos_are_skipped_and_listed(class_folder, tmp_path):
     (class_folder / "across" / "9.mp4").write_text("no video")
     experiment = experiment_on(class_folder, epochs=3, knn_every=0)
     experiment = experiment.model_copy(update={"data": experiment.data.model_copy(update={"max_failed_share": 0.5})})
-    records = [r for r in load_videos(experiment)]
+    records = load_videos(experiment).records
     records = [r if "9.mp4" not in r.path else type(r)(r.path, r.video_id, r.labels, "train", None) for r in records]
     run = run_of(tmp_path, experiment)
 
@@ -154,10 +154,10 @@ def test_bad_videos_are_skipped_and_listed(class_folder, tmp_path):
 def test_a_finished_run_cannot_be_resumed(class_folder, tmp_path):
     experiment = experiment_on(class_folder, epochs=1, knn_every=0)
     run = run_of(tmp_path, experiment)
-    pretrain(experiment, run, load_videos(experiment))
+    pretrain(experiment, run, load_videos(experiment).records)
 
     with pytest.raises(RunError, match="is finished"):
-        pretrain(experiment, run, load_videos(experiment), resume=True)
+        pretrain(experiment, run, load_videos(experiment).records, resume=True)
 
 
 def test_a_damaged_checkpoint_is_named(class_folder, tmp_path):

@@ -1,0 +1,236 @@
+"""Small sets in the exact layouts of the releases, their quirks included."""
+
+import pytest
+
+from hdc_keras.config import DataConfig
+from hdc_keras.data.datasets import read_dataset
+from hdc_keras.data.records import with_splits
+from hdc_keras.errors import DataError
+
+
+def touch(folder, *names):
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+
+
+def write(path, *lines):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\r\n".join(lines) + "\r\n")  # as the releases have them
+
+
+def read(path, **options):
+    return read_dataset(DataConfig(path=str(path), **options))
+
+
+def splits(records):
+    return {record.video_id: record.split for record in records}
+
+
+@pytest.fixture
+def ucf101(tmp_path):
+    """Two classes, of which one is spelled in two ways, in two groups each."""
+    videos, lists = tmp_path / "UCF-101", tmp_path / "ucfTrainTestlist"
+    for group in (1, 8):
+        for clip in (1, 2):
+            touch(videos, f"ApplyEyeMakeup/v_ApplyEyeMakeup_g{group:02d}_c{clip:02d}.avi")
+            touch(videos, f"HandstandPushups/v_HandStandPushups_g{group:02d}_c{clip:02d}.avi")
+    write(lists / "classInd.txt", "1 ApplyEyeMakeup", "37 HandstandPushups")
+    write(
+        lists / "trainlist01.txt",
+        "ApplyEyeMakeup/v_ApplyEyeMakeup_g08_c01.avi 1",
+        "ApplyEyeMakeup/v_ApplyEyeMakeup_g08_c02.avi 1",
+        "HandstandPushups/v_HandStandPushups_g08_c01.avi 37",
+        "HandstandPushups/v_HandStandPushups_g08_c02.avi 37",
+    )
+    write(
+        lists / "testlist01.txt",
+        "ApplyEyeMakeup/v_ApplyEyeMakeup_g01_c01.avi",
+        "ApplyEyeMakeup/v_ApplyEyeMakeup_g01_c02.avi",
+        "HandstandPushups/v_HandStandPushups_g01_c01.avi",
+        "HandstandPushups/v_HandStandPushups_g01_c02.avi",
+    )
+    return tmp_path
+
+
+@pytest.mark.parametrize("given", ["", "UCF-101"])
+def test_ucf101_is_recognised_and_read_by_its_lists(ucf101, given):
+    records, notes = read(ucf101 / given)
+
+    assert notes == []
+    assert {record.label for record in records} == {"ApplyEyeMakeup", "HandstandPushups"}
+    assert {record.group for record in records if record.split == "test"} == {
+        "ApplyEyeMakeup_g01",
+        "HandstandPushups_g01",
+    }
+    assert len(records) == 8 and sum(record.split == "train" for record in records) == 4
+
+
+def test_ucf101_names_match_whatever_their_case_and_suffix(ucf101):
+    folder = ucf101 / "UCF-101" / "HandstandPushups"
+    for path in sorted(folder.iterdir()):
+        path.rename(folder / path.name.replace("HandStand", "Handstand").replace(".avi", ".mp4"))
+    folder.rename(folder.with_name("HandStandPushups"))
+
+    records, notes = read(ucf101)
+
+    assert len(records) == 8
+    assert {record.label for record in records} == {"ApplyEyeMakeup", "HandstandPushups"}
+    assert notes == [
+        "4 videos are spelled otherwise than in the lists (HandstandPushups/v_HandStandPushups_g08_c01, "
+        "HandstandPushups/v_HandStandPushups_g08_c02, HandstandPushups/v_HandStandPushups_g01_c01, ...)"
+    ]
+
+
+def test_missing_and_unlisted_videos_are_told(ucf101):
+    (ucf101 / "UCF-101/ApplyEyeMakeup/v_ApplyEyeMakeup_g01_c02.avi").unlink()
+    touch(ucf101 / "UCF-101", "ApplyEyeMakeup/v_ApplyEyeMakeup_g09_c01.avi")
+
+    records, notes = read(ucf101)
+
+    assert len(records) == 7
+    assert notes == [
+        "1 listed videos are not there (ApplyEyeMakeup/v_ApplyEyeMakeup_g01_c02)",
+        "1 videos are in no list and are left out (v_ApplyEyeMakeup_g09_c01.avi)",
+    ]
+
+
+def test_without_its_lists_ucf101_is_split_by_group(ucf101):
+    for path in (ucf101 / "ucfTrainTestlist").iterdir():
+        path.unlink()
+
+    records, notes = read(ucf101 / "UCF-101")
+    sides = {}
+    for record in with_splits(records, 0.5, 0):
+        sides.setdefault(record.group, set()).add(record.split)
+
+    assert len(notes) == 1 and "trainlist01.txt" in notes[0] and "drawn by group" in notes[0]
+    assert len(sides) == 4 and all(len(found) == 1 for found in sides.values())
+
+
+def test_every_wrong_line_of_the_lists_is_told(ucf101):
+    lists = ucf101 / "ucfTrainTestlist"
+    write(
+        lists / "trainlist01.txt", "ApplyEyeMakeup/v_ApplyEyeMakeup_g08_c01.avi 1", "Aply/v_Aply_g08_c01.avi 1", "what"
+    )
+
+    with pytest.raises(DataError) as error:
+        read(ucf101)
+
+    message = str(error.value)
+    assert "2 problem(s)" in message and f"{lists / 'trainlist01.txt'}, line 2" in message and ", line 3" in message
+
+
+def test_annotations_that_are_not_there_are_an_error(ucf101, tmp_path):
+    with pytest.raises(DataError, match="no such file or folder"):
+        read(ucf101, annotations=str(tmp_path / "nowhere"))
+    with pytest.raises(DataError, match=r"no official lists there. Expected trainlist02.txt"):
+        read(ucf101, layout="ucf101", annotations=str(ucf101 / "UCF-101"), official_split=2)
+
+
+@pytest.fixture
+def hmdb51(tmp_path):
+    """Names with spaces, `#`, `;` and brackets, as the release has them."""
+    videos, lists = tmp_path / "hmdb51", tmp_path / "testTrainMulti_7030_splits"
+    clap = ["#20_Rhythm_clap_u_nm_np1_fr_goo_0.avi", "Hitch;_(2005)_clap_u_nm_np1_fr_med_1.avi"]
+    hair = [f"April_09_brush_hair_u_nm_np1_ba_goo_{number}.avi" for number in (0, 1)]
+    touch(videos / "clap", *clap, "Faith Rewarded_clap_h_cm_np1_le_bad_12.avi")
+    touch(videos / "brush_hair", *hair)
+    write(
+        lists / "clap_test_split1.txt",
+        f"{clap[0]} 1 ",
+        f"{clap[1]} 2 ",
+        "Faith Rewarded_clap_h_cm_np1_le_bad_12.avi 0 ",
+    )
+    write(lists / "brush_hair_test_split1.txt", f"{hair[0]} 1 ", f"{hair[1]} 1 ")
+    return tmp_path
+
+
+def test_hmdb51_is_recognised_and_read_by_its_lists(hmdb51):
+    records, notes = read(hmdb51)
+
+    assert splits(records) == {
+        "brush_hair/April_09_brush_hair_u_nm_np1_ba_goo_0.avi": "train",
+        "brush_hair/April_09_brush_hair_u_nm_np1_ba_goo_1.avi": "train",
+        "clap/#20_Rhythm_clap_u_nm_np1_fr_goo_0.avi": "train",
+        "clap/Hitch;_(2005)_clap_u_nm_np1_fr_med_1.avi": "test",
+    }
+    assert {record.group for record in records} == {"brush_hair/April_09", "clap/#20_Rhythm", "clap/Hitch;_(2005)"}
+    assert notes == ["1 clips that official split 1 does not use are left out"]
+
+
+def test_hmdb51_copies_with_other_signs_are_found(hmdb51):
+    clap = hmdb51 / "hmdb51" / "clap"
+    (clap / "#20_Rhythm_clap_u_nm_np1_fr_goo_0.avi").rename(clap / "-20-Rhythm_clap_u_nm_np1_fr_goo_0.avi")
+    (clap / "Hitch;_(2005)_clap_u_nm_np1_fr_med_1.avi").rename(clap / "Hitch__2005__clap_u_nm_np1_fr_med_1.mp4")
+
+    records, notes = read(hmdb51)
+
+    assert len(records) == 4
+    assert notes[1].startswith("2 videos are spelled otherwise than in the lists (clap/#20_Rhythm")
+
+
+def test_hmdb51_lists_with_another_code_are_refused(hmdb51):
+    file = hmdb51 / "testTrainMulti_7030_splits" / "clap_test_split1.txt"
+    write(file, "#20_Rhythm_clap_u_nm_np1_fr_goo_0.avi 3")
+
+    with pytest.raises(DataError, match=r"clap_test_split1.txt, line 1: expected NAME.avi and 0, 1 or 2. Received"):
+        read(hmdb51)
+
+
+HEADER = "label,youtube_id,time_start,time_end,split"
+
+
+@pytest.fixture
+def kinetics(tmp_path):
+    """Clips under both namings, ids that differ in case alone, a clip that has gone, two clips of one video."""
+    touch(
+        tmp_path / "train", "air drumming/-Ab_cdEFG12_000012_000022.mp4", "air drumming/-ab_cdEFG12_000003_000013.mp4"
+    )
+    touch(tmp_path / "train", "abseiling/Zz-9yyyyyyy.mp4", "abseiling/-Ab_cdEFG12_000040_000050.mp4")
+    touch(tmp_path / "val", "abseiling/valvalval00_000001_000011.mp4", "abseiling/tsttsttst00_000001_000011.mp4")
+    write(
+        tmp_path / "annotations" / "train.csv",
+        HEADER,
+        "air drumming,-Ab_cdEFG12,12,22,train",
+        "air drumming,-ab_cdEFG12,3,13,train",
+        "abseiling,Zz-9yyyyyyy,5,15,train",
+        '"abseiling",-Ab_cdEFG12,40,50,train',
+        "abseiling,gonegonegon,5,15,train",
+    )
+    write(tmp_path / "annotations" / "validate.csv", HEADER, "abseiling,valvalval00,1,11,validate")
+    write(tmp_path / "annotations" / "test.csv", "youtube_id,time_start,time_end", "tsttsttst00,1,11")
+    return tmp_path
+
+
+def test_kinetics_is_recognised_and_missing_clips_are_counted(kinetics):
+    records, notes = read(kinetics)
+
+    assert splits(records) == {
+        "-Ab_cdEFG12_000012_000022": "train",
+        "-ab_cdEFG12_000003_000013": "train",
+        "Zz-9yyyyyyy": "train",
+        "-Ab_cdEFG12_000040_000050": "train",
+        "valvalval00_000001_000011": "test",
+    }
+    assert [record.label for record in records if record.group == "-Ab_cdEFG12"] == ["air drumming", "abseiling"]
+    assert notes == [
+        "the official validation set is the test set here, as is usual",
+        "1 clips of the official test set are left out",
+        "1 listed videos are not there (gonegonegon_000005_000015)",
+    ]
+
+
+def test_kinetics_without_lists_says_what_is_expected(tmp_path):
+    touch(tmp_path, "abseiling/a_000001_000011.mp4")
+
+    with pytest.raises(DataError, match=r"no Kinetics list found\. Expected CSV files with the columns youtube_id"):
+        read(tmp_path, layout="kinetics")
+
+
+def test_other_folders_are_read_as_before_even_beside_official_lists(ucf101):
+    touch(ucf101 / "mine", "run/a.mp4", "walk/b.mp4")
+
+    records, notes = read(ucf101 / "mine")
+
+    assert [record.label for record in records] == ["run", "walk"] and notes == []
