@@ -2,6 +2,7 @@
 
 import csv
 import difflib
+import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -29,6 +30,7 @@ VIDEO_SUFFIXES = frozenset(
         ".wmv",
     ]
 )
+MANIFEST_SUFFIXES = (".csv", ".jsonl")
 SPLITS = ("train", "val", "test")
 _RESERVED_COLUMNS = ("path", "split", "group", "video_id")
 _LABEL_PREFIX = "label_"
@@ -63,7 +65,8 @@ def read_records(path: str | Path) -> list[VideoRecord]:
     """Read a video set.
 
     Args:
-        path: a CSV manifest; a folder that holds one (`manifest.csv`, or a single CSV with a `path` column); a folder
+        path: a CSV or JSONL manifest; a folder that holds one (`manifest.csv`, `manifest.jsonl`, or a single CSV with a
+            `path` column); a folder
             of classes, one sub-folder each; or a folder of videos without labels.
 
     Raises:
@@ -75,21 +78,21 @@ def read_records(path: str | Path) -> list[VideoRecord]:
             f"{path}: no such file or folder. Expected a folder of videos or a CSV manifest.{_did_you_mean(path)}"
         )
     if path.is_file():
-        if path.suffix.lower() != ".csv":
+        if path.suffix.lower() not in MANIFEST_SUFFIXES:
             raise DataError(
-                f"{path}: expected a folder of videos or a CSV manifest (*.csv). To use single videos, list them in a "
-                "CSV with a `path` column."
+                f"{path}: expected a folder of videos or a manifest (*.csv, *.jsonl). To use single videos, list them "
+                "in a CSV with a `path` column."
             )
-        return read_csv(path)
+        return read_manifest(path)
     manifest = _find_manifest(path)
-    return read_csv(manifest) if manifest else read_folder(path)
+    return read_manifest(manifest) if manifest else read_folder(path)
 
 
-def read_csv(path: Path) -> list[VideoRecord]:
-    """Read a manifest with a header line.
+def read_manifest(path: Path) -> list[VideoRecord]:
+    """Read a CSV manifest with a header, or a JSONL manifest with an object a line.
 
-    Columns: `path` (absolute, or relative to the manifest; required), `label` or several `label_NAME`, `split`
-    (train, val, test), `group`, `video_id`. Other columns are left alone.
+    Columns or keys: `path` (absolute, or relative to the manifest; required), `label` or several `label_NAME`, `split`
+    (train, val, test), `group`, `video_id`. Others are left alone.
 
     Raises:
         DataError: every bad line, with its number.
@@ -97,31 +100,19 @@ def read_csv(path: Path) -> list[VideoRecord]:
     records: list[VideoRecord] = []
     problems: list[str] = []
     seen: dict[str, int] = {}
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file, restkey="")
-        columns = reader.fieldnames or []
-        if "path" not in columns:
-            raise DataError(
-                f"{path}, line 1: expected a header with a `path` column. Received: {', '.join(columns) or 'nothing'}"
-            )
-        label_columns = {c: "label" for c in columns if c == "label"} or {
-            c: c.removeprefix(_LABEL_PREFIX) for c in columns if c.startswith(_LABEL_PREFIX)
-        }
-        try:
-            for row in reader:
-                line = reader.line_num
-                problem, record = _read_row(row, path.parent, label_columns)
-                if record is None:
-                    problems.append(f"line {line}: {problem}")
-                    continue
-                if record.video_id in seen:
-                    problems.append(
-                        f"line {line}: `{record.video_id}` was listed before, on line {seen[record.video_id]}"
-                    )
-                seen.setdefault(record.video_id, line)
-                records.append(record)
-        except (csv.Error, UnicodeDecodeError) as error:
-            problems.append(f"line {reader.line_num + 1}: not readable as UTF-8 CSV ({error})")
+    columns, rows = (_jsonl_rows if path.suffix.lower() == ".jsonl" else _csv_rows)(path)
+    label_columns = {c: "label" for c in columns if c == "label"} or {
+        c: c.removeprefix(_LABEL_PREFIX) for c in columns if c.startswith(_LABEL_PREFIX)
+    }
+    for line, row in rows:
+        problem, record = (row, None) if isinstance(row, str) else _read_row(row, path.parent, label_columns)
+        if record is None:
+            problems.append(f"line {line}: {problem}")
+            continue
+        if record.video_id in seen:
+            problems.append(f"line {line}: `{record.video_id}` was listed before, on line {seen[record.video_id]}")
+        seen.setdefault(record.video_id, line)
+        records.append(record)
     divided = _divided_groups(records)
     problems += [f"group `{group}` is in several splits ({', '.join(splits)})" for group, splits in divided]
     if any(r.split for r in records) and not all(r.split for r in records):
@@ -131,8 +122,58 @@ def read_csv(path: Path) -> list[VideoRecord]:
         more = f"\n  and {len(problems) - _ERRORS_SHOWN} more" if len(problems) > _ERRORS_SHOWN else ""
         raise DataError(f"{path}: {len(problems)} problem(s):\n  {shown}{more}")
     if not records:
-        raise DataError(f"{path}: lists no video. Expected one line for each video below the header.")
+        raise DataError(f"{path}: lists no video. Expected one line for each video{_below_header(path)}.")
     return records
+
+
+def _below_header(path: Path) -> str:
+    return "" if path.suffix.lower() == ".jsonl" else " below the header"
+
+
+# Number and content of each line; a line that cannot be read has its problem in place of its content.
+_Rows = Iterable[tuple[int, Mapping[str, str] | str]]
+
+
+def _csv_rows(path: Path) -> tuple[Sequence[str], _Rows]:
+    with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
+        columns = next(csv.reader(file), [])
+    if "path" not in columns:
+        raise DataError(
+            f"{path}, line 1: expected a header with a `path` column. Received: {', '.join(columns) or 'nothing'}"
+        )
+
+    def rows() -> _Rows:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file, restkey="")
+            try:
+                for row in reader:
+                    yield reader.line_num, row
+            except (csv.Error, UnicodeDecodeError) as error:
+                yield reader.line_num + 1, f"not readable as UTF-8 CSV ({error})"
+
+    return columns, rows()
+
+
+def _jsonl_rows(path: Path) -> tuple[Sequence[str], _Rows]:
+    rows: list[tuple[int, Mapping[str, str] | str]] = []
+    columns: dict[str, None] = {}
+    for number, line in enumerate(path.read_bytes().splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            rows.append((number, f"not readable as JSON ({error})"))
+            continue
+        if not isinstance(row, dict) or "path" not in row:
+            rows.append((number, f"expected an object with a `path`. Received: {line.decode()[:80]}"))
+            continue
+        columns.update(dict.fromkeys(row))
+        rows.append((number, {key: "" if value is None else str(value) for key, value in row.items()}))
+    # A key that a line leaves out is empty there.
+    return list(columns), [
+        (n, row if isinstance(row, str) else {c: "" for c in columns} | dict(row)) for n, row in rows
+    ]
 
 
 def read_folder(folder: Path) -> list[VideoRecord]:
@@ -245,8 +286,9 @@ def _divided_groups(records: Iterable[VideoRecord]) -> list[tuple[str, list[str]
 
 
 def _find_manifest(folder: Path) -> Path | None:
-    if (folder / "manifest.csv").exists():
-        return folder / "manifest.csv"
+    for suffix in MANIFEST_SUFFIXES:
+        if (folder / f"manifest{suffix}").exists():
+            return folder / f"manifest{suffix}"
     manifests = [path for path in sorted(folder.glob("*.csv")) if _has_path_column(path)]
     if len(manifests) > 1:
         names = ", ".join(path.name for path in manifests)

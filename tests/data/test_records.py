@@ -36,6 +36,37 @@ def test_a_plain_folder_is_unlabelled(tmp_path):
     assert [r.label for r in read_records(tmp_path)] == [None, None]
 
 
+def test_a_jsonl_manifest_has_an_object_a_line(tmp_path):
+    lines = [
+        '{"path": "a.mp4", "label": "x", "group": "g1", "split": "train", "width": 320}',
+        "",
+        '{"path": "b.mp4", "label": "y", "group": null, "split": "test", "video_id": "second"}',
+    ]
+    write_manifest(tmp_path, "\n".join(lines), "manifest.jsonl")
+
+    assert read_records(tmp_path) == [
+        VideoRecord(str(tmp_path / "a.mp4"), "a.mp4", {"label": "x"}, "train", "g1"),
+        VideoRecord(str(tmp_path / "b.mp4"), "second", {"label": "y"}, "test", None),
+    ]
+
+
+def test_every_bad_line_of_a_jsonl_manifest_is_told(tmp_path):
+    lines = ['{"path": "a.mp4"}', "{path: b.mp4}", '["b.mp4"]', '{"path": "gone.mp4"}', '{"path": "a.mp4"}']
+    path = write_manifest(tmp_path, "\n".join(lines), "list.jsonl")
+
+    with pytest.raises(DataError) as error:
+        read_records(path)
+
+    expected = [
+        "4 problem(s)",
+        "line 2: not readable as JSON",
+        'line 3: expected an object with a `path`. Received: ["b.mp4"]',
+        "line 4: no such file",
+        "line 5: `a.mp4` was listed before, on line 1",
+    ]
+    assert all(text in str(error.value) for text in expected), str(error.value)
+
+
 def test_a_manifest_in_the_folder_is_preferred(tmp_path):
     write_manifest(tmp_path, "path,label,group,split,width\na.mp4,x,g1,train,320\nb.mp4,y,g2,test,320\n", "clips.csv")
 
