@@ -53,6 +53,9 @@ class DataConfig(_Section):
         (16, 6), description="moving shapes: training and test videos for each of the 36 pairs of classes"
     )
     limit: PositiveInt | None = Field(None, description="use at most this many videos of each split, drawn at random")
+    limit_per_class: PositiveInt | None = Field(
+        None, description="use at most this many videos of each class of each split, drawn at random"
+    )
     holdout: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.25, description="share of each class kept for testing where the set has no splits of its own"
     )
@@ -218,6 +221,9 @@ class TrainConfig(_Section):
 class EvaluateConfig(_Section):
     """How frozen features are judged."""
 
+    labels_per_class: PositiveInt | None = Field(
+        None, description="labelled training videos of each class that the judge may learn from; all when empty"
+    )
     clips: PositiveInt = Field(10, description="evenly spaced clips averaged for a video")
     batch_size: PositiveInt = Field(8, description="videos per batch of feature extraction")
     knn_neighbours: PositiveInt = Field(20, description="k of kNN")

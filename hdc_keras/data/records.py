@@ -238,6 +238,21 @@ def with_splits(records: Sequence[VideoRecord], holdout: float, seed: int) -> li
     return split
 
 
+def at_most_per_class(records: Sequence[VideoRecord], count: int, seed: int) -> list[VideoRecord]:
+    """At most `count` videos of each class of the main label in each split, drawn at random, in the order given.
+
+    The same seed draws the same videos, and a smaller `count` draws some of those that a greater one does.
+    """
+    taken: Counter[tuple[str | None, str | None]] = Counter()
+    kept = []
+    for position in random_generator("at most per class", seed).permutation(len(records)):
+        of_class = records[position].split, records[position].label
+        taken[of_class] += 1
+        if taken[of_class] <= count:
+            kept.append(position)
+    return [records[position] for position in sorted(kept)]
+
+
 def _require_both_sides(records: Sequence[VideoRecord]) -> None:
     problems = []
     for label in sorted({str(record.label) for record in records}):

@@ -5,6 +5,7 @@ Same inputs, same frames, on any machine, in any order, after any restart.
 
 import hashlib
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -70,9 +71,15 @@ def evenly_spaced_clips(frame_count: int, clips: int, frames: int, stride: int) 
     return (starts[:, None] + stride * np.arange(frames)) % frame_count
 
 
+@lru_cache(maxsize=2)
 def epoch_order(seed: int, epoch: int, count: int) -> np.ndarray:
-    """The order in which an epoch visits `count` videos, (count,) int64."""
-    return random_generator("order", seed, epoch).permutation(count)
+    """The order in which an epoch visits `count` videos, (count,) int64, read-only.
+
+    The last two are kept, since every video of an epoch asks for its order; around an epoch's end two are in use.
+    """
+    order = random_generator("order", seed, epoch).permutation(count)
+    order.flags.writeable = False
+    return order
 
 
 def _start_count(frame_count: int, frames: int, stride: int) -> int:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from hdc_keras.config import Experiment
-from hdc_keras.data.records import VideoRecord
+from hdc_keras.data.records import VideoRecord, at_most_per_class
 from hdc_keras.encoder import ClipEncoder
 from hdc_keras.errors import ConfigError
 from hdc_keras.evaluation.factors import draw_factors
@@ -53,7 +53,10 @@ def evaluate(
     if unknown:
         raise ConfigError(f"unknown protocol `{unknown[0]}`. Known: {', '.join(PROTOCOLS)}.")
     model, checkpoint = run.load_checkpoint()
-    used = [record for record in records if record.split in ("train", "test")]
+    used = [record for record in records if record.split == "train"]
+    if experiment.evaluate.labels_per_class:
+        used = at_most_per_class(used, experiment.evaluate.labels_per_class, experiment.seed)
+    used += [record for record in records if record.split == "test"]
     store = frame_store(experiment)
 
     def reporter(what: str) -> Callable[[int, int], None]:

@@ -13,7 +13,7 @@ from hdc_keras.config import Experiment
 from hdc_keras.data.datasets import VideoSet, read_dataset
 from hdc_keras.data.decoding import count_frames
 from hdc_keras.data.loading import DecodeFailures, FrameStore, WindowBatches, WindowLoader, count_steps
-from hdc_keras.data.records import VideoRecord, read_records, with_splits
+from hdc_keras.data.records import SPLITS, VideoRecord, at_most_per_class, read_records, with_splits
 from hdc_keras.data.sampling import WindowSpec, random_generator, sample_windows
 from hdc_keras.data.synthetic import MovingShapes, ensure_moving_shapes
 from hdc_keras.devices import uses_xla
@@ -55,23 +55,24 @@ class Outcome:
 def load_videos(experiment: Experiment, progress: Progress | None = None) -> VideoSet:
     """The experiment's videos, each with a split; moving shapes are rendered if need be.
 
-    With `data.limit`, at most that many of each split are kept, drawn at random.
+    With `data.limit_per_class` and `data.limit`, at most that many of each class and of each split are kept, drawn at
+    random.
     """
-    notes: list[str] = []
     data = experiment.data
+    notes: list[str] = []
     if data.path is None:
         train, test = data.shapes_per_pair
         records = read_records(ensure_moving_shapes(MovingShapes(train, test), progress))
     else:
         records, notes = read_dataset(data)
     records = with_splits(records, data.holdout, experiment.seed)
-    if data.limit is None:
-        return VideoSet(records, notes)
-    order = random_generator("limit", experiment.seed).permutation(len(records))
-    kept = [
-        i for split in ("train", "val", "test") for i in [i for i in order if records[i].split == split][: data.limit]
-    ]
-    return VideoSet([records[i] for i in sorted(kept)], notes)
+    if data.limit_per_class:
+        records = at_most_per_class(records, data.limit_per_class, experiment.seed)
+    if data.limit:
+        order = random_generator("limit", experiment.seed).permutation(len(records))
+        kept = [i for split in SPLITS for i in [i for i in order if records[i].split == split][: data.limit]]
+        records = [records[i] for i in sorted(kept)]
+    return VideoSet(records, notes)
 
 
 def build_model(experiment: Experiment) -> HDC:

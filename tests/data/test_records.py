@@ -2,7 +2,7 @@ from collections import Counter
 
 import pytest
 
-from hdc_keras.data.records import VideoRecord, read_records, with_splits
+from hdc_keras.data.records import VideoRecord, at_most_per_class, read_records, with_splits
 from hdc_keras.errors import DataError
 
 
@@ -169,3 +169,19 @@ def test_a_class_with_one_video_cannot_be_held_out():
     with pytest.raises(DataError, match=r"class `lonely` has 1 video\(s\) in 1 group\(s\)"):
         with_splits(records, 0.25, 0)
     assert {r.split for r in with_splits(records, 0.0, 0)} == {"train"}
+
+
+def test_subsets_are_balanced_and_the_same_for_the_same_seed():
+    sizes = {("train", "a"): 20, ("train", "b"): 3, ("test", "a"): 8}
+    records = [
+        VideoRecord(f"{split}{label}{n}", f"{split}{label}{n}", {"label": label}, split)
+        for (split, label), size in sizes.items()
+        for n in range(size)
+    ]
+
+    kept = at_most_per_class(records, 5, seed=1)
+
+    assert Counter((r.split, r.label) for r in kept) == {("train", "a"): 5, ("train", "b"): 3, ("test", "a"): 5}
+    assert kept == at_most_per_class(records, 5, seed=1) != at_most_per_class(records, 5, seed=2)
+    assert [r for r in records if r in kept] == kept
+    assert all(record in kept for record in at_most_per_class(records, 2, seed=1))
