@@ -6,6 +6,7 @@ import sys
 import typer
 from hdc_keras_cli.configs import configs_app
 from hdc_keras_cli.console import errors
+from hdc_keras_cli.doctor import doctor
 from hdc_keras_cli.evaluate import evaluate
 from hdc_keras_cli.export import export
 from hdc_keras_cli.pretrain import pretrain
@@ -23,6 +24,7 @@ app = typer.Typer(
 app.command()(pretrain)
 app.command()(evaluate)
 app.command()(export)
+app.command()(doctor)
 app.add_typer(configs_app, name="configs")
 
 

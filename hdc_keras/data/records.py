@@ -230,12 +230,25 @@ def with_splits(records: Sequence[VideoRecord], holdout: float, seed: int) -> li
             test.add(group)
             for label, count in counts.items():
                 needed[label] -= count
+    # A class whose every group is larger than its share still gets one, the smallest, if another stays for training.
+    for label in sorted(totals, key=str):
+        of_label = sorted(
+            (g for g in groups if any(r.label == label for r in members[g])), key=lambda g: len(members[g])
+        )
+        if not test.intersection(of_label):
+            test.update(group for group in of_label[:1] if _others_stay(members, test | {group}, members[group]))
     split = [
         replace(record, split="test" if (record.group or f"\x00{record.video_id}") in test else "train")
         for record in records
     ]
     _require_both_sides(split)
     return split
+
+
+def _others_stay(members: Mapping[str, list[VideoRecord]], test: set[str], group: Sequence[VideoRecord]) -> bool:
+    """Whether every class of `group` keeps a video that is not in the groups of `test`."""
+    left = {record.label for name, records in members.items() if name not in test for record in records}
+    return all(record.label in left for record in group)
 
 
 def at_most_per_class(records: Sequence[VideoRecord], count: int, seed: int) -> list[VideoRecord]:

@@ -185,3 +185,16 @@ def test_subsets_are_balanced_and_the_same_for_the_same_seed():
     assert kept == at_most_per_class(records, 5, seed=1) != at_most_per_class(records, 5, seed=2)
     assert [r for r in records if r in kept] == kept
     assert all(record in kept for record in at_most_per_class(records, 2, seed=1))
+
+
+def test_a_class_of_large_groups_still_has_one_held_out():
+    records = [
+        VideoRecord(f"{label}{group}{n}", f"{label}{group}{n}", {"label": label}, None, f"{label}{group}")
+        for label in "ab"
+        for group in (1, 2)
+        for n in range(2 + group)
+    ]
+
+    split = with_splits(records, 0.25, 0)
+
+    assert {r.group for r in split if r.split == "test"} == {"a1", "b1"}

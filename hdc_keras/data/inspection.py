@@ -1,0 +1,71 @@
+"""What a set of videos holds, before anything is trained on it."""
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import av
+import numpy as np
+
+from hdc_keras.data.decoding import count_frames, decode
+from hdc_keras.data.records import VideoRecord
+from hdc_keras.errors import VideoDecodeError
+
+
+@dataclass(frozen=True)
+class VideoFacts:
+    """What one file is.
+
+    Attributes:
+        record: the video.
+        frames: how many frames it holds.
+        rate: frames a second; 0 where the file does not say.
+        size: (height, width) in pixels as shown, rotation applied.
+        codec: FFmpeg's name of it.
+        problem: why it cannot be decoded, or `None`; the facts are then zeros.
+    """
+
+    record: VideoRecord
+    frames: int = 0
+    rate: float = 0.0
+    size: tuple[int, int] = (0, 0)
+    codec: str = ""
+    problem: str | None = None
+
+    @property
+    def seconds(self) -> float:
+        """Duration; 0 where the frame rate is not known."""
+        return self.frames / self.rate if self.rate else 0.0
+
+
+def inspect_video(record: VideoRecord) -> VideoFacts:
+    """Count a file's frames and decode its first and its middle one."""
+    try:
+        frames = count_frames(record.path)
+        shown = decode(record.path, np.array([0, frames // 2]))
+        with av.open(record.path) as container:
+            stream = container.streams.video[0]
+            return VideoFacts(
+                record, frames, float(stream.average_rate or 0), shown.shape[1:3], stream.codec_context.name
+            )
+    except VideoDecodeError as error:
+        return VideoFacts(record, problem=error.cause)
+
+
+def inspect_videos(
+    records: Sequence[VideoRecord], progress: Callable[[int, int], None], workers: int | None = None
+) -> list[VideoFacts]:
+    """Facts of every video, in order. `progress` is called with (done, in all)."""
+    facts = []
+    with ThreadPoolExecutor(workers or os.cpu_count()) as threads:
+        for done, found in enumerate(threads.map(inspect_video, records), 1):
+            facts.append(found)
+            progress(done, len(records))
+    return facts
+
+
+def spread(values: Iterable[float]) -> tuple[float, float, float]:
+    """Least, median and greatest."""
+    found = np.fromiter(values, float)
+    return float(found.min()), float(np.median(found)), float(found.max())
