@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import pytest
 
-from hdc_keras import HDC, R3D
+from hdc_keras import HDC, R3D, preset
 
 WORKER = Path(__file__).with_name("backend_worker.py")
 NEEDS = {"tensorflow": "tensorflow", "jax": "jax", "torch": "torch"}
@@ -43,7 +43,8 @@ def start(tmp_path_factory):
     model = HDC(
         R3D([8, 8, 12, 16], [1, 1, 1, 1], name="small"),
         {"size": 16, "fade_static": 0.8, "temporal_negatives": ["shifted", "reversed"]},
-        {"embedding_dim": 16, "hidden_dim": 32, "temporal_weight": 1.5, "temporal_negative_weight": 2.0},
+        preset("hdc-every-level")["contrast"]
+        | {"embedding_dim": 16, "hidden_dim": 32, "temporal_weight": 1.5, "temporal_negative_weight": 2.0},
     )
     model.save(folder / "start.keras")
     rng = np.random.default_rng(0)
@@ -82,7 +83,7 @@ def test_backends_agree_on_losses_and_on_weights_after_five_steps(results, start
         np.testing.assert_allclose(theirs[name], ours[name], atol=1e-4, rtol=1e-4, err_msg=name)
     before = {variable.path: np.array(variable) for variable in keras.models.load_model(start / "start.keras").weights}
     moved = [np.abs(ours[name] - before[name.removeprefix("weight/")]).max() for name in weights if "kernel" in name]
-    assert max(moved) > 1e-2  # a hundred times what is tolerated
+    assert max(moved) > 4e-3  # forty times what is tolerated
 
 
 @pytest.mark.parametrize("backend", [pytest.param(name, marks=needs(name)) for name in ("jax", "torch")])
@@ -113,7 +114,7 @@ main()
 @pytest.mark.parametrize("backend", [pytest.param(name, marks=needs(name)) for name in ("jax", "torch")])
 def test_the_command_goes_the_whole_path_without_tensorflow(tmp_path, backend):
     code = ["-c", WITHOUT_TENSORFLOW]
-    printed = run(backend, code, "pretrain", "--smoke", "--preset", "hdc-top-level", cwd=tmp_path)
+    printed = run(backend, code, "pretrain", "--smoke", "--set", "contrast.levels.spatial=[P5]", cwd=tmp_path)
     assert "The run is in runs/moving-shapes-smoke" in printed and backend in printed
 
     folder = tmp_path / "runs" / "moving-shapes-smoke"
