@@ -356,6 +356,11 @@ def _describe(problem: Any, model: type[BaseModel]) -> str:
         meant = f" Did you mean `{near[0]}`?" if near else ""
         return f"unknown key `{key}`.{meant} `hdc-keras configs show` lists all keys."
     message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "model_type":
+        within = [name for name in _keys(model) if name.startswith(f"{key}.")]
+        message = f"is a section of keys: {', '.join(within)}"
+    if problem["type"] == "tuple_type":
+        message = "expected a list, as in [1, 2]"
     if problem["type"] == "literal_error":
         allowed = re.findall(r"'([^']+)'", problem["ctx"]["expected"])
         near = difflib.get_close_matches(str(problem["input"]), allowed, 1)
