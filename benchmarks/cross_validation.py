@@ -69,10 +69,9 @@ def run(
     keep(file, kept)
 
 
-def by_seed(results: list[dict], protocol: str, key: str = "metrics") -> dict[int, float]:
+def by_seed(results: list[dict], folds: int, protocol: str, key: str = "metrics") -> dict[int, float]:
     """Share of all videos judged rightly, by seed; seeds that lack a fold are left out."""
     shares = {}
-    folds = 1 + max(result["fold"] for result in results)
     for seed in sorted({result["seed"] for result in results}):
         of_seed = [result for result in results if result["seed"] == seed]
         if len(of_seed) == folds:
@@ -110,12 +109,12 @@ def write_table(folder: Path, records: list[VideoRecord], folds: int) -> str:
     everything = {"random weights": ("random_weights", next(iter(results.values())))}
     everything |= {name: ("metrics", runs) for name, runs in results.items()}
     for name, (key, runs) in everything.items():
-        shares = [by_seed(runs, protocol, key) for protocol in PROTOCOLS]
+        shares = [by_seed(runs, folds, protocol, key) for protocol in PROTOCOLS]
         lines.append(f"| {name} | {len(shares[0])} | " + " | ".join(map(shown, shares)) + " |")
     if {"hdc", "coupled"} <= set(results):
         cells = []
         for protocol in PROTOCOLS:
-            hdc, coupled = (by_seed(results[name], protocol) for name in ("hdc", "coupled"))
+            hdc, coupled = (by_seed(results[name], folds, protocol) for name in ("hdc", "coupled"))
             cells.append(shown({seed: hdc[seed] - coupled[seed] for seed in hdc if seed in coupled}))
         lines.append("| hdc less coupled, seed by seed | | " + " | ".join(cells) + " |")
     by_video, by_group = (0.5 / count**0.5 for count in (len(records), groups))
