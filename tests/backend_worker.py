@@ -17,14 +17,13 @@ BATCH = 8
 
 
 class GivenDraws:
-    """Stands in for `ViewGenerator._draw`: the anchor's and the other draw, in turn; a third has the colours of the
-    spatial positive."""
+    """Stands in for `ViewGenerator._draw`: the anchor's and the other draw, in turn."""
 
     def __init__(self):
         rng = np.random.default_rng(0)
         self.calls = 0
         self.draws = []
-        for _ in range(3):
+        for _ in range(2):
             size, corner = rng.uniform(0.6, 0.9, (BATCH, 2)), rng.uniform(0, 0.1, (BATCH, 2))
             geometry = {
                 "box": np.concatenate([corner, size], axis=1),
@@ -36,14 +35,8 @@ class GivenDraws:
             self.draws.append({"fading": {"share": rng.random(BATCH)}, "geometry": geometry, "colour": colour})
 
     def __call__(self, batch, frame_size):
+        draws = self.draws[self.calls % 2]
         self.calls += 1
-        return self._tensors(self.draws[(self.calls - 1) % 2])
-
-    def spatial_colour(self, batch, of_anchor):
-        return self._tensors(self.draws[2])["colour"]
-
-    @staticmethod
-    def _tensors(draws):
         return {
             part: {name: ops.convert_to_tensor(value.astype("float32")) for name, value in values.items()}
             for part, values in draws.items()
@@ -54,9 +47,8 @@ def main(model_file, windows_file, out):
     windows = np.load(windows_file)
     model = keras.models.load_model(model_file, compile=False)
     assert isinstance(model, HDC)
-    given = GivenDraws()
-    model.view_generator._draw, model.view_generator._spatial_colour = given, given.spatial_colour
-    model.compile(keras.optimizers.SGD(2e-5, momentum=0.9))
+    model.view_generator._draw = GivenDraws()
+    model.compile(keras.optimizers.SGD(1e-4, momentum=0.9))
     results = {}
     first = model.evaluate(windows[:BATCH], batch_size=BATCH, return_dict=True, verbose=0)
     results |= {f"metric/{name}": value for name, value in first.items()}

@@ -42,7 +42,7 @@ def start(tmp_path_factory):
     keras.utils.set_random_seed(0)
     model = HDC(
         R3D([8, 8, 12, 16], [1, 1, 1, 1], name="small"),
-        {"size": 16, "fade_static": 0.8, "temporal_negatives": ["shifted", "reversed"]},
+        {"size": 16, "fade_static": 0.8, "own_colour": 0.0, "temporal_negatives": ["shifted", "reversed"]},
         preset("hdc-every-level")["contrast"]
         | {"embedding_dim": 16, "hidden_dim": 32, "temporal_weight": 1.5, "temporal_negative_weight": 2.0},
     )
@@ -83,7 +83,7 @@ def test_backends_agree_on_losses_and_on_weights_after_five_steps(results, start
         np.testing.assert_allclose(theirs[name], ours[name], atol=1e-4, rtol=1e-4, err_msg=name)
     before = {variable.path: np.array(variable) for variable in keras.models.load_model(start / "start.keras").weights}
     moved = [np.abs(ours[name] - before[name.removeprefix("weight/")]).max() for name in weights if "kernel" in name]
-    assert max(moved) > 4e-3  # forty times what is tolerated
+    assert max(moved) > 1e-2  # a hundred times what is tolerated
 
 
 @pytest.mark.parametrize("backend", [pytest.param(name, marks=needs(name)) for name in ("jax", "torch")])
