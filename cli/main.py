@@ -9,6 +9,7 @@ from hdc_keras_cli.console import errors
 from hdc_keras_cli.doctor import doctor
 from hdc_keras_cli.evaluate import evaluate
 from hdc_keras_cli.export import export
+from hdc_keras_cli.prepare import prepare
 from hdc_keras_cli.pretrain import pretrain
 
 from hdc_keras.errors import HDCError
@@ -21,6 +22,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.command()(prepare)
 app.command()(pretrain)
 app.command()(evaluate)
 app.command()(export)

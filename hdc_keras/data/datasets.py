@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from hdc_keras.config import DataConfig
 from hdc_keras.data.records import VIDEO_SUFFIXES, VideoRecord, read_records
+from hdc_keras.data.shards import is_prepared, read_prepared
 from hdc_keras.errors import DataError
 
 # v_{action}_g{group}_c{clip}; the action is spelled as in the lists, not always as its folder.
@@ -47,6 +48,10 @@ def read_dataset(data: DataConfig) -> VideoSet:
     annotations = Path(data.annotations) if data.annotations else None
     if annotations and not annotations.exists():
         raise DataError(f"{annotations}: no such file or folder (data.annotations).")
+    if is_prepared(path):
+        records, failed = read_prepared(path)
+        share = f"{len(failed)} of {len(records) + len(failed)} videos could not be prepared"
+        return VideoSet(records, [f"{share}; report.json there says why"] if failed else [])
     layout = _detect(path, annotations) if data.layout == "auto" else data.layout
     if layout == "plain":
         return VideoSet(read_records(path), [])

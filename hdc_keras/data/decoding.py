@@ -33,11 +33,32 @@ class FrameIndex:
         timestamps: (count,) int64 presentation times in the stream's time base, or `None` where the container has
             none that can be trusted; such a file is decoded from its start, counting.
         key_frames: positions of the key frames, ascending.
+        time_base: seconds in a unit of `timestamps`.
+        rate: the container's average frames a second; 0 where it has none.
     """
 
     count: int
     timestamps: np.ndarray | None
     key_frames: np.ndarray
+    time_base: float
+    rate: float
+
+    def at_rate(self, rate: float) -> np.ndarray:
+        """Positions of the frames on screen at `rate` evenly spaced moments a second, from the first frame on.
+
+        Raises:
+            ValueError: the file does not say when its frames are shown.
+        """
+        if self.timestamps is not None:
+            seconds = (self.timestamps - self.timestamps[0]) * self.time_base
+        elif self.rate:
+            seconds = np.arange(self.count) / self.rate
+        else:
+            raise ValueError("says neither times nor a frame rate, which resampling needs")
+        last = seconds[-1] - seconds[-2] if self.count > 1 else 0.0
+        moments = np.arange(max(1, round((seconds[-1] + last) * rate))) / rate
+        # A moment that rounding puts just before its frame belongs to that frame.
+        return np.searchsorted(seconds, moments + 1e-6, side="right") - 1
 
 
 @lru_cache(maxsize=_INDEX_CACHE_SIZE)
@@ -54,6 +75,7 @@ def index_frames(path: str) -> FrameIndex:
             stream = _video_stream(container)
             packets = [(p.pts, p.dts, p.is_keyframe) for p in container.demux(stream) if p.size]
             is_avi = container.format.name == "avi"
+            time_base, rate = float(stream.time_base or 0), float(stream.average_rate or 0)
     except (av.FFmpegError, OSError, ValueError) as error:
         raise VideoDecodeError(path, _one_line(error)) from error
     if not packets:
@@ -64,10 +86,10 @@ def index_frames(path: str) -> FrameIndex:
     if is_avi:
         trusted = trusted and all(pts == dts for pts, dts, _ in packets)
     if not trusted:
-        return FrameIndex(len(packets), None, np.zeros(1, np.int64))
+        return FrameIndex(len(packets), None, np.zeros(1, np.int64), time_base, rate)
     order = np.argsort(np.array(times))
     key_frames = np.flatnonzero(np.array([key for _, _, key in packets])[order])
-    return FrameIndex(len(packets), np.array(times)[order], key_frames)
+    return FrameIndex(len(packets), np.array(times)[order], key_frames, time_base, rate)
 
 
 def count_frames(path: str) -> int:
@@ -97,19 +119,49 @@ def decode(path: str, indices: np.ndarray, size: tuple[int, int] | None = None) 
     indices = np.asarray(indices)
     if indices.size == 0 or indices.min() < 0 or indices.max() >= index.count:
         raise ValueError(f"`indices` must lie in [0, {index.count}) for {path}. Received: {indices}")
-    wanted = np.unique(indices)
+    frames = dict(_decoded(path, index, np.unique(indices), _Converter(size)))
+    stacked = np.stack([frames[position] for position in indices.ravel().tolist()])
+    return stacked.reshape(*indices.shape, *stacked.shape[1:])
+
+
+def stream_frames(path: str, short_side: int, rate: float | None = None) -> Iterator[np.ndarray]:
+    """All frames of a video in their order, a few in memory at a time.
+
+    Args:
+        path: a video file that FFmpeg reads.
+        short_side: the shorter of height and width is shrunk to this; smaller videos keep their size.
+        rate: frames a second to take; every frame as it comes when `None`.
+
+    Yields:
+        (height, width, 3) uint8, RGB, upright.
+
+    Raises:
+        VideoDecodeError: the file cannot be decoded, or has no times where `rate` needs them.
+    """
+    index = index_frames(path)
+    try:
+        wanted = np.arange(index.count) if rate is None else index.at_rate(rate)
+    except ValueError as error:
+        raise VideoDecodeError(path, str(error)) from error
+    repeats = dict(zip(*np.unique(wanted, return_counts=True), strict=True))
+    for position, frame in _decoded(path, index, np.unique(wanted), _Converter(short_side)):
+        yield from [frame] * repeats[position]
+
+
+def _decoded(
+    path: str, index: FrameIndex, wanted: np.ndarray, convert: "_Converter"
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield (position, pixels) for every wanted position."""
     try:
         with av.open(path) as container:
             stream = _video_stream(container)
-            # The pipeline decodes several videos at once; threads inside each of them would only compete.
+            # Several videos are decoded at once; threads inside each of them would only compete.
             stream.codec_context.thread_count = 1
             walk = _by_counting if index.timestamps is None else _by_seeking
-            convert = _Converter(size)
-            frames = {position: convert(frame) for position, frame in walk(container, stream, index, wanted)}
+            for position, frame in walk(container, stream, index, wanted):
+                yield position, convert(frame)
     except (av.FFmpegError, OSError, ValueError, MemoryError) as error:
         raise VideoDecodeError(path, _one_line(error)) from error
-    stacked = np.stack([frames[position] for position in indices.ravel().tolist()])
-    return stacked.reshape(*indices.shape, *stacked.shape[1:])
 
 
 def _video_stream(container: av.container.InputContainer) -> VideoStream:
@@ -178,14 +230,19 @@ def _segments(wanted: np.ndarray, key_frames: np.ndarray) -> list[list[int]]:
 
 
 class _Converter:
-    """Decoded frames to RGB arrays of one size, upright."""
+    """Decoded frames to RGB arrays, upright: of one size, of at most one short side (an integer), or as they are."""
 
-    def __init__(self, size: tuple[int, int] | None):
+    def __init__(self, size: tuple[int, int] | int | None):
         self.size = size
         self.reformatter = VideoReformatter()
 
     def __call__(self, frame: av.VideoFrame) -> np.ndarray:
         quarter_turns = round(frame.rotation / 90) % 4
+        if isinstance(self.size, int):
+            # The first frame settles the size, so that all frames of a video are alike.
+            scale = min(1.0, self.size / min(frame.height, frame.width))
+            shown = (frame.width, frame.height) if quarter_turns % 2 else (frame.height, frame.width)
+            self.size = max(1, round(shown[0] * scale)), max(1, round(shown[1] * scale))
         height, width = self.size or (None, None)
         if quarter_turns % 2:
             height, width = width, height

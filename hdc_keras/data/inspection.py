@@ -9,7 +9,8 @@ import av
 import numpy as np
 
 from hdc_keras.data.decoding import count_frames, decode
-from hdc_keras.data.records import VideoRecord
+from hdc_keras.data.records import StoredVideo, VideoRecord
+from hdc_keras.data.shards import read_frames
 from hdc_keras.errors import VideoDecodeError
 
 
@@ -41,6 +42,8 @@ class VideoFacts:
 
 def inspect_video(record: VideoRecord) -> VideoFacts:
     """Count a file's frames and decode its first and its middle one."""
+    if record.stored:
+        return _inspect_stored(record, record.stored)
     try:
         frames = count_frames(record.path)
         shown = decode(record.path, np.array([0, frames // 2]))
@@ -51,6 +54,14 @@ def inspect_video(record: VideoRecord) -> VideoFacts:
             )
     except VideoDecodeError as error:
         return VideoFacts(record, problem=error.cause)
+
+
+def _inspect_stored(record: VideoRecord, stored: StoredVideo) -> VideoFacts:
+    try:
+        shown = read_frames(stored, np.array([0, stored.frames // 2]))
+        return VideoFacts(record, stored.frames, stored.rate, shown.shape[1:3], "jpeg")
+    except VideoDecodeError as error:
+        return VideoFacts(record, problem=str(error))
 
 
 def inspect_videos(

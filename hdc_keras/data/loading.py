@@ -13,7 +13,8 @@ import numpy as np
 
 from hdc_keras.data.decoding import count_frames, decode
 from hdc_keras.data.records import VideoRecord
-from hdc_keras.data.sampling import WindowSpec, epoch_order, evenly_spaced_clips, sample_windows
+from hdc_keras.data.sampling import WindowSpec, epoch_order, evenly_spaced_clips, sample_windows, video_keys
+from hdc_keras.data.shards import read_frames
 from hdc_keras.errors import DataError, VideoDecodeError
 
 # Enough that a slow video does not stall the step; more only takes memory.
@@ -66,7 +67,7 @@ class DecodeFailures:
 
 
 class FrameStore:
-    """Decodes clips and keeps whole small videos in memory, up to a budget.
+    """Frames of videos, from their files or from a prepared set; whole small videos are kept in memory, up to a budget.
 
     Small sets are visited for many epochs; keeping their frames saves decoding them again. Once the budget is spent,
     further videos are decoded at each visit.
@@ -82,12 +83,21 @@ class FrameStore:
         self._kept: dict[str, np.ndarray] = {}
         self._lock = threading.Lock()
 
-    def clips(self, path: str, indices: np.ndarray) -> np.ndarray:
+    def count(self, record: VideoRecord) -> int:
+        """How many frames a video has. Raises `VideoDecodeError`."""
+        return record.stored.frames if record.stored else count_frames(record.path)
+
+    def clips(self, record: VideoRecord, indices: np.ndarray) -> np.ndarray:
         """Frames at `indices`: `indices.shape + (height, width, 3)` uint8. Raises `VideoDecodeError`."""
-        kept = self._kept.get(path)
-        if kept is None and self._reserve(count_frames(path)):
-            kept = self._kept[path] = decode(path, np.arange(count_frames(path)), self.size)
-        return decode(path, indices, self.size) if kept is None else kept[indices]
+        kept = self._kept.get(record.video_id)
+        if kept is None and self._reserve(self.count(record)):
+            kept = self._kept[record.video_id] = self._decode(record, np.arange(self.count(record)))
+        return self._decode(record, indices) if kept is None else kept[indices]
+
+    def _decode(self, record: VideoRecord, indices: np.ndarray) -> np.ndarray:
+        if record.stored:
+            return read_frames(record.stored, indices, self.size)
+        return decode(record.path, indices, self.size)
 
     def _reserve(self, frames: int) -> bool:
         needed = frames * self.size[0] * self.size[1] * 3
@@ -133,6 +143,7 @@ class WindowLoader:
         self.seed = seed
         self.steps_per_epoch = count_steps(len(records), batch_size)
         self.shape = (2, spec.frames, *store.size, 3)
+        self._keys = video_keys(record.video_id for record in records)
 
     def load(self, position: int | np.int64) -> np.ndarray:
         """The window pair at `position`, counted from the first of epoch 0: (2, time, height, width, 3) uint8.
@@ -141,20 +152,39 @@ class WindowLoader:
             DataError: too many videos are bad.
         """
         step, place = divmod(int(position), self.batch_size)
-        epoch, step_in_epoch = divmod(step, self.steps_per_epoch)
-        records = self.records
-        order = epoch_order(self.seed, epoch, len(records))
-        place += step_in_epoch * self.batch_size
+        epoch, order, first = self._locate(step)
         # A bad video's place is taken from half an epoch away, which is another batch.
-        for attempt in range(len(records)):
-            record = records[order[(place + attempt * (len(records) // 2) + (attempt + 1) // 2) % len(records)]]
+        for attempt in range(len(order)):
+            shifted = first + place + attempt * (len(order) // 2) + (attempt + 1) // 2
+            row = int(order[shifted % len(order)])
+            record = self.records[row]
             try:
                 if record.path not in self.failures.reasons:
-                    windows = sample_windows(self.seed, epoch, record.video_id, count_frames(record.path), self.spec)
-                    return self.store.clips(record.path, windows)
+                    count = np.array([self.store.count(record)])
+                    windows = sample_windows(self.seed, epoch, self._keys[row : row + 1], count, self.spec)
+                    return self.store.clips(record, windows[0])
             except VideoDecodeError as error:
                 self.failures.add(error)
         raise DataError("no video of the set can be decoded")
+
+    def plan(self, step: int | np.int64, frame_counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """What batch `step`, counted from the first of epoch 0, is made of, where every video can be read.
+
+        Args:
+            step: number of the batch.
+            frame_counts: (videos,) frames of each of `records`.
+
+        Returns:
+            (batch_size,) int64 rows of `records`, and (batch_size, 2, time) int64 frames.
+        """
+        epoch, order, first = self._locate(int(step))
+        rows = order[first : first + self.batch_size]
+        return rows, sample_windows(self.seed, epoch, self._keys[rows], frame_counts[rows], self.spec)
+
+    def _locate(self, step: int) -> tuple[int, np.ndarray, int]:
+        """The epoch of a batch, that epoch's order, and the batch's first place in it."""
+        epoch, step_in_epoch = divmod(step, self.steps_per_epoch)
+        return epoch, epoch_order(self.seed, epoch, len(self.records)), step_in_epoch * self.batch_size
 
 
 class WindowBatches(keras.utils.PyDataset):
@@ -231,8 +261,7 @@ def clip_batches(
 
     def load(record: VideoRecord) -> np.ndarray | None:
         try:
-            indices = evenly_spaced_clips(count_frames(record.path), clips, frames, stride)
-            return store.clips(record.path, indices)
+            return store.clips(record, evenly_spaced_clips(store.count(record), clips, frames, stride))
         except VideoDecodeError as error:
             failures.add(error)
             return None

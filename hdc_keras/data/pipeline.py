@@ -1,4 +1,4 @@
-"""tf.data from video files to uint8 windows: the host's only work. Views and normalisation happen on the device."""
+"""tf.data from video files or prepared shards to uint8 windows: the host's only work. Views happen on the device."""
 
 import atexit
 import threading
@@ -9,6 +9,11 @@ import numpy as np
 import tensorflow as tf
 
 from hdc_keras.data.loading import PREFETCH_BATCHES, WindowLoader
+from hdc_keras.data.records import StoredVideo
+from hdc_keras.data.shards import FRAMES
+
+# Read at once from a shard: a video of a few seconds is a few of these.
+_READ_BYTES = 1 << 18
 
 
 def windows_dataset(loader: WindowLoader, start_step: int = 0, workers: int | None = None) -> tf.data.Dataset:
@@ -22,22 +27,84 @@ def windows_dataset(loader: WindowLoader, start_step: int = 0, workers: int | No
     Returns:
         A dataset of (batch_size, 2, time, height, width, 3) uint8: `[:, 0]` is the anchor window, `[:, 1]` the second.
     """
-    dataset = tf.data.Dataset.range(start_step * loader.batch_size, np.iinfo(np.int64).max)
-    dataset = dataset.map(
-        _in_graph(loader.load, loader.shape),
-        num_parallel_calls=workers or tf.data.AUTOTUNE,
-        deterministic=True,
-    )
+    stored = [record.stored for record in loader.records if record.stored]
+    if len(stored) == len(loader.records):
+        dataset = _from_shards(loader, stored, start_step, workers)
+    else:
+        positions = tf.data.Dataset.range(start_step * loader.batch_size, np.iinfo(np.int64).max)
+        load = _in_graph(lambda position: [loader.load(position)], [(loader.shape, tf.uint8)])
+        dataset = positions.map(lambda position: load(position)[0], _parallel(workers), deterministic=True)
     return dataset.batch(loader.batch_size, drop_remainder=True).prefetch(PREFETCH_BATCHES)
 
 
-def _in_graph(load: Callable[[np.int64], np.ndarray], shape: tuple[int, ...]) -> Callable[[tf.Tensor], tf.Tensor]:
-    def guarded(position: np.int64) -> np.ndarray:
-        with _exit_guard:
-            return load(position)
+def _parallel(workers: int | None) -> int:
+    return workers or tf.data.AUTOTUNE
 
-    def call(position: tf.Tensor) -> tf.Tensor:
-        return tf.ensure_shape(tf.numpy_function(guarded, [position], tf.uint8), shape)
+
+def _from_shards(
+    loader: WindowLoader, stored: list[StoredVideo], start_step: int, workers: int | None
+) -> tf.data.Dataset:
+    """Window pairs of prepared videos: Python names the frames of a batch, and the graph reads and decodes them."""
+    shards = sorted({video.shard for video in stored})
+    numbers = {shard: number for number, shard in enumerate(shards)}
+    shard_of = np.array([numbers[video.shard] for video in stored])
+    offset_of = np.array([video.offset for video in stored])
+    frame_counts = np.array([video.frames for video in stored])
+
+    def plan(step: np.int64) -> list[np.ndarray]:
+        rows, windows = loader.plan(step, frame_counts)
+        return [shard_of[rows], offset_of[rows], windows]
+
+    batch, (windows, frames, height, width, _) = loader.batch_size, loader.shape
+    planned = [((batch,), tf.int64), ((batch,), tf.int64), ((batch, windows, frames), tf.int64)]
+    dataset = tf.data.Dataset.range(start_step, np.iinfo(np.int64).max).map(_in_graph(plan, planned)).unbatch()
+    names = tf.constant(shards)
+
+    def read(shard: tf.Tensor, offset: tf.Tensor, indices: tf.Tensor) -> tf.Tensor:
+        # The two windows of a short video overlap; what is in both is decoded once.
+        needed, places = tf.unique(tf.reshape(indices, [-1]))
+        jpegs = tf.gather(_jpegs_at(names[shard], offset), needed)
+        pixels = tf.map_fn(lambda jpeg: tf.io.decode_jpeg(jpeg, channels=3), jpegs, fn_output_signature=tf.uint8)
+        is_sized = tf.reduce_all(tf.shape(pixels)[1:3] == (height, width))
+        sized = tf.cond(is_sized, lambda: pixels, lambda: _resized(pixels, (height, width)))
+        return tf.ensure_shape(tf.reshape(tf.gather(sized, places), loader.shape), loader.shape)
+
+    return dataset.map(read, _parallel(workers), deterministic=True)
+
+
+def _jpegs_at(shard: tf.Tensor, offset: tf.Tensor) -> tf.Tensor:
+    """The JPEGs of the video whose record begins at that byte: (frames,) strings.
+
+    A data set of one record inside the graph: TensorFlow has no other operation that reads from the middle of a file.
+    """
+    variant = tf.raw_ops.TFRecordDatasetV2(
+        filenames=[shard], compression_type="", buffer_size=_READ_BYTES, byte_offsets=[offset]
+    )
+    records = tf.data.experimental.from_variant(variant, tf.TensorSpec((), tf.string))
+    _, lists = tf.io.parse_single_sequence_example(
+        tf.data.experimental.get_single_element(records.take(1)),
+        sequence_features={FRAMES: tf.io.FixedLenSequenceFeature((), tf.string)},
+    )
+    return lists[FRAMES]
+
+
+def _resized(pixels: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
+    resized = tf.image.resize(pixels, size, antialias=True)
+    return tf.cast(tf.clip_by_value(tf.round(resized), 0, 255), tf.uint8)
+
+
+def _in_graph(
+    function: Callable[[np.int64], list[np.ndarray]], outputs: list[tuple[tuple[int, ...], tf.DType]]
+) -> Callable[[tf.Tensor], tuple[tf.Tensor, ...]]:
+    """A Python function of a number as one of the graph; `outputs` are its results' shapes and types."""
+
+    def guarded(number: np.int64) -> list[np.ndarray]:
+        with _exit_guard:
+            return function(number)
+
+    def call(number: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        results = tf.numpy_function(guarded, [number], [dtype for _, dtype in outputs])
+        return tuple(tf.ensure_shape(result, shape) for result, (shape, _) in zip(results, outputs, strict=True))
 
     return call
 

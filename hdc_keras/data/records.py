@@ -38,6 +38,25 @@ _ERRORS_SHOWN = 20
 
 
 @dataclass(frozen=True)
+class StoredVideo:
+    """Where a prepared video's frames are: one record of a TFRecord shard.
+
+    Attributes:
+        shard: the shard's path.
+        offset: first byte of the record in it.
+        size: bytes of the record, length and checksums around it included.
+        frames: how many frames it holds.
+        rate: frames a second; 0 where the file did not say.
+    """
+
+    shard: str
+    offset: int
+    size: int
+    frames: int
+    rate: float
+
+
+@dataclass(frozen=True)
 class VideoRecord:
     """One video: where it is and what is known of it.
 
@@ -47,6 +66,7 @@ class VideoRecord:
         labels: class name by label column; empty when unlabelled. Its first entry is the main label.
         split: "train", "val" or "test"; `None` when the set has no split.
         group: near-duplicates (cuts of one recording) share a group, and a group is never divided by a split.
+        stored: its frames in a prepared set; `None` where they are decoded from the file.
     """
 
     path: str
@@ -54,6 +74,7 @@ class VideoRecord:
     labels: Mapping[str, str] = field(default_factory=dict)
     split: str | None = None
     group: str | None = None
+    stored: StoredVideo | None = None
 
     @property
     def label(self) -> str | None:

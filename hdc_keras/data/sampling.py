@@ -4,6 +4,7 @@ Same inputs, same frames, on any machine, in any order, after any restart.
 """
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -35,27 +36,40 @@ def random_generator(*key: int | str) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(int.from_bytes(digest, "little")))
 
 
-def sample_windows(seed: int, epoch: int, video_id: str, frame_count: int, spec: WindowSpec) -> np.ndarray:
-    """Frame indices of the anchor window `t_a` and of the second window `t_s`.
+def video_keys(video_ids: Iterable[str]) -> np.ndarray:
+    """What stands for each video in its draws: (videos,) uint64."""
+    digests = b"".join(hashlib.blake2b(video_id.encode(), digest_size=8).digest() for video_id in video_ids)
+    return np.frombuffer(digests, "<u8")
 
-    A video shorter than a window is looped from its first frame.
+
+def sample_windows(seed: int, epoch: int, keys: np.ndarray, frame_counts: np.ndarray, spec: WindowSpec) -> np.ndarray:
+    """Frame indices of the anchor window `t_a` and of the second window `t_s` of some videos.
+
+    A video's windows do not depend on which others are asked for with it. A video shorter than a window is looped from
+    its first frame.
+
+    Args:
+        seed: seed of the run.
+        epoch: number of the epoch.
+        keys: (videos,) uint64, of `video_keys`.
+        frame_counts: (videos,) integers, at least 1.
+        spec: how windows are drawn.
 
     Returns:
-        (2, frames) int64; row 0 is `t_a`, row 1 is `t_s`.
+        (videos, 2, frames) int64; `[:, 0]` is `t_a`, `[:, 1]` is `t_s`.
     """
-    if frame_count < 1:
-        raise ValueError(f"`frame_count` must be at least 1. Received: {frame_count}")
-    generator = random_generator("windows", seed, epoch, video_id)
-    anchor_start = int(generator.integers(_start_count(frame_count, spec.frames, spec.stride)))
-    second_stride = int(generator.choice(spec.strides))
-    second_start = _start_with_gap(
-        generator, anchor_start, spec.min_gap, _start_count(frame_count, spec.frames, second_stride)
-    )
-    anchor = anchor_start + spec.stride * np.arange(spec.frames)
-    second = second_start + second_stride * np.arange(spec.frames)
-    if generator.random() < spec.reverse_probability:
-        second = second[::-1]
-    return np.stack([anchor, second]) % frame_count
+    counts = np.asarray(frame_counts, np.int64)
+    if counts.min() < 1:
+        raise ValueError(f"`frame_counts` must be at least 1. Received: {counts.min()}")
+    draws = _uniform_draws(seed, epoch, keys, 4)
+    anchor_starts = _scaled(draws[0], _start_counts(counts, spec.frames, np.array(spec.stride)))
+    strides = np.array(spec.strides, np.int64)[_scaled(draws[1], np.array(len(spec.strides)))]
+    second_starts = _starts_with_gap(draws[2], anchor_starts, spec.min_gap, _start_counts(counts, spec.frames, strides))
+    steps = np.arange(spec.frames)
+    backwards = (draws[3] < spec.reverse_probability)[:, None]
+    anchors = anchor_starts[:, None] + spec.stride * steps
+    seconds = second_starts[:, None] + strides[:, None] * np.where(backwards, steps[::-1], steps)
+    return np.stack([anchors, seconds], axis=1) % counts[:, None, None]
 
 
 def evenly_spaced_clips(frame_count: int, clips: int, frames: int, stride: int) -> np.ndarray:
@@ -66,7 +80,7 @@ def evenly_spaced_clips(frame_count: int, clips: int, frames: int, stride: int) 
     """
     if frame_count < 1:
         raise ValueError(f"`frame_count` must be at least 1. Received: {frame_count}")
-    last_start = _start_count(frame_count, frames, stride) - 1
+    last_start = int(_start_counts(np.array(frame_count), frames, np.array(stride))) - 1
     starts = np.linspace(0, last_start, clips).round().astype(np.int64)
     return (starts[:, None] + stride * np.arange(frames)) % frame_count
 
@@ -82,15 +96,52 @@ def epoch_order(seed: int, epoch: int, count: int) -> np.ndarray:
     return order
 
 
-def _start_count(frame_count: int, frames: int, stride: int) -> int:
-    span = (frames - 1) * stride + 1
+def _start_counts(frame_counts: np.ndarray, frames: int, strides: np.ndarray) -> np.ndarray:
+    """How many frames of each video a window may start at."""
+    spans = (frames - 1) * strides + 1
     # A video too short for the window loops, so that any of its frames may come first.
-    return frame_count - span + 1 if frame_count >= span else frame_count
+    return np.where(frame_counts >= spans, frame_counts - spans + 1, frame_counts)
 
 
-def _start_with_gap(generator: np.random.Generator, anchor_start: int, min_gap: int, starts: int) -> int:
-    candidates = np.arange(starts)
-    distances = np.abs(candidates - anchor_start)
+def _starts_with_gap(
+    draws: np.ndarray, anchor_starts: np.ndarray, min_gap: int, start_counts: np.ndarray
+) -> np.ndarray:
+    """Starts drawn from those that are at least `min_gap` away from the anchor's, on either side of it."""
+    farthest = np.maximum(anchor_starts, start_counts - 1 - anchor_starts)
     # In a video too short for the gap, the farthest start is the nearest thing to it.
-    allowed = candidates[distances >= min(min_gap, int(distances.max()))]
-    return int(generator.choice(allowed))
+    gaps = np.minimum(min_gap, farthest)
+    before = np.clip(anchor_starts - gaps + 1, 0, start_counts)
+    # Without a gap the anchor's own start counts on the side before it alone.
+    first_after = np.maximum(anchor_starts + np.maximum(gaps, 1), before)
+    after = np.maximum(start_counts - first_after, 0)
+    chosen = _scaled(draws, before + after)
+    return np.where(chosen < before, chosen, first_after + chosen - before)
+
+
+def _scaled(draws: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Draws from [0, 1) as integers below `counts`."""
+    return (draws * counts).astype(np.int64)
+
+
+def _uniform_draws(seed: int, epoch: int, keys: np.ndarray, draws: int) -> np.ndarray:
+    """Numbers in [0, 1) that depend on seed, epoch, key and their own position alone: (draws, videos) float64.
+
+    SplitMix64 (Steele, Lea and Flood, OOPSLA 2014), started for each video from a hash of seed, epoch and key: the only
+    generator here whose whole state is one integer, so that a batch of videos is drawn at once.
+    """
+    golden = np.uint64(0x9E3779B97F4A7C15)
+    with np.errstate(over="ignore"):  # it counts modulo 2^64
+        state = _mixed(np.asarray(keys, np.uint64) ^ _epoch_start(seed, epoch))
+        positions = np.arange(1, draws + 1, dtype=np.uint64)[:, None]
+        return (_mixed(state + positions * golden) >> np.uint64(11)) * 2.0**-53
+
+
+@lru_cache(maxsize=2)
+def _epoch_start(seed: int, epoch: int) -> np.uint64:
+    return random_generator("windows", seed, epoch).integers(2**64, dtype=np.uint64)
+
+
+def _mixed(values: np.ndarray) -> np.ndarray:
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))

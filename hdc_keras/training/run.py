@@ -11,10 +11,9 @@ from hdc_keras.backbones import build_backbone
 from hdc_keras.backbones.torchvision_weights import load_torchvision_weights
 from hdc_keras.config import Experiment
 from hdc_keras.data.datasets import VideoSet, read_dataset
-from hdc_keras.data.decoding import count_frames
 from hdc_keras.data.loading import DecodeFailures, FrameStore, WindowBatches, WindowLoader, count_steps
 from hdc_keras.data.records import SPLITS, VideoRecord, at_most_per_class, read_records, with_splits
-from hdc_keras.data.sampling import WindowSpec, random_generator, sample_windows
+from hdc_keras.data.sampling import WindowSpec, random_generator, sample_windows, video_keys
 from hdc_keras.data.synthetic import MovingShapes, ensure_moving_shapes
 from hdc_keras.devices import uses_xla
 from hdc_keras.encoder import ClipEncoder
@@ -65,6 +64,8 @@ def load_videos(experiment: Experiment, progress: Progress | None = None) -> Vid
         records = read_records(ensure_moving_shapes(MovingShapes(train, test), progress))
     else:
         records, notes = read_dataset(data)
+    # What is drawn depends on the order, and a set has another one once it is prepared.
+    records = sorted(records, key=lambda record: record.video_id)
     records = with_splits(records, data.holdout, experiment.seed)
     if data.limit_per_class:
         records = at_most_per_class(records, data.limit_per_class, experiment.seed)
@@ -198,10 +199,9 @@ def _draw_views(
     windows: list[np.ndarray] = []
     for record in records:
         try:
-            indices = sample_windows(
-                experiment.seed, 0, record.video_id, count_frames(record.path), window_spec(experiment)
-            )
-            windows.append(store.clips(record.path, indices))
+            key, count = video_keys([record.video_id]), np.array([store.count(record)])
+            indices = sample_windows(experiment.seed, 0, key, count, window_spec(experiment))
+            windows.append(store.clips(record, indices[0]))
         except VideoDecodeError as error:
             failures.add(error)
         if len(windows) == GALLERY_VIDEOS:
