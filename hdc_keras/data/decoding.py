@@ -89,6 +89,8 @@ def index_frames(path: str) -> FrameIndex:
         return FrameIndex(len(packets), None, np.zeros(1, np.int64), time_base, rate)
     order = np.argsort(np.array(times))
     key_frames = np.flatnonzero(np.array([key for _, _, key in packets])[order])
+    # A damaged file may mark none; decoding then begins with the first frame.
+    key_frames = key_frames if key_frames.size else np.zeros(1, np.int64)
     return FrameIndex(len(packets), np.array(times)[order], key_frames, time_base, rate)
 
 
@@ -168,6 +170,8 @@ def _video_stream(container: av.container.InputContainer) -> VideoStream:
     if not container.streams.video:
         raise ValueError("holds no video stream")
     stream = container.streams.video[0]
+    if stream.codec_context is None:
+        raise ValueError("is encoded in a way that FFmpeg does not know")
     width, height = stream.codec_context.width, stream.codec_context.height
     if width * height > _MAX_PIXELS:
         raise ValueError(f"claims frames of {width} x {height} pixels, more than {_MAX_PIXELS:,} pixels")

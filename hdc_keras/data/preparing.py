@@ -289,6 +289,8 @@ def encode_video(path: str, short_side: int, quality: int, fps: float | None) ->
         return error.cause
     except MemoryError:
         return "needs more memory than a decoding process may have"
+    except Exception as error:  # a fault of ours costs one video too, and says so
+        return f"an error that hdc-keras does not know, {type(error).__name__}: {error}"
     return EncodedVideo(frames, size, fps or index_frames(path).rate)
 
 
