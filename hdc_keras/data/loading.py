@@ -57,12 +57,17 @@ class DecodeFailures:
 
     @contextmanager
     def named(self) -> Iterator[None]:
-        """Around reading: raises `fatal` in place of the error that tf.data made of it."""
+        """Around reading: explains the errors that tf.data makes of `fatal` and of damaged shards."""
         try:
             yield
-        except Exception:
+        except Exception as error:
             if self.fatal:
                 raise self.fatal from None
+            if type(error).__name__ == "DataLossError":  # TensorFlow's, which need not be installed
+                raise DataError(
+                    "a shard of the prepared set is damaged; `hdc-keras prepare --out FOLDER --verify` says which. "
+                    f"TensorFlow says: {str(error).splitlines()[0].rpartition('} ')[2]}"
+                ) from None
             raise
 
 

@@ -82,7 +82,7 @@ def _jpegs_at(shard: tf.Tensor, offset: tf.Tensor) -> tf.Tensor:
     )
     records = tf.data.experimental.from_variant(variant, tf.TensorSpec((), tf.string))
     _, lists = tf.io.parse_single_sequence_example(
-        tf.data.experimental.get_single_element(records.take(1)),
+        records.take(1).get_single_element(),
         sequence_features={FRAMES: tf.io.FixedLenSequenceFeature((), tf.string)},
     )
     return lists[FRAMES]

@@ -195,7 +195,7 @@ def read_prepared(folder: Path) -> tuple[list[VideoRecord], list[dict[str, Any]]
     """The videos of a prepared set, and what is known of those that could not be prepared.
 
     Raises:
-        DataError: shards are missing, or cannot be read.
+        DataError: shards are missing, are not as long as they were written, or have an index that cannot be read.
     """
     prepared = read_set(folder)
     indexes = read_indexes(folder, prepared)
@@ -205,6 +205,14 @@ def read_prepared(folder: Path) -> tuple[list[VideoRecord], list[dict[str, Any]]
             f"{folder}: {len(missing)} of {prepared.shards} shards are missing, the first of them "
             f"{prepared.shard_name(missing[0])}. Run `hdc-keras prepare` with the same options again, all parts of it."
         )
+    for number, index in indexes.items():
+        shard = folder / prepared.shard_name(number)
+        size = shard.stat().st_size if shard.exists() else 0
+        if size != index["bytes"]:
+            raise DataError(
+                f"{shard}: is {size:,} bytes long, and was written with {index['bytes']:,}. Copy it again, or remove "
+                f"{index_path(shard).name} and run `hdc-keras prepare` again."
+            )
     records = [
         VideoRecord(
             video["path"],

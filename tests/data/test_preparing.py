@@ -16,8 +16,10 @@ import pytest
 from hdc_keras.config import DataConfig
 from hdc_keras.data.datasets import read_dataset
 from hdc_keras.data.decoding import decode
+from hdc_keras.data.loading import DecodeFailures, FrameStore, WindowLoader
 from hdc_keras.data.preparing import Part, prepare, verify
 from hdc_keras.data.records import VideoRecord, read_records
+from hdc_keras.data.sampling import WindowSpec
 from hdc_keras.data.shards import read_frames, read_prepared
 from hdc_keras.data.synthetic import write_video
 from hdc_keras.errors import ConfigError, DataError, VideoDecodeError
@@ -168,6 +170,30 @@ def test_verify_finds_what_is_missing_changed_or_cut(videos, tmp_path):
     problems = verify(out)
     assert [problem.split(":")[0] for problem in problems] == [shard.name for shard in shards]
     assert "checksum" in problems[0] and "checksum" in problems[1] and "missing" in problems[2] + problems[3]
+
+
+def test_a_shard_that_was_not_copied_whole_is_named_before_training(videos, tmp_path):
+    prepare(videos, tmp_path / "out", videos_per_shard=2, processes=1)
+    shard = sorted((tmp_path / "out").glob("*.tfrecord"))[1]
+    shard.write_bytes(shard.read_bytes()[:-1])
+
+    with pytest.raises(DataError, match=rf"{shard.name}: is [\d,]+ bytes long, and was written with"):
+        read_prepared(tmp_path / "out")
+
+
+def test_a_damaged_record_ends_training_with_advice(videos, tmp_path):
+    from hdc_keras.data.pipeline import windows_dataset
+
+    prepare(videos, tmp_path / "out", processes=1)
+    shard = next((tmp_path / "out").glob("*.tfrecord"))
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 2] ^= 1
+    shard.write_bytes(data)
+    records, failures = read_prepared(tmp_path / "out")[0], DecodeFailures(7, 0.1)
+    loader = WindowLoader(records, WindowSpec(frames=4), FrameStore((32, 48), 0.0), failures, 7, seed=0)
+
+    with pytest.raises(DataError, match=r"a shard .* is damaged; `hdc-keras prepare .*--verify"), failures.named():
+        next(iter(windows_dataset(loader)))
 
 
 def test_reading_a_damaged_record_names_the_shard(videos, tmp_path):
