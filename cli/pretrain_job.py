@@ -13,7 +13,7 @@ from rich.table import Table
 
 from hdc_keras.config import Experiment
 from hdc_keras.devices import list_devices
-from hdc_keras.training.run import Outcome, load_videos, pretrain, steps_per_epoch
+from hdc_keras.training.run import Outcome, host_policy, load_videos, pretrain, steps_per_epoch
 from hdc_keras.training.run_directory import RunDirectory
 
 # How often the screen is redrawn, in seconds: reading the metrics costs a moment.
@@ -33,6 +33,7 @@ def run_job(experiment: Experiment, path: Path, resume: bool) -> int:
             experiment, lambda done, total: bar.update(task, completed=done, total=total, visible=True)
         )
     steps = steps_per_epoch(experiment, records)  # refuses too few videos
+    host_policy(experiment)  # refuses layers that are not there
     if not resume:
         run.create(experiment)
     trained = sum(record.split == "train" for record in records)

@@ -71,6 +71,13 @@ class DataConfig(_Section):
     max_failed_share: Probability = Field(0.1, description="share of undecodable videos that ends the run")
 
 
+class HostLayer(_Section):
+    """One layer of `views.host_policy`."""
+
+    layer: str = Field(description="name of a keras-cv or Keras augmentation layer")
+    arguments: dict[str, Any] = Field({}, description="of its constructor; value_range is (0, 255) unless given")
+
+
 class ViewsConfig(_Section):
     """How the views of a video are made. All frames of a clip share every draw."""
 
@@ -111,6 +118,10 @@ class ViewsConfig(_Section):
     )
     temporal_negatives: tuple[TemporalNegative, ...] = Field(
         (), description="time-changed versions of the anchor that the temporal task must tell from it"
+    )
+    host_policy: tuple[HostLayer, ...] = Field(
+        (),
+        description="keras-cv layers applied before all this on the host, as in [{layer: RandAugment}]; one draw a clip",
     )
 
     @field_validator("crop_area", "crop_aspect", "blur_sigma")

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
+from hdc_keras.data.host_policy import HostPolicy
 from hdc_keras.data.loading import PREFETCH_BATCHES, WindowLoader
 from hdc_keras.data.records import StoredVideo
 from hdc_keras.data.shards import FRAMES
@@ -16,13 +17,19 @@ from hdc_keras.data.shards import FRAMES
 _READ_BYTES = 1 << 18
 
 
-def windows_dataset(loader: WindowLoader, start_step: int = 0, workers: int | None = None) -> tf.data.Dataset:
+def windows_dataset(
+    loader: WindowLoader,
+    start_step: int = 0,
+    workers: int | None = None,
+    policy: HostPolicy | None = None,
+) -> tf.data.Dataset:
     """Endless batches of window pairs, in an order that depends on the loader's seed and the step alone.
 
     Args:
         loader: loads the windows.
         start_step: first batch to give, to continue an interrupted run.
         workers: videos decoded at once; chosen by tf.data when `None`.
+        policy: applied to every clip. Its draws, unlike the order and the windows, are not repeated after a restart.
 
     Returns:
         A dataset of (batch_size, 2, time, height, width, 3) uint8: `[:, 0]` is the anchor window, `[:, 1]` the second.
@@ -34,6 +41,8 @@ def windows_dataset(loader: WindowLoader, start_step: int = 0, workers: int | No
         positions = tf.data.Dataset.range(start_step * loader.batch_size, np.iinfo(np.int64).max)
         load = _in_graph(lambda position: [loader.load(position)], [(loader.shape, tf.uint8)])
         dataset = positions.map(lambda position: load(position)[0], _parallel(workers), deterministic=True)
+    if policy:
+        dataset = dataset.map(policy, _parallel(workers) if policy.is_parallel else None, deterministic=True)
     return dataset.batch(loader.batch_size, drop_remainder=True).prefetch(PREFETCH_BATCHES)
 
 

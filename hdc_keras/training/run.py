@@ -17,7 +17,7 @@ from hdc_keras.data.sampling import WindowSpec, random_generator, sample_windows
 from hdc_keras.data.synthetic import MovingShapes, ensure_moving_shapes
 from hdc_keras.devices import uses_xla
 from hdc_keras.encoder import ClipEncoder
-from hdc_keras.errors import RunError, VideoDecodeError
+from hdc_keras.errors import ConfigError, RunError, VideoDecodeError
 from hdc_keras.evaluation.features import extract_features
 from hdc_keras.evaluation.protocols import judge
 from hdc_keras.model import HDC
@@ -132,11 +132,11 @@ def pretrain(
     else:
         model, step = build_model(experiment), 0
         model.compile(build_optimizer(train, steps), jit_compile=uses_xla(train.jit))
-    store = frame_store(experiment)
+    store, policy = frame_store(experiment), host_policy(experiment)
     failures = DecodeFailures(len(train_records), experiment.data.max_failed_share)
     loader = WindowLoader(train_records, window_spec(experiment), store, failures, train.batch_size, experiment.seed)
     if not resume:
-        _draw_views(experiment, train_records, store, failures, run)
+        _draw_views(experiment, train_records, store, failures, policy, run)
     stop = StopOnSignal()
     encoder = ClipEncoder(model, experiment.data.decode_size)
     logger = RunLogger(
@@ -153,7 +153,7 @@ def pretrain(
                 # A run that was stopped inside an epoch first ends that epoch; then all the others follow.
                 epoch, step_in_epoch = divmod(step, steps)
                 model.fit(
-                    _batches(loader, step, experiment.data.workers),
+                    _batches(loader, step, experiment.data.workers, policy),
                     initial_epoch=epoch,
                     epochs=epoch + 1 if step_in_epoch else train.epochs,
                     steps_per_epoch=steps - step_in_epoch,
@@ -174,7 +174,22 @@ def window_spec(experiment: Experiment) -> WindowSpec:
     return WindowSpec(data.frames, data.stride, views.min_gap, views.second_strides or (data.stride,), views.reverse)
 
 
-def _batches(loader: WindowLoader, start_step: int, workers: int | None) -> Any:
+def host_policy(experiment: Experiment) -> Any:
+    """The experiment's `HostPolicy`, or `None`. Raises `ConfigError` where it cannot be built."""
+    layers = experiment.views.host_policy
+    if not layers:
+        return None
+    if keras.backend.backend() != "tensorflow":
+        raise ConfigError(
+            "`views.host_policy` is applied in tf.data, so it needs KERAS_BACKEND=tensorflow. Received: "
+            f"{keras.backend.backend()}"
+        )
+    from hdc_keras.data.host_policy import HostPolicy
+
+    return HostPolicy(layers)
+
+
+def _batches(loader: WindowLoader, start_step: int, workers: int | None, policy: Any) -> Any:
     """What `fit` is fed with: tf.data on TensorFlow, and elsewhere what works without TensorFlow."""
     if keras.backend.backend() != "tensorflow":
         return WindowBatches(loader, start_step, workers)
@@ -185,7 +200,7 @@ def _batches(loader: WindowLoader, start_step: int, workers: int | None) -> Any:
     # With oneDNN, this pass of TensorFlow's graph optimizer fails on the training step and logs an error each time. The
     # step runs all the same; without the pass it runs without the alarm.
     tf.config.optimizer.set_experimental_options({"remapping": False})
-    return windows_dataset(loader, start_step, workers)
+    return windows_dataset(loader, start_step, workers, policy)
 
 
 def _draw_views(
@@ -193,6 +208,7 @@ def _draw_views(
     records: Sequence[VideoRecord],
     store: FrameStore,
     failures: DecodeFailures,
+    policy: Any,
     run: RunDirectory,
 ) -> None:
     """Write `views.png`: the views of the first videos that decode."""
@@ -201,7 +217,8 @@ def _draw_views(
         try:
             key, count = video_keys([record.video_id]), np.array([store.count(record)])
             indices = sample_windows(experiment.seed, 0, key, count, window_spec(experiment))
-            windows.append(store.clips(record, indices[0]))
+            clips = store.clips(record, indices[0])
+            windows.append(policy(clips).numpy() if policy else clips)
         except VideoDecodeError as error:
             failures.add(error)
         if len(windows) == GALLERY_VIDEOS:
