@@ -1,28 +1,36 @@
-"""Windows per second of the tf.data pipeline, beside plain PyAV decoding of the same frames in one thread.
+"""Windows per second and core, from shards and from files, beside what peers' decoders give for the same windows.
 
-Command: python benchmarks/pipeline.py [--data PATH] [--rounds 3]
+Command: python benchmarks/pipeline.py [--data PATH] [--rounds 3] [--wait]
+Needs:   pip install decord opencv-python-headless   (a peer that is not there is said to be left out)
 
-Both produce the same windows (2 x 16 frames at 128 x 171) of the same videos in the same order: the pipeline from files
-with its index, seeking and parallel decoding; the plain loop opens each file, decodes from its start until the last
-needed frame, and converts the needed ones. Memory for decoded frames is off: this measures decoding.
-A last line has it on.
+All give the same windows (2 x 16 frames at 128 x 171) of the same videos in the same order, one video at a time. The
+package's own pipeline runs with one worker, from a set prepared with `hdc-keras prepare` and from the files. The peers
+are bare loops as one finds them in public code: PyAV and OpenCV decode from the start until the last needed frame;
+decord seeks. A round runs all of them once; ratios are taken within rounds, and their medians printed. tensorflow-io
+works with TensorFlow 2.17 alone: `benchmarks/tfio.py`, in an environment of its own.
+
+With --wait: the share of a training step's time that it waits for its batch, with the pipeline on all cores.
 """
 
 import argparse
 import os
 import statistics
+import tempfile
 import time
+from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import av
 import numpy as np
 
+from hdc_keras.config import DataConfig
+from hdc_keras.data.datasets import read_dataset
 from hdc_keras.data.decoding import count_frames
 from hdc_keras.data.loading import DecodeFailures, FrameStore, WindowLoader
 from hdc_keras.data.pipeline import windows_dataset
-from hdc_keras.data.records import read_records
-from hdc_keras.data.sampling import WindowSpec, epoch_order, sample_windows
+from hdc_keras.data.preparing import prepare
+from hdc_keras.data.sampling import WindowSpec
 from hdc_keras.data.synthetic import MovingShapes, ensure_moving_shapes
 
 SPEC = WindowSpec(frames=16, stride=2, min_gap=8, strides=(2,))
@@ -30,53 +38,138 @@ SIZE = (128, 171)
 BATCH = 8
 
 
-def pipeline_rate(records, store):
-    dataset = windows_dataset(WindowLoader(records, SPEC, store, DecodeFailures(len(records), 1.0), BATCH, seed=0))
-    steps = len(records) // BATCH
-    began = time.perf_counter()
-    checksum = 0
-    for batch in dataset.take(steps):
-        checksum += int(batch.numpy()[:, :, 0, 0, 0].sum())
-    return 2 * steps * BATCH / (time.perf_counter() - began)
+def loader_of(path, cache_gb=0.0, batch_size=BATCH):
+    records = sorted(read_dataset(DataConfig(path=str(path))).records, key=lambda record: record.video_id)
+    failures = DecodeFailures(len(records), 1.0)
+    return WindowLoader(records, SPEC, FrameStore(SIZE, cache_gb), failures, batch_size, seed=0)
 
 
-def plain_rate(records):
-    count = len(records) // BATCH * BATCH
+def pipeline_rate(loader, workers=1):
+    dataset = iter(windows_dataset(loader, workers=workers))
+    next(dataset)  # builds the graph
     began = time.perf_counter()
-    for place in epoch_order(0, 0, len(records))[:count]:
-        record = records[place]
-        wanted = sample_windows(0, 0, record.video_id, count_frames(record.path), SPEC)
-        needed, frames = set(wanted.ravel().tolist()), {}
-        with av.open(record.path) as container:
-            container.streams.video[0].codec_context.thread_count = 1
-            for position, frame in enumerate(container.decode(video=0)):
-                if position in needed:
-                    frames[position] = frame.to_ndarray(format="rgb24", width=SIZE[1], height=SIZE[0])
-                if len(frames) == len(needed):
-                    break
-        last = frames[max(frames)]
-        np.stack([frames.get(position, last) for position in wanted.ravel().tolist()])
-    return 2 * count / (time.perf_counter() - began)
+    for _ in range(loader.steps_per_epoch):
+        next(dataset).numpy()
+    return 2 * loader.steps_per_epoch * loader.batch_size / (time.perf_counter() - began)
+
+
+def peer_rate(loader, read):
+    counts = np.array([count_frames(record.path) for record in loader.records])
+    began = time.perf_counter()
+    for step in range(loader.steps_per_epoch):
+        for row, windows in zip(*loader.plan(step, counts), strict=True):
+            needed, places = np.unique(windows, return_inverse=True)
+            frames = read(loader.records[row].path, needed.tolist())
+            assert frames[places].reshape(2, 16, *SIZE, 3).dtype == np.uint8
+    return 2 * loader.steps_per_epoch * loader.batch_size / (time.perf_counter() - began)
+
+
+def read_with_pyav(path, needed):
+    frames, wanted = {}, set(needed)
+    with av.open(path) as container:
+        container.streams.video[0].codec_context.thread_count = 1
+        for position, frame in enumerate(container.decode(video=0)):
+            if position in wanted:
+                frames[position] = frame.to_ndarray(format="rgb24", width=SIZE[1], height=SIZE[0])
+            if len(frames) == len(wanted):
+                break
+    return _filled(frames, needed)
+
+
+def read_with_opencv(path, needed):
+    import cv2
+
+    capture, frames, wanted = cv2.VideoCapture(path), {}, set(needed)
+    for position in range(needed[-1] + 1):
+        if not capture.grab():
+            break
+        if position in wanted:
+            resized = cv2.resize(capture.retrieve()[1], (SIZE[1], SIZE[0]))
+            frames[position] = cv2.cvtColor(resized, cv2.COLOR_BGR2RGB)
+    capture.release()
+    return _filled(frames, needed)
+
+
+def read_with_decord(path, needed):
+    import decord
+
+    reader = decord.VideoReader(path, width=SIZE[1], height=SIZE[0], num_threads=1)
+    return reader.get_batch([min(position, len(reader) - 1) for position in needed]).asnumpy()
+
+
+def _filled(frames, needed):
+    """A container promises a frame or two more than decode: the last one stands for them."""
+    last = frames[max(frames)]
+    return np.stack([frames.get(position, last) for position in needed])
+
+
+PEERS = {"plain PyAV": read_with_pyav, "OpenCV": read_with_opencv, "decord": read_with_decord}
+
+
+def available_peers():
+    peers = dict(PEERS)
+    for name, module in (("OpenCV", "cv2"), ("decord", "decord")):
+        try:
+            imported = __import__(module)
+        except ImportError:
+            print(f"{name} is left out: it is not installed")
+            del peers[name]
+        else:
+            if module == "cv2":
+                imported.setNumThreads(1)
+                os.environ["OPENCV_FFMPEG_CAPTURE_OPTIONS"] = "threads;1"
+    return peers
+
+
+def wait_share(loader, backbone, size, steps):
+    """Share of the steps' time that is spent in waiting for batches."""
+    import keras
+
+    from hdc_keras import HDC
+    from hdc_keras.backbones import build_backbone
+
+    model = HDC(build_backbone(backbone), views={"size": size})
+    model.compile(keras.optimizers.SGD(1e-3))
+    dataset = iter(windows_dataset(loader))
+    model.train_on_batch(next(dataset))
+    waited, began = 0.0, time.perf_counter()
+    for _ in range(steps):
+        asked = time.perf_counter()
+        batch = next(dataset)
+        waited += time.perf_counter() - asked
+        model.train_on_batch(batch)
+    return waited / (time.perf_counter() - began)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", help="folder of videos or CSV manifest; moving shapes when not given")
+    parser.add_argument("--data", help="folder of videos or manifest; moving shapes when not given")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--wait", action="store_true", help="measure the share of a step that waits for data instead")
     arguments = parser.parse_args()
-    records = read_records(arguments.data or ensure_moving_shapes(MovingShapes()))
-    for record in records:
-        count_frames(record.path)  # both know the lengths before the clock starts
-    rounds = [(pipeline_rate(records, FrameStore(SIZE, 0.0)), plain_rate(records)) for _ in range(arguments.rounds)]
-    pipeline, plain = (statistics.median(rates) for rates in zip(*rounds, strict=True))
-    ratio = statistics.median(one / other for one, other in rounds)
-    print(f"{len(records)} videos, {os.cpu_count()} cores")
-    print(f"pipeline from files        {pipeline:8.1f} windows/s   {ratio:.2f} x plain")
-    print(f"plain PyAV, one thread     {plain:8.1f} windows/s")
-    store = FrameStore(SIZE, 16.0)
-    pipeline_rate(records, store)
-    kept = pipeline_rate(records, store)
-    print(f"pipeline, frames in memory {kept:8.1f} windows/s   {kept / plain:.2f} x plain")
+    files = loader_of(arguments.data or ensure_moving_shapes(MovingShapes()).parent)
+    print(f"{len(files.records)} videos, {os.cpu_count()} cores", flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        began = time.perf_counter()
+        report = prepare(files.records, Path(folder), short_side=SIZE[0])
+        print(f"prepared once, in {time.perf_counter() - began:.0f} s: {report['bytes'] / 1e6:.0f} MB", flush=True)
+        shards = loader_of(folder)
+        if arguments.wait:
+            for backbone, size, steps in (("r3d_tiny", 32, 60), ("r3d18", 112, 4)):
+                shares = {
+                    name: wait_share(loader, backbone, size, steps)
+                    for name, loader in (("shards", shards), ("files", files))
+                }
+                print(f"{backbone:9} waits " + ", ".join(f"{share:.1%} with {name}" for name, share in shares.items()))
+            return
+        candidates = {"shards": lambda: pipeline_rate(shards), "files": lambda: pipeline_rate(files)}
+        candidates |= {name: lambda read=read: peer_rate(files, read) for name, read in available_peers().items()}
+        rounds = [{name: measure() for name, measure in candidates.items()} for _ in range(arguments.rounds)]
+    best = [max(rates[name] for name in candidates if name in PEERS) for rates in rounds]
+    for name in candidates:
+        rate = statistics.median(rates[name] for rates in rounds)
+        ratio = statistics.median(rates[name] / of for rates, of in zip(rounds, best, strict=True))
+        print(f"{name:12} {rate:8.1f} windows/s   {ratio:5.2f} x the best peer")
 
 
 if __name__ == "__main__":

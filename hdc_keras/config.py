@@ -121,7 +121,7 @@ class ViewsConfig(_Section):
     )
     host_policy: tuple[HostLayer, ...] = Field(
         (),
-        description="keras-cv layers applied before all this on the host, as in [{layer: RandAugment}]; one draw a clip",
+        description="keras-cv layers applied on the host before all this, as in [{layer: RandAugment}]; a draw a clip",
     )
 
     @field_validator("crop_area", "crop_aspect", "blur_sigma")
