@@ -151,7 +151,7 @@ def main():
     print(f"{len(files.records)} videos, {os.cpu_count()} cores", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()
-        report = prepare(files.records, Path(folder), short_side=SIZE[0])
+        report = prepare(files.records, Path(folder), size=SIZE)
         print(f"prepared once, in {time.perf_counter() - began:.0f} s: {report['bytes'] / 1e6:.0f} MB", flush=True)
         shards = loader_of(folder)
         if arguments.wait:

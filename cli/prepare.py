@@ -11,7 +11,9 @@ _FAILURES_SHOWN = 20
 def prepare(
     out: Annotated[Path, typer.Option(help="Folder for the shards.")],
     data: Annotated[Path | None, typer.Option(help="Videos: a folder, a manifest, UCF101, HMDB51, Kinetics.")] = None,
-    short_side: Annotated[int, typer.Option(min=16, help="Shorter side of a frame in pixels.")] = 128,
+    short_side: Annotated[
+        int | None, typer.Option(min=16, help="Keep the videos' shapes, with at most this short side in pixels.")
+    ] = None,
     quality: Annotated[int, typer.Option(min=1, max=95, help="Quality of the JPEGs.")] = 90,
     fps: Annotated[float | None, typer.Option(min=0.1, help="Frames a second; all frames when not given.")] = None,
     videos_per_shard: Annotated[int, typer.Option(min=1, help="Videos in a shard.")] = 64,
@@ -25,8 +27,9 @@ def prepare(
 ) -> None:
     """Decode videos once, into TFRecord shards of JPEG frames that train several times faster than the files.
 
-    Stopped at any moment, the same command goes on where it was. A video that cannot be decoded is named in
-    `report.json` with the reason. With `--verify` the exit code is 1 where anything is wrong.
+    Frames are stored in the size that training reads (`data.decode_size`), which is fastest; with `--short-side` they
+    are resized when they are read. Stopped at any moment, the same command goes on where it was. A video that cannot
+    be decoded is named in `report.json` with the reason. With `--verify` the exit code is 1 where anything is wrong.
 
     Examples:
       hdc-keras prepare --data path/to/videos --out prepared
@@ -41,13 +44,11 @@ def prepare(
         raise typer.Exit(_verify(out))
     if data is None:
         raise ConfigError("--data: expected the videos to prepare, or --verify to read back what is in --out.")
-    options = {"short_side": short_side, "quality": quality, "fps": fps, "videos_per_shard": videos_per_shard}
-    _prepare(
-        data, set_ or [], out, options | {"part": Part.parse(part), "processes": workers, "time_limit": time_limit}
-    )
+    options = {"quality": quality, "fps": fps, "videos_per_shard": videos_per_shard, "time_limit": time_limit}
+    _prepare(data, set_ or [], out, short_side, options | {"part": Part.parse(part), "processes": workers})
 
 
-def _prepare(data: Path, overrides: list[str], out: Path, options: dict[str, Any]) -> None:
+def _prepare(data: Path, overrides: list[str], out: Path, short_side: int | None, options: dict[str, Any]) -> None:
     from hdc_keras_cli.console import console, progress_bar, start_backend
     from hdc_keras_cli.experiments import resolve
 
@@ -58,7 +59,8 @@ def _prepare(data: Path, overrides: list[str], out: Path, options: dict[str, Any
 
     if is_prepared(data):
         raise ConfigError(f"--data {data}: is prepared already; train on it with `hdc-keras pretrain --data {data}`.")
-    records, notes = read_dataset(resolve("videos", None, data, overrides, smoke=False).data)
+    config = resolve("videos", None, data, overrides, smoke=False).data
+    records, notes = read_dataset(config)
     console.print("".join(f"{note}\n" for note in notes), end="", markup=False, highlight=False)
     start_backend()
     with progress_bar() as bar:
@@ -67,7 +69,7 @@ def _prepare(data: Path, overrides: list[str], out: Path, options: dict[str, Any
         def show(done: int, total: int, failed: int) -> None:
             bar.update(task, completed=done, total=total, note=f"{failed} failed" if failed else "")
 
-        report = prepare_videos(records, out, **options, progress=show)
+        report = prepare_videos(records, out, size=short_side or config.decode_size, **options, progress=show)
     _say(report, out)
 
 

@@ -21,6 +21,9 @@ _MISSING_FRAMES_TOLERATED = 8
 # A damaged header can claim any size. 8K video has 33 million pixels a frame.
 _MAX_PIXELS = 64_000_000
 
+# (height, width) in pixels, or the greatest length of the shorter one, which keeps the shape.
+FrameSize = tuple[int, int] | int
+
 av.logging.set_level(av.logging.PANIC)
 
 
@@ -126,12 +129,12 @@ def decode(path: str, indices: np.ndarray, size: tuple[int, int] | None = None) 
     return stacked.reshape(*indices.shape, *stacked.shape[1:])
 
 
-def stream_frames(path: str, short_side: int, rate: float | None = None) -> Iterator[np.ndarray]:
+def stream_frames(path: str, size: FrameSize, rate: float | None = None) -> Iterator[np.ndarray]:
     """All frames of a video in their order, a few in memory at a time.
 
     Args:
         path: a video file that FFmpeg reads.
-        short_side: the shorter of height and width is shrunk to this; smaller videos keep their size.
+        size: (height, width) in pixels, or the length that the shorter of the two is shrunk to where it is longer.
         rate: frames a second to take; every frame as it comes when `None`.
 
     Yields:
@@ -146,7 +149,7 @@ def stream_frames(path: str, short_side: int, rate: float | None = None) -> Iter
     except ValueError as error:
         raise VideoDecodeError(path, str(error)) from error
     repeats = dict(zip(*np.unique(wanted, return_counts=True), strict=True))
-    for position, frame in _decoded(path, index, np.unique(wanted), _Converter(short_side)):
+    for position, frame in _decoded(path, index, np.unique(wanted), _Converter(size)):
         yield from [frame] * repeats[position]
 
 
@@ -236,7 +239,7 @@ def _segments(wanted: np.ndarray, key_frames: np.ndarray) -> list[list[int]]:
 class _Converter:
     """Decoded frames to RGB arrays, upright: of one size, of at most one short side (an integer), or as they are."""
 
-    def __init__(self, size: tuple[int, int] | int | None):
+    def __init__(self, size: FrameSize | None):
         self.size = size
         self.reformatter = VideoReformatter()
 

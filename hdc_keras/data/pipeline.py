@@ -98,7 +98,11 @@ def _jpegs_at(shard: tf.Tensor, offset: tf.Tensor) -> tf.Tensor:
 
 
 def _resized(pixels: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
-    resized = tf.image.resize(pixels, size, antialias=True)
+    # Means over areas cost a fifth of the anti-aliased filters, and are as free of aliases.
+    shrinks = tf.reduce_all(tf.shape(pixels)[1:3] >= size)
+    resized = tf.cond(
+        shrinks, lambda: tf.image.resize(pixels, size, "area"), lambda: tf.image.resize(pixels, size, "bilinear")
+    )
     return tf.cast(tf.clip_by_value(tf.round(resized), 0, 255), tf.uint8)
 
 

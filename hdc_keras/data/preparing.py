@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from hdc_keras.data.decoding import index_frames, stream_frames
+from hdc_keras.data.decoding import FrameSize, index_frames, stream_frames
 from hdc_keras.data.records import VideoRecord
 from hdc_keras.data.shards import (
     SET_FILE,
@@ -76,7 +76,7 @@ def prepare(
     records: Sequence[VideoRecord],
     folder: Path,
     *,
-    short_side: int = 128,
+    size: FrameSize = (128, 171),
     quality: int = 90,
     fps: float | None = None,
     videos_per_shard: int = 64,
@@ -90,7 +90,8 @@ def prepare(
     Args:
         records: the set. Their order does not matter.
         folder: where shards, `prepared.json` and `report.json` go.
-        short_side: shorter side of a frame in pixels; smaller videos keep their size.
+        size: (height, width) of the stored frames, best the one that is trained on; or, to keep the videos' shapes, the
+            greatest length of the shorter side.
         quality: of the JPEGs, 1 to 95.
         fps: frames a second; every frame is kept when `None`.
         videos_per_shard: videos asked for in each shard; those that fail leave it smaller.
@@ -106,7 +107,7 @@ def prepare(
         DataError: `folder` holds another set, or the same made otherwise.
     """
     records = sorted(records, key=lambda record: record.video_id)
-    prepared = PreparedSet(len(records), videos_per_shard, short_side, quality, fps, _digest(records))
+    prepared = PreparedSet(len(records), videos_per_shard, size, quality, fps, _digest(records))
     folder.mkdir(parents=True, exist_ok=True)
     _claim(folder, prepared)
     done = read_indexes(folder, prepared)
@@ -121,9 +122,7 @@ def prepare(
     total = sum(map(len, shards.values()))
     if progress:
         progress(finished, total, failed)
-    encoded = _encode_all(
-        [video for _, videos in todo for video in videos], short_side, quality, fps, processes, time_limit
-    )
+    encoded = _encode_all([video for _, videos in todo for video in videos], size, quality, fps, processes, time_limit)
 
     def counted(videos: Sequence[VideoRecord]) -> Iterator[tuple[VideoRecord, EncodedVideo | str]]:
         nonlocal finished, failed
@@ -235,7 +234,7 @@ def _claim(folder: Path, prepared: PreparedSet) -> None:
 
 def _encode_all(
     records: Sequence[VideoRecord],
-    short_side: int,
+    size: FrameSize,
     quality: int,
     fps: float | None,
     processes: int | None,
@@ -253,7 +252,7 @@ def _encode_all(
     with ProcessPool(max_workers=processes, initializer=_limit_memory, context=context) as pool:
         try:
             for record in records:
-                task = [record.path, short_side, quality, fps]
+                task = [record.path, size, quality, fps]
                 waiting.append(pool.schedule(encode_video, args=task, timeout=time_limit))
                 if len(waiting) >= _AHEAD * processes:
                     yield _outcome(waiting.popleft(), time_limit)
@@ -275,23 +274,23 @@ def _outcome(future: Future, time_limit: float) -> EncodedVideo | str:
         return f"its decoding process ended with exit code {getattr(error, 'exitcode', None)}"
 
 
-def encode_video(path: str, short_side: int, quality: int, fps: float | None) -> EncodedVideo | str:
+def encode_video(path: str, size: FrameSize, quality: int, fps: float | None) -> EncodedVideo | str:
     """Decode a video and encode its frames as JPEG, or say why it cannot be decoded."""
     frames = []
-    size = (0, 0)
+    stored_size = (0, 0)
     try:
-        for pixels in stream_frames(path, short_side, fps):
+        for pixels in stream_frames(path, size, fps):
             buffer = io.BytesIO()
             Image.fromarray(np.ascontiguousarray(pixels)).save(buffer, "JPEG", quality=quality)
             frames.append(buffer.getvalue())
-            size = pixels.shape[:2]
+            stored_size = pixels.shape[:2]
     except VideoDecodeError as error:
         return error.cause
     except MemoryError:
         return "needs more memory than a decoding process may have"
     except Exception as error:  # a fault of ours costs one video too, and says so
         return f"an error that hdc-keras does not know, {type(error).__name__}: {error}"
-    return EncodedVideo(frames, size, fps or index_frames(path).rate)
+    return EncodedVideo(frames, stored_size, fps or index_frames(path).rate)
 
 
 def _limit_memory() -> None:

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from hdc_keras.data.decoding import FrameSize
 from hdc_keras.data.records import StoredVideo, VideoRecord
 from hdc_keras.errors import DataError, VideoDecodeError
 
@@ -51,7 +52,7 @@ class PreparedSet:
     Attributes:
         videos: videos asked for.
         videos_per_shard: of these, in the order of their ids, in each shard.
-        short_side: greatest short side of a frame in pixels.
+        size: (height, width) of a frame in pixels, or the greatest length of its shorter side.
         quality: of the JPEGs, 1 to 95.
         fps: frames a second, or `None` where every frame was kept.
         listing: digest of the videos' ids, labels, splits and groups.
@@ -60,7 +61,7 @@ class PreparedSet:
 
     videos: int
     videos_per_shard: int
-    short_side: int
+    size: FrameSize
     quality: int
     fps: float | None
     listing: str
@@ -166,8 +167,9 @@ def read_set(folder: Path) -> PreparedSet:
                 f"{folder / SET_FILE}: format {values.get('format')}, but this version of hdc-keras reads {FORMAT}. "
                 "Prepare the set anew."
             )
-        return PreparedSet(**values)
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+        size = values["size"]
+        return PreparedSet(**values | {"size": tuple(size) if isinstance(size, list) else size})
+    except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
         raise DataError(f"{folder / SET_FILE}: cannot be read ({error}).") from error
 
 
@@ -263,7 +265,9 @@ def read_frames(stored: StoredVideo, indices: np.ndarray, size: tuple[int, int] 
 def _decode_jpeg(jpeg: memoryview, size: tuple[int, int] | None) -> np.ndarray:
     with Image.open(io.BytesIO(jpeg), formats=["JPEG"]) as image:
         if size and (image.height, image.width) != size:
-            return np.asarray(image.resize((size[1], size[0]), Image.Resampling.BILINEAR))
+            shrinks = image.height >= size[0] and image.width >= size[1]
+            filter_ = Image.Resampling.BOX if shrinks else Image.Resampling.BILINEAR
+            return np.asarray(image.resize((size[1], size[0]), filter_))
         return np.asarray(image)
 
 

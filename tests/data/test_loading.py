@@ -30,7 +30,7 @@ def videos(tmp_path):
 @pytest.fixture
 def prepared(videos, tmp_path):
     """The same videos, prepared: two to a shard."""
-    prepare(videos, tmp_path / "prepared", videos_per_shard=2, processes=1)
+    prepare(videos, tmp_path / "prepared", size=(16, 32), videos_per_shard=2, processes=1)
     return read_prepared(tmp_path / "prepared")[0]
 
 

@@ -64,7 +64,7 @@ def test_a_prepared_set_says_all_that_the_records_said_and_names_what_failed(vid
 
 
 def test_stored_frames_are_those_of_the_file(videos, tmp_path):
-    prepare(videos, tmp_path / "out", short_side=16, quality=95, processes=1)
+    prepare(videos, tmp_path / "out", size=16, quality=95, processes=1)
 
     for record in read_prepared(tmp_path / "out")[0]:
         every = np.arange(record.stored.frames)
@@ -79,7 +79,7 @@ def test_stored_frames_are_those_of_the_file(videos, tmp_path):
 def test_tensorflow_reads_the_records_as_sequence_examples(videos, tmp_path):
     import tensorflow as tf
 
-    prepare(videos, tmp_path / "out", videos_per_shard=100, processes=1)
+    prepare(videos, tmp_path / "out", size=128, videos_per_shard=100, processes=1)
 
     read = []
     for data in tf.data.TFRecordDataset(str(tmp_path / "out" / "shard-00000-of-00001.tfrecord")):
@@ -137,8 +137,8 @@ def test_another_set_or_another_size_is_not_mixed_in(videos, tmp_path):
     prepare(videos, tmp_path / "out", processes=1)
     before = contents(tmp_path / "out")
 
-    with pytest.raises(DataError, match="short_side: 128 there, 64 now"):
-        prepare(videos, tmp_path / "out", short_side=64, processes=1)
+    with pytest.raises(DataError, match=r"size: \(128, 171\) there, 64 now"):
+        prepare(videos, tmp_path / "out", size=64, processes=1)
     with pytest.raises(DataError, match=r"videos: 8 there, 7 now"):
         prepare(videos[1:], tmp_path / "out", processes=1)
     assert contents(tmp_path / "out") == before
