@@ -49,6 +49,7 @@ FACTORS = ("appearance", "motion")
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "docs" / "ablation"
 CONFIG = ROOT / "configs" / "moving-shapes.yaml"
+_MARKERS = "sov^D<P>X*hd"
 
 
 def run(variant: str, seed: int, common: list[str], folder: Path, runs: Path, threads: int) -> None:
@@ -124,12 +125,12 @@ def draw(results: dict[str, list[dict]], path: Path) -> None:
     figure, axes = plt.subplots(figsize=(8, 6), layout="constrained")
     for number, (name, runs) in enumerate(results.items()):
         (x, dx), (y, dy) = (spread(runs, factor, "features") for factor in FACTORS)
-        marker = "s" if name == "random weights" else "o"
-        axes.errorbar(x, y, yerr=dy, xerr=dx, marker=marker, color=f"C{number % 10}", capsize=3)
-        axes.annotate(name, (x, y), xytext=(5, 5), textcoords="offset points")
+        marker = _MARKERS[number % len(_MARKERS)]
+        axes.errorbar(x, y, yerr=dy, xerr=dx, fmt=marker, color=f"C{number % 10}", capsize=3, label=name)
     axes.set(xlabel="appearance, top-1", ylabel="motion, top-1", title="Linear probe of all stages' features")
     axes.set(xlim=(0.15, 1.02), ylim=(0.15, 1.02))
     axes.grid(alpha=0.3)
+    axes.legend(loc="upper left")
     figure.savefig(path, dpi=120)
     plt.close(figure)
 
