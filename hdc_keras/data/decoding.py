@@ -187,10 +187,13 @@ def _by_seeking(
     """Yield (position, frame) for every wanted position, by timestamp, seeking where that saves decoding."""
     timestamps = index.timestamps
     assert timestamps is not None
+    # What nothing else is decoded from and nobody wants need not be decoded. The last frames are always: those that
+    # containers promise in vain are shown as the last that there is.
+    kept = {*timestamps[wanted].tolist(), *timestamps[-_MISSING_FRAMES_TOLERATED:].tolist()}
     for segment in _segments(wanted, index.key_frames):
         container.seek(int(timestamps[segment[0]]), stream=stream)
         due, frame = deque(segment), None
-        for frame in container.decode(stream):
+        for frame in _frames_of(container, stream, kept):
             # A frame that the decoder dropped is shown as the next one that it gives.
             while due and frame.pts is not None and frame.pts >= timestamps[due[0]]:
                 yield due.popleft(), frame
@@ -199,6 +202,13 @@ def _by_seeking(
         if due:
             ended = -1 if frame is None else int(np.searchsorted(timestamps, frame.pts))
             yield from _past_the_end(due, ended, frame, index)
+
+
+def _frames_of(container: av.container.InputContainer, stream: VideoStream, kept: set[int]) -> Iterator[av.VideoFrame]:
+    """Yield the frames from here on, but for those not in `kept` that no other frame is decoded from."""
+    for packet in container.demux(stream):
+        stream.codec_context.skip_frame = "DEFAULT" if packet.pts is None or packet.pts in kept else "NONREF"
+        yield from packet.decode()
 
 
 def _by_counting(
@@ -253,7 +263,7 @@ class _Converter:
         height, width = self.size or (None, None)
         if quarter_turns % 2:
             height, width = width, height
-        rgb = self.reformatter.reformat(frame, width=width, height=height, format="rgb24", interpolation="BILINEAR")
+        rgb = self.reformatter.reformat(frame, width=width, height=height, format="rgb24", interpolation="AREA")
         return np.rot90(rgb.to_ndarray(), quarter_turns)
 
 
