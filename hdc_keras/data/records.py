@@ -3,6 +3,7 @@
 import csv
 import difflib
 import json
+import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -251,25 +252,23 @@ def with_splits(records: Sequence[VideoRecord], holdout: float, seed: int) -> li
             test.add(group)
             for label, count in counts.items():
                 needed[label] -= count
+    groups_of: dict[str | None, list[str]] = defaultdict(list)
+    for group in groups:
+        for label in {record.label for record in members[group]}:
+            groups_of[label].append(group)
     # A class whose every group is larger than its share still gets one, the smallest, if another stays for training.
     for label in sorted(totals, key=str):
-        of_label = sorted(
-            (g for g in groups if any(r.label == label for r in members[g])), key=lambda g: len(members[g])
-        )
-        if not test.intersection(of_label):
-            test.update(group for group in of_label[:1] if _others_stay(members, test | {group}, members[group]))
+        if test.isdisjoint(groups_of[label]):
+            smallest = min(groups_of[label], key=lambda group: len(members[group]))
+            of_group = {record.label for record in members[smallest]}
+            if all(any(g not in test and g != smallest for g in groups_of[other]) for other in of_group):
+                test.add(smallest)
     split = [
         replace(record, split="test" if (record.group or f"\x00{record.video_id}") in test else "train")
         for record in records
     ]
     _require_both_sides(split)
     return split
-
-
-def _others_stay(members: Mapping[str, list[VideoRecord]], test: set[str], group: Sequence[VideoRecord]) -> bool:
-    """Whether every class of `group` keeps a video that is not in the groups of `test`."""
-    left = {record.label for name, records in members.items() if name not in test for record in records}
-    return all(record.label in left for record in group)
 
 
 def at_most_per_class(records: Sequence[VideoRecord], count: int, seed: int) -> list[VideoRecord]:
@@ -288,9 +287,11 @@ def at_most_per_class(records: Sequence[VideoRecord], count: int, seed: int) -> 
 
 
 def _require_both_sides(records: Sequence[VideoRecord]) -> None:
+    classes: dict[str, list[VideoRecord]] = defaultdict(list)
+    for record in records:
+        classes[str(record.label)].append(record)
     problems = []
-    for label in sorted({str(record.label) for record in records}):
-        of_class = [record for record in records if record.label == label]
+    for label, of_class in sorted(classes.items()):
         if {record.split for record in of_class} != {"train", "test"}:
             groups = len({record.group or record.video_id for record in of_class})
             problems.append(f"class `{label}` has {len(of_class)} video(s) in {groups} group(s)")
@@ -310,8 +311,9 @@ def _read_row(row: Mapping[str, str], folder: Path, label_columns: Mapping[str, 
         return "fewer values than the header has columns", None
     if not row["path"]:
         return "`path` is empty", None
-    file = folder / row["path"]
-    if not file.exists():
+    # Strings, not `Path`: a manifest may list a million files.
+    file = os.path.join(folder, row["path"])  # noqa: PTH118
+    if not os.path.exists(file):  # noqa: PTH110
         return f"no such file: {file}", None
     split = row.get("split") or None
     if split is not None and split not in SPLITS:
@@ -323,7 +325,7 @@ def _read_row(row: Mapping[str, str], folder: Path, label_columns: Mapping[str, 
     if labels and len(labels) != len(label_columns):
         return "some label columns are empty; fill all or none", None
     video_id = row.get("video_id") or Path(row["path"]).as_posix()
-    return "", VideoRecord(str(file), video_id, labels, split, row.get("group") or None)
+    return "", VideoRecord(file, video_id, labels, split, row.get("group") or None)
 
 
 def _divided_groups(records: Iterable[VideoRecord]) -> list[tuple[str, list[str]]]:

@@ -1,0 +1,102 @@
+"""Large manifests: seconds and memory from the command's start to the first batch, at 10,000 to 1,000,000 records.
+
+Command: python benchmarks/scale.py [--records 10000 100000 1000000] [--figure docs/scale.png]
+
+Each size is a CSV manifest (path, label, group, video_id) of that many records in groups of ten and 400 classes, whose
+paths lead to the same few videos. A fresh process reads it, holds out test videos by group, shuffles, and decodes the
+first batch of 64 window pairs; it prints the seconds of each part and its greatest resident size.
+"""
+
+import argparse
+import csv
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from itertools import pairwise
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+PARTS = ("imports", "manifest and splits", "first batch")
+
+
+def write_manifest(path, records):
+    from hdc_keras.data.synthetic import MovingShapes, ensure_moving_shapes
+
+    videos = sorted(ensure_moving_shapes(MovingShapes(1, 1)).parent.rglob("*.mp4"))
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["path", "label", "group", "video_id"])
+        for number in range(records):
+            group = number // 10
+            writer.writerow([videos[number % len(videos)], f"class {group % 400}", f"group {group}", f"video {number}"])
+
+
+def measure(manifest):
+    """Runs in a process of its own."""
+    began = [time.perf_counter()]
+    from hdc_keras.config import Experiment
+    from hdc_keras.data.loading import DecodeFailures, FrameStore, WindowLoader
+    from hdc_keras.data.pipeline import windows_dataset
+    from hdc_keras.data.sampling import WindowSpec
+    from hdc_keras.training.run import load_videos
+
+    began.append(time.perf_counter())
+    records, _ = load_videos(Experiment.model_validate({"data": {"path": manifest}}))
+    train = [record for record in records if record.split == "train"]
+    began.append(time.perf_counter())
+    loader = WindowLoader(train, WindowSpec(8), FrameStore((32, 32), 0.1), DecodeFailures(len(train), 0.1), 64, 0)
+    next(iter(windows_dataset(loader)))
+    began.append(time.perf_counter())
+    seconds = dict(zip(PARTS, (after - before for before, after in pairwise(began)), strict=True))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    print(json.dumps({"seconds": seconds, "bytes": peak, "train": len(train), "records": len(records)}))
+
+
+def draw(results, path):
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.5), layout="constrained")
+    sizes = list(results)
+    for part in PARTS:
+        left.plot(sizes, [results[size]["seconds"][part] for size in sizes], "o-", label=part)
+    left.set(xscale="log", yscale="log", xlabel="records", ylabel="seconds")
+    left.legend()
+    right.plot(sizes, [results[size]["bytes"] / 2**30 for size in sizes], "o-")
+    right.set(xscale="log", xlabel="records", ylabel="greatest resident size, GiB", ylim=(0, 2))
+    figure.savefig(path, dpi=120)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--records", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
+    parser.add_argument("--figure", type=Path, help="draw the figures there")
+    parser.add_argument("--measure", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.measure:
+        measure(arguments.measure)
+        return
+    results = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for records in arguments.records:
+            manifest = Path(folder) / f"{records}.csv"
+            write_manifest(manifest, records)
+            command = [sys.executable, __file__, "--measure", str(manifest)]
+            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+            results[records] = found = json.loads(done.stdout.splitlines()[-1])
+            parts = ", ".join(f"{part} {seconds:.1f} s" for part, seconds in found["seconds"].items())
+            total = sum(found["seconds"].values())
+            print(f"{records:9,} records: {total:5.1f} s ({parts}), {found['bytes'] / 2**30:.2f} GiB", flush=True)
+    if arguments.figure:
+        draw(results, arguments.figure)
+
+
+if __name__ == "__main__":
+    main()
