@@ -64,6 +64,9 @@ class DataConfig(_Section):
     decode_size: tuple[PositiveInt, PositiveInt] = Field(
         (128, 171), description="(height, width) frames are decoded to, in pixels; the views crop from it"
     )
+    decoder: Literal["pyav", "tfio"] = Field(
+        "pyav", description="what decodes files; tfio needs TensorFlow 2.17, tensorflow-io and FFmpeg 4"
+    )
     cache_gb: Annotated[float, Field(ge=0)] = Field(
         2.0, description="memory for decoded frames; small sets are decoded once"
     )

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import keras
 import numpy as np
 
+from hdc_keras.data import tfio_decoding
 from hdc_keras.data.decoding import count_frames, decode
 from hdc_keras.data.records import VideoRecord
 from hdc_keras.data.sampling import WindowSpec, epoch_order, evenly_spaced_clips, sample_windows, video_keys
@@ -80,10 +81,17 @@ class FrameStore:
     Args:
         size: (height, width) frames are decoded to.
         budget_gb: memory for kept frames, in 10^9 bytes.
+        decoder: "pyav", or "tfio" for tensorflow-io. Frames are counted by PyAV in any case.
+
+    Raises:
+        ConfigError: the decoder cannot be used here.
     """
 
-    def __init__(self, size: tuple[int, int], budget_gb: float):
+    def __init__(self, size: tuple[int, int], budget_gb: float, decoder: str = "pyav"):
+        if decoder == "tfio":
+            tfio_decoding.require_tfio()
         self.size = size
+        self._decode_file = {"pyav": decode, "tfio": tfio_decoding.decode}[decoder]
         self._budget = budget_gb * 1e9
         self._kept: dict[str, np.ndarray] = {}
         self._lock = threading.Lock()
@@ -102,7 +110,7 @@ class FrameStore:
     def _decode(self, record: VideoRecord, indices: np.ndarray) -> np.ndarray:
         if record.stored:
             return read_frames(record.stored, indices, self.size)
-        return decode(record.path, indices, self.size)
+        return self._decode_file(record.path, indices, self.size)
 
     def _reserve(self, frames: int) -> bool:
         needed = frames * self.size[0] * self.size[1] * 3

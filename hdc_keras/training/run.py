@@ -93,7 +93,7 @@ def steps_per_epoch(experiment: Experiment, records: Sequence[VideoRecord]) -> i
 
 def frame_store(experiment: Experiment) -> FrameStore:
     """Decodes to the experiment's size, within its memory budget."""
-    return FrameStore(experiment.data.decode_size, experiment.data.cache_gb)
+    return FrameStore(experiment.data.decode_size, experiment.data.cache_gb, experiment.data.decoder)
 
 
 def pretrain(

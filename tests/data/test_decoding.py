@@ -2,10 +2,10 @@ import av
 import numpy as np
 import pytest
 
-from hdc_keras.data import decoding
+from hdc_keras.data import decoding, tfio_decoding
 from hdc_keras.data.decoding import count_frames, decode
 from hdc_keras.data.synthetic import write_video
-from hdc_keras.errors import VideoDecodeError
+from hdc_keras.errors import ConfigError, VideoDecodeError
 from tests.conftest import frame_numbers, numbered_frames
 
 
@@ -34,13 +34,24 @@ CONTAINERS = {
 }
 
 
+@pytest.fixture(params=["pyav", "tfio"])
+def any_decoder(request):
+    if request.param == "pyav":
+        return decode
+    try:
+        tfio_decoding.require_tfio()
+    except ConfigError as error:
+        pytest.skip(str(error))
+    return tfio_decoding.decode
+
+
 @pytest.mark.parametrize("name", CONTAINERS)
-def test_any_frame_of_any_container_is_the_right_one(tmp_path, name):
+def test_any_frame_of_any_container_is_the_right_one(tmp_path, any_decoder, name):
     path = tmp_path / name
     encode(path, numbered_frames(30), **CONTAINERS[name])
     indices = np.array([[0, 1, 15], [29, 17, 2], [23, 23, 6]])
 
-    clip = decode(str(path), indices)
+    clip = any_decoder(str(path), indices)
 
     assert count_frames(str(path)) == 30
     assert clip.shape == (3, 3, 48, 64, 3) and clip.dtype == np.uint8
