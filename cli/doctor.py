@@ -12,7 +12,7 @@ _FILES_SHOWN = 5
 
 
 def doctor(
-    data: Annotated[Path | None, typer.Option(help="Videos to look through: a folder or a manifest.")] = None,
+    data: Annotated[str | None, typer.Option(help="Videos to look through: a folder or a manifest.")] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="Override a key, as in data.layout=ucf101. Repeatable.")
     ] = None,
@@ -73,7 +73,7 @@ def _version(package: str) -> str:
         return ""
 
 
-def _look_through(data: Path, overrides: list[str]) -> None:
+def _look_through(data: str, overrides: list[str]) -> None:
     from hdc_keras_cli.console import console, progress_bar
     from hdc_keras_cli.experiments import resolve
 

@@ -13,7 +13,7 @@ def evaluate(
         typer.Option(help="linear (probe), knn, retrieval or factors (several label columns). Repeatable."),
     ],
     data: Annotated[
-        Path | None, typer.Option(help="Other labelled videos than the run's: folder or CSV manifest.")
+        str | None, typer.Option(help="Other labelled videos than the run's: folder or CSV manifest.")
     ] = None,
     supervised: Annotated[
         Path | None,
@@ -35,13 +35,14 @@ def evaluate(
       hdc-keras evaluate --run runs/mine --data labelled.csv --protocol retrieval
     """
     from hdc_keras_cli.console import NamedBars, console, progress_bar, start_backend
+    from hdc_keras_cli.experiments import absolute
 
     from hdc_keras.config import load_experiment
     from hdc_keras.training.run_directory import RunDirectory
 
     directory = RunDirectory(run)
     directory.experiment()
-    overrides = [*([f"data.path={data.resolve()}"] if data else []), *(set_ or [])]
+    overrides = [*([f"data.path={absolute(data)}"] if data else []), *(set_ or [])]
     experiment = load_experiment(directory.config_file, overrides)
 
     start_backend()

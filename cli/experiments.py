@@ -5,6 +5,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from hdc_keras.config import Experiment, load_experiment
+from hdc_keras.data.remote import is_remote
 from hdc_keras.errors import ConfigError
 
 
@@ -33,13 +34,18 @@ def find_config(name_or_file: str) -> Path:
     )
 
 
-def resolve(config: str, preset: str | None, data: Path | None, overrides: list[str], smoke: bool) -> Experiment:
+def resolve(config: str, preset: str | None, data: str | None, overrides: list[str], smoke: bool) -> Experiment:
     """The experiment of `--config`, with `--preset`, `--data`, `--set` and `--smoke` applied in that order."""
-    overrides = [*([f"data.path={data.resolve()}"] if data else []), *overrides]
+    overrides = [*([f"data.path={absolute(data)}"] if data else []), *overrides]
     experiment = load_experiment(find_config(config), overrides, preset)
     if preset:
         experiment = experiment.model_copy(update={"name": f"{experiment.name}-{preset}"})
     return shrunk(experiment) if smoke else experiment
+
+
+def absolute(data: str) -> str:
+    """A path that holds from any folder; a URL is one."""
+    return data if is_remote(data) else str(Path(data).resolve())
 
 
 def shrunk(experiment: Experiment) -> Experiment:

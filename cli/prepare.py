@@ -10,7 +10,9 @@ _FAILURES_SHOWN = 20
 
 def prepare(
     out: Annotated[Path, typer.Option(help="Folder for the shards.")],
-    data: Annotated[Path | None, typer.Option(help="Videos: a folder, a manifest, UCF101, HMDB51, Kinetics.")] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Videos: a folder or its URL, a manifest, UCF101, HMDB51, Kinetics.")
+    ] = None,
     short_side: Annotated[
         int | None, typer.Option(min=16, help="Keep the videos' shapes, with at most this short side in pixels.")
     ] = None,
@@ -34,6 +36,7 @@ def prepare(
     Examples:
       hdc-keras prepare --data path/to/videos --out prepared
       hdc-keras pretrain --data prepared
+      hdc-keras prepare --data s3://bucket/videos --out prepared
       hdc-keras prepare --data kinetics --out prepared --part $((SLURM_ARRAY_TASK_ID + 1))/$SLURM_ARRAY_TASK_COUNT
       hdc-keras prepare --out prepared --verify
     """
@@ -48,7 +51,7 @@ def prepare(
     _prepare(data, set_ or [], out, short_side, options | {"part": Part.parse(part), "processes": workers})
 
 
-def _prepare(data: Path, overrides: list[str], out: Path, short_side: int | None, options: dict[str, Any]) -> None:
+def _prepare(data: str, overrides: list[str], out: Path, short_side: int | None, options: dict[str, Any]) -> None:
     from hdc_keras_cli.console import console, progress_bar, start_backend
     from hdc_keras_cli.experiments import resolve
 
@@ -57,7 +60,9 @@ def _prepare(data: Path, overrides: list[str], out: Path, short_side: int | None
     from hdc_keras.data.shards import is_prepared
     from hdc_keras.errors import ConfigError
 
-    if is_prepared(data):
+    if ":/" in out.as_posix():  # a URL, of which a path keeps one slash
+        raise ConfigError(f"--out {out}: shards are written to a local or mounted folder; copy them from there.")
+    if is_prepared(Path(data)):
         raise ConfigError(f"--data {data}: is prepared already; train on it with `hdc-keras pretrain --data {data}`.")
     config = resolve("videos", None, data, overrides, smoke=False).data
     records, notes = read_dataset(config)

@@ -18,7 +18,7 @@ def pretrain(
         typer.Option(help="hdc, or an ablation: coupled, spatial, temporal, hdc-uniform, hdc-top-level."),
     ] = None,
     data: Annotated[
-        Path | None, typer.Option(help="Folder of videos, folder of class folders, or CSV manifest.")
+        str | None, typer.Option(help="Folder of videos, folder of class folders, or CSV manifest.")
     ] = None,
     set_: Annotated[
         list[str] | None,

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from hdc_keras.config import DataConfig
 from hdc_keras.data.records import VIDEO_SUFFIXES, VideoRecord, read_records
+from hdc_keras.data.remote import is_remote
 from hdc_keras.data.shards import is_prepared, read_prepared
 from hdc_keras.errors import DataError
 
@@ -44,6 +45,8 @@ def read_dataset(data: DataConfig) -> VideoSet:
         DataError: nothing is there, the lists are missing or wrong, or no listed video is there; all at once.
     """
     assert data.path is not None
+    if is_remote(data.path):
+        return VideoSet(read_records(data.path), [])
     path = Path(data.path)
     annotations = Path(data.annotations) if data.annotations else None
     if annotations and not annotations.exists():

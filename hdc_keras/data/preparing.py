@@ -23,6 +23,7 @@ from PIL import Image
 
 from hdc_keras.data.decoding import FrameSize, index_frames, stream_frames
 from hdc_keras.data.records import VideoRecord
+from hdc_keras.data.remote import local_copy
 from hdc_keras.data.shards import (
     SET_FILE,
     EncodedVideo,
@@ -279,18 +280,20 @@ def encode_video(path: str, size: FrameSize, quality: int, fps: float | None) ->
     frames = []
     stored_size = (0, 0)
     try:
-        for pixels in stream_frames(path, size, fps):
-            buffer = io.BytesIO()
-            Image.fromarray(np.ascontiguousarray(pixels)).save(buffer, "JPEG", quality=quality)
-            frames.append(buffer.getvalue())
-            stored_size = pixels.shape[:2]
+        with local_copy(path) as file:
+            for pixels in stream_frames(file, size, fps):
+                buffer = io.BytesIO()
+                Image.fromarray(np.ascontiguousarray(pixels)).save(buffer, "JPEG", quality=quality)
+                frames.append(buffer.getvalue())
+                stored_size = pixels.shape[:2]
+            rate = fps or index_frames(file).rate
     except VideoDecodeError as error:
         return error.cause
     except MemoryError:
         return "needs more memory than a decoding process may have"
     except Exception as error:  # a fault of ours costs one video too, and says so
         return f"an error that hdc-keras does not know, {type(error).__name__}: {error}"
-    return EncodedVideo(frames, stored_size, fps or index_frames(path).rate)
+    return EncodedVideo(frames, stored_size, rate)
 
 
 def _limit_memory() -> None:

@@ -7,8 +7,9 @@ import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
+from hdc_keras.data.remote import is_remote, list_files
 from hdc_keras.data.sampling import random_generator
 from hdc_keras.errors import DataError
 
@@ -89,11 +90,13 @@ def read_records(path: str | Path) -> list[VideoRecord]:
     Args:
         path: a CSV or JSONL manifest; a folder that holds one (`manifest.csv`, `manifest.jsonl`, or a single CSV with a
             `path` column); a folder
-            of classes, one sub-folder each; or a folder of videos without labels.
+            of classes, one sub-folder each; or a folder of videos without labels. A folder may be a URL.
 
     Raises:
         DataError: nothing is there, or some of it is wrong; all that is wrong is listed.
     """
+    if is_remote(str(path)):
+        return _from_names(str(path), list_files(str(path)), f"{str(path).rstrip('/')}/")
     path = Path(path)
     if not path.exists():
         raise DataError(
@@ -200,26 +203,29 @@ def _jsonl_rows(path: Path) -> tuple[Sequence[str], _Rows]:
 
 def read_folder(folder: Path) -> list[VideoRecord]:
     """Read a folder of classes (one sub-folder each, searched through) or, when it has no such, a folder of videos."""
-    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in VIDEO_SUFFIXES)
-    if not files:
+    return _from_names(str(folder), [path.relative_to(folder).as_posix() for path in folder.rglob("*")], f"{folder}/")
+
+
+def _from_names(folder: str, files: Iterable[str], prefix: str) -> list[VideoRecord]:
+    names = sorted(name for name in files if PurePosixPath(name).suffix.lower() in VIDEO_SUFFIXES)
+    if not names:
         raise DataError(
             f"{folder}: holds no video. Expected files ending in {', '.join(sorted(VIDEO_SUFFIXES))}, directly or in "
             "one sub-folder for each class."
         )
-    in_classes = [p for p in files if p.parent != folder]
-    if in_classes and len(in_classes) != len(files):
-        loose = next(p for p in files if p.parent == folder)
+    loose = [name for name in names if "/" not in name]
+    if loose and len(loose) != len(names):
         raise DataError(
-            f"{folder}: some videos are in class folders and some are not (such as {loose.name}). Move them, or list "
+            f"{folder}: some videos are in class folders and some are not (such as {loose[0]}). Move them, or list "
             "them in a CSV manifest."
         )
     return [
         VideoRecord(
-            path=str(p),
-            video_id=p.relative_to(folder).as_posix(),
-            labels={"label": p.relative_to(folder).parts[0]} if in_classes else {},
+            path=prefix + name,
+            video_id=name,
+            labels={} if loose else {"label": name.partition("/")[0]},
         )
-        for p in files
+        for name in names
     ]
 
 
@@ -312,8 +318,8 @@ def _read_row(row: Mapping[str, str], folder: Path, label_columns: Mapping[str, 
     if not row["path"]:
         return "`path` is empty", None
     # Strings, not `Path`: a manifest may list a million files.
-    file = os.path.join(folder, row["path"])  # noqa: PTH118
-    if not os.path.exists(file):  # noqa: PTH110
+    file = row["path"] if is_remote(row["path"]) else os.path.join(folder, row["path"])  # noqa: PTH118
+    if not is_remote(file) and not os.path.exists(file):  # noqa: PTH110
         return f"no such file: {file}", None
     split = row.get("split") or None
     if split is not None and split not in SPLITS:

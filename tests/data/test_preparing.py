@@ -109,6 +109,18 @@ def test_frames_can_be_taken_at_another_rate(tmp_path):
     assert stored.rate == 10
 
 
+def test_remote_videos_are_fetched_and_those_that_are_gone_are_named(videos, tmp_path):
+    remote = [replace(record, path=f"file://{record.path}") for record in videos]
+    Path(videos[0].path).unlink()
+
+    report = prepare(remote, tmp_path / "out", processes=1)
+
+    records, failed = read_prepared(tmp_path / "out")
+    assert report["videos_read"] == len(records) == 6
+    assert [failure["cause"].startswith("cannot be fetched (FileNotFoundError") for failure in failed] == [True, False]
+    assert not list(tmp_path.glob("**/*.mp4.*"))
+
+
 def test_parts_together_are_the_whole(videos, tmp_path):
     prepare(videos, tmp_path / "whole", videos_per_shard=2, processes=1)
 

@@ -31,12 +31,26 @@ def test_a_set_is_prepared_verified_looked_at_trained_on_and_judged(class_folder
     assert result["counts"] == {"asked": 8, "decoded": 8, "failed": {}}
 
 
+def test_a_remote_folder_is_prepared_and_only_then_trained_on(class_folder, hdc_keras_command):
+    url = f"file://{class_folder}"
+
+    refused = hdc_keras_command("pretrain", "--data", url, "--smoke")
+    prepared = hdc_keras_command("prepare", "--data", url, "--out", "prepared", "--short-side", "32")
+    doctor = hdc_keras_command("doctor", "--data", "prepared")
+
+    assert refused.code == 1 and f"hdc-keras prepare --data {url} --out FOLDER" in refused.out
+    assert prepared.code == 0 and "8 of 8 videos are prepared, 0 failed" in prepared.out
+    assert doctor.code == 0 and "across" in doctor.out and "around" in doctor.out
+
+
 def test_wrong_use_is_explained(class_folder, hdc_keras_command):
     for arguments, code, expected in (
         (("--out", "out"), 2, "--data: expected the videos to prepare"),
         (("--out", "out", "--verify"), 1, "out: holds no prepared set"),
         (("--data", class_folder, "--out", "out", "--part", "5/4"), 2, "expected I/N with I from 1 to N"),
         (("--data", class_folder / "nowhere", "--out", "out"), 1, "no such file or folder"),
+        (("--data", "nostore://bucket/videos", "--out", "out"), 1, "nostore://bucket/videos: cannot be listed"),
+        (("--data", class_folder, "--out", "s3://bucket/out"), 2, "written to a local or mounted folder"),
     ):
         done = hdc_keras_command("prepare", *arguments)
         assert done.code == code and expected in done.out and "Traceback" not in done.out
