@@ -6,8 +6,8 @@ Needs:   pip install decord opencv-python-headless   (a peer that is not there i
 All give the same windows (2 x 16 frames at 128 x 171) of the same videos in the same order, one video at a time. The
 package's own pipeline runs with one worker, from a set prepared with `hdc-keras prepare` and from the files. The peers
 are bare loops as one finds them in public code: PyAV and OpenCV decode from the start until the last needed frame;
-decord seeks. A round runs all of them once; ratios are taken within rounds, and their medians printed. tensorflow-io
-works with TensorFlow 2.17 alone: `benchmarks/tfio.py`, in an environment of its own.
+decord seeks. A round runs all of them once; ratios are taken within rounds, and their medians printed. In the
+environment of `.ci/run-tfio`, where tensorflow-io works, `data.decoder: tfio` takes part.
 
 With --wait: the share of a training step's time that it waits for its batch, with the pipeline on all cores.
 """
@@ -32,16 +32,17 @@ from hdc_keras.data.pipeline import windows_dataset
 from hdc_keras.data.preparing import prepare
 from hdc_keras.data.sampling import WindowSpec
 from hdc_keras.data.synthetic import MovingShapes, ensure_moving_shapes
+from hdc_keras.errors import ConfigError
 
 SPEC = WindowSpec(frames=16, stride=2, min_gap=8, strides=(2,))
 SIZE = (128, 171)
 BATCH = 8
 
 
-def loader_of(path, cache_gb=0.0, batch_size=BATCH):
+def loader_of(path, decoder="pyav"):
     records = sorted(read_dataset(DataConfig(path=str(path))).records, key=lambda record: record.video_id)
     failures = DecodeFailures(len(records), 1.0)
-    return WindowLoader(records, SPEC, FrameStore(SIZE, cache_gb), failures, batch_size, seed=0)
+    return WindowLoader(records, SPEC, FrameStore(SIZE, 0.0, decoder), failures, BATCH, seed=0)
 
 
 def pipeline_rate(loader, workers=1):
@@ -163,6 +164,11 @@ def main():
                 print(f"{backbone:9} waits " + ", ".join(f"{share:.1%} with {name}" for name, share in shares.items()))
             return
         candidates = {"shards": lambda: pipeline_rate(shards), "files": lambda: pipeline_rate(files)}
+        try:
+            tfio = loader_of(arguments.data or ensure_moving_shapes(MovingShapes()).parent, decoder="tfio")
+            candidates["files, tfio"] = lambda: pipeline_rate(tfio)
+        except ConfigError as error:
+            print(f"tfio is left out: {error}")
         candidates |= {name: lambda read=read: peer_rate(files, read) for name, read in available_peers().items()}
         rounds = [{name: measure() for name, measure in candidates.items()} for _ in range(arguments.rounds)]
     best = [max(rates[name] for name in candidates if name in PEERS) for rates in rounds]
