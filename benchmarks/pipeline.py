@@ -3,8 +3,8 @@
 Command: python benchmarks/pipeline.py [--data PATH] [--rounds 3] [--wait]
 Needs:   pip install decord opencv-python-headless   (a peer that is not there is said to be left out)
 
-All give the same windows (2 x 16 frames at 128 x 171) of the same videos in the same order, one video at a time. The
-package's own pipeline runs with one worker, from a set prepared with `hdc-keras prepare` and from the files. The peers
+Pinned to one core, all give the same windows (2 x 16 frames at 128 x 171) of the same videos in the same order, one video at a
+time. The package's own pipeline runs with one worker, from a set prepared with `hdc-keras prepare` and from the files. The peers
 are bare loops as one finds them in public code: PyAV and OpenCV decode from the start until the last needed frame;
 decord seeks. A round runs all of them once; ratios are taken within rounds, and their medians printed. In the
 environment of `.ci/run-tfio`, where tensorflow-io works, `data.decoder: tfio` takes part.
@@ -163,6 +163,8 @@ def main():
                 }
                 print(f"{backbone:9} waits " + ", ".join(f"{share:.1%} with {name}" for name, share in shares.items()))
             return
+        # All on one core, whatever threads they start: OpenCV's decoder starts some even when asked for one.
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
         candidates = {"shards": lambda: pipeline_rate(shards), "files": lambda: pipeline_rate(files)}
         try:
             tfio = loader_of(arguments.data or ensure_moving_shapes(MovingShapes()).parent, decoder="tfio")
