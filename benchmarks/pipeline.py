@@ -3,11 +3,11 @@
 Command: python benchmarks/pipeline.py [--data PATH] [--rounds 3] [--wait]
 Needs:   pip install decord opencv-python-headless   (a peer that is not there is said to be left out)
 
-Pinned to one core, all give the same windows (2 x 16 frames at 128 x 171) of the same videos in the same order, one video at a
-time. The package's own pipeline runs with one worker, from a set prepared with `hdc-keras prepare` and from the files. The peers
-are bare loops as one finds them in public code: PyAV and OpenCV decode from the start until the last needed frame;
-decord seeks. A round runs all of them once; ratios are taken within rounds, and their medians printed. In the
-environment of `.ci/run-tfio`, where tensorflow-io works, `data.decoder: tfio` takes part.
+Pinned to one core, all give the same windows (2 x 16 frames at 128 x 171) of the same videos in the same order, one
+video at a time. The package's own pipeline runs with one worker, from a set prepared with `hdc-keras prepare` and from
+the files. The peers are bare loops as one finds them in public code: PyAV and OpenCV decode from the start until the
+last needed frame; decord seeks. A round runs all of them once; ratios are taken within rounds, and their medians
+printed. In the environment of `.ci/run-tfio`, where tensorflow-io works, `data.decoder: tfio` takes part.
 
 With --wait: the share of a training step's time that it waits for its batch, with the pipeline on all cores.
 """
