@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import CancelledError, Future, TimeoutError
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -106,7 +107,12 @@ def prepare(
 
     Raises:
         DataError: `folder` holds another set, or the same made otherwise.
+        ConfigError: TensorFlow is not installed.
     """
+    if find_spec("tensorflow") is None:
+        raise ConfigError(
+            "`prepare` writes TFRecords with TensorFlow, which is not installed. Reading them needs none."
+        )
     records = sorted(records, key=lambda record: record.video_id)
     prepared = PreparedSet(len(records), videos_per_shard, size, quality, fps, _digest(records))
     folder.mkdir(parents=True, exist_ok=True)
