@@ -127,13 +127,15 @@ def test_signals_are_given_back(class_folder, tmp_path):
 
 
 def test_the_loss_goes_down(class_folder, tmp_path):
-    experiment = experiment_on(class_folder, epochs=25, knn_every=0, optimizer="adamw", learning_rate=0.003)
+    # All six training videos in each batch: with two, how hard the pair is to tell apart decides the loss.
+    optimizer = {"optimizer": "adamw", "learning_rate": 0.003, "warmup_epochs": 1}
+    experiment = experiment_on(class_folder, epochs=75, batch_size=6, knn_every=0, checkpoint_every=75, **optimizer)
     run = run_of(tmp_path, experiment)
 
     pretrain(experiment, run, load_videos(experiment).records)
 
     losses = [float(row["loss"]) for row in run.read_metrics()]
-    assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:5])
+    assert np.mean(losses[-15:]) < 0.75 * np.mean(losses[:15])
 
 
 def test_bad_videos_are_skipped_and_listed(class_folder, tmp_path):
