@@ -62,7 +62,7 @@ def _prepare(data: str, overrides: list[str], out: Path, short_side: int | None,
 
     if ":/" in out.as_posix():  # a URL, of which a path keeps one slash
         raise ConfigError(f"--out {out}: shards are written to a local or mounted folder; copy them from there.")
-    if is_prepared(Path(data)):
+    if is_prepared(data):
         raise ConfigError(f"--data {data}: is prepared already; train on it with `hdc-keras pretrain --data {data}`.")
     config = resolve("videos", None, data, overrides, smoke=False).data
     records, notes = read_dataset(config)

@@ -45,16 +45,17 @@ def read_dataset(data: DataConfig) -> VideoSet:
         DataError: nothing is there, the lists are missing or wrong, or no listed video is there; all at once.
     """
     assert data.path is not None
+    folder = data.path.rstrip("/")
+    if is_prepared(folder):
+        records, failed = read_prepared(folder)
+        share = f"{len(failed)} of {len(records) + len(failed)} videos could not be prepared"
+        return VideoSet(records, [f"{share}; report.json there says why"] if failed else [])
     if is_remote(data.path):
         return VideoSet(read_records(data.path), [])
     path = Path(data.path)
     annotations = Path(data.annotations) if data.annotations else None
     if annotations and not annotations.exists():
         raise DataError(f"{annotations}: no such file or folder (data.annotations).")
-    if is_prepared(path):
-        records, failed = read_prepared(path)
-        share = f"{len(failed)} of {len(records) + len(failed)} videos could not be prepared"
-        return VideoSet(records, [f"{share}; report.json there says why"] if failed else [])
     layout = _detect(path, annotations) if data.layout == "auto" else data.layout
     if layout == "plain":
         return VideoSet(read_records(path), [])

@@ -200,12 +200,12 @@ def verify(folder: Path, progress: Callable[[int, int], None] | None = None) -> 
 def _check_shard(shard: Path, index: dict[str, Any]) -> list[str]:
     with shard.open("rb") as file:
         if hashlib.file_digest(file, "sha256").hexdigest() != index["sha256"]:
-            advice = f"Remove {index_path(shard).name} and prepare again"
+            advice = f"Remove {index_path(shard.name)} and prepare again"
             return [f"{shard.name}: its checksum is not that of its index. {advice}"]
     problems = []
     for video in index["videos"]:
         try:
-            shape = read_frames(stored_video(shard, video), np.array([0, video["frames"] - 1])).shape[1:3]
+            shape = read_frames(stored_video(str(shard), video), np.array([0, video["frames"] - 1])).shape[1:3]
             if shape != (video["height"], video["width"]):
                 problems.append(f"{shard.name}: {video['video_id']} is {shape}, not as its index says")
         except VideoDecodeError as error:

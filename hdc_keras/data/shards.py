@@ -20,6 +20,7 @@ from PIL import Image
 
 from hdc_keras.data.decoding import FrameSize
 from hdc_keras.data.records import StoredVideo, VideoRecord
+from hdc_keras.data.storage import read_bytes, size_of
 from hdc_keras.errors import DataError, VideoDecodeError
 
 FORMAT = 1
@@ -77,9 +78,9 @@ class PreparedSet:
         return f"shard-{number:05d}-of-{self.shards:05d}.tfrecord"
 
 
-def index_path(shard: Path) -> Path:
+def index_path(shard: str) -> str:
     """Where a shard's index is."""
-    return shard.with_suffix(".json")
+    return f"{shard.removesuffix('.tfrecord')}.json"
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -124,7 +125,7 @@ def write_shard(shard: Path, videos: Iterable[tuple[VideoRecord, EncodedVideo | 
         os.fsync(file.fileno())
         index |= {"bytes": offset, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
     temporary.replace(shard)
-    write_atomically(index_path(shard), json.dumps(index, indent=1))
+    write_atomically(Path(index_path(str(shard))), json.dumps(index, indent=1))
     return index
 
 
@@ -153,47 +154,47 @@ def _serialised(record: VideoRecord, video: EncodedVideo) -> bytes:
     return example.SerializeToString(deterministic=True)
 
 
-def is_prepared(path: Path) -> bool:
-    """Whether a folder holds a prepared set."""
-    return (path / SET_FILE).is_file()
+def is_prepared(folder: str | Path) -> bool:
+    """Whether a folder, or a `gs://` URL, holds a prepared set."""
+    return size_of(f"{folder}/{SET_FILE}") is not None
 
 
-def read_set(folder: Path) -> PreparedSet:
+def read_set(folder: str | Path) -> PreparedSet:
     """What `prepared.json` says. Raises `DataError` when it cannot be read or is of another version."""
     try:
-        values = json.loads((folder / SET_FILE).read_text(encoding="utf-8"))
+        values = json.loads(read_bytes(f"{folder}/{SET_FILE}"))
         if values.get("format") != FORMAT:
             raise DataError(
-                f"{folder / SET_FILE}: format {values.get('format')}, but this version of hdc-keras reads {FORMAT}. "
+                f"{folder}/{SET_FILE}: format {values.get('format')}, but this version of hdc-keras reads {FORMAT}. "
                 "Prepare the set anew."
             )
         size = values["size"]
         return PreparedSet(**values | {"size": tuple(size) if isinstance(size, list) else size})
     except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
-        raise DataError(f"{folder / SET_FILE}: cannot be read ({error}).") from error
+        raise DataError(f"{folder}/{SET_FILE}: cannot be read ({error}).") from error
 
 
-def read_indexes(folder: Path, prepared: PreparedSet) -> dict[int, dict[str, Any]]:
+def read_indexes(folder: str | Path, prepared: PreparedSet) -> dict[int, dict[str, Any]]:
     """The indexes of the shards that are there, by number. Raises `DataError` for one that cannot be read."""
     indexes = {}
     for number in range(prepared.shards):
-        path = index_path(folder / prepared.shard_name(number))
-        if path.exists():
+        path = index_path(f"{folder}/{prepared.shard_name(number)}")
+        if size_of(path) is not None:
             try:
-                indexes[number] = json.loads(path.read_text(encoding="utf-8"))
-            except ValueError as error:
+                indexes[number] = json.loads(read_bytes(path))
+            except (OSError, ValueError) as error:
                 raise DataError(
                     f"{path}: cannot be read ({error}). Remove it and run `hdc-keras prepare` again."
                 ) from error
     return indexes
 
 
-def stored_video(shard: Path, entry: dict[str, Any]) -> StoredVideo:
+def stored_video(shard: str, entry: dict[str, Any]) -> StoredVideo:
     """Where the frames of a video of an index are."""
-    return StoredVideo(str(shard), entry["offset"], entry["size"], entry["frames"], entry["rate"])
+    return StoredVideo(shard, entry["offset"], entry["size"], entry["frames"], entry["rate"])
 
 
-def read_prepared(folder: Path) -> tuple[list[VideoRecord], list[dict[str, Any]]]:
+def read_prepared(folder: str | Path) -> tuple[list[VideoRecord], list[dict[str, Any]]]:
     """The videos of a prepared set, and what is known of those that could not be prepared.
 
     Raises:
@@ -208,12 +209,12 @@ def read_prepared(folder: Path) -> tuple[list[VideoRecord], list[dict[str, Any]]
             f"{prepared.shard_name(missing[0])}. Run `hdc-keras prepare` with the same options again, all parts of it."
         )
     for number, index in indexes.items():
-        shard = folder / prepared.shard_name(number)
-        size = shard.stat().st_size if shard.exists() else 0
+        shard = f"{folder}/{prepared.shard_name(number)}"
+        size = size_of(shard) or 0
         if size != index["bytes"]:
             raise DataError(
                 f"{shard}: is {size:,} bytes long, and was written with {index['bytes']:,}. Copy it again, or remove "
-                f"{index_path(shard).name} and run `hdc-keras prepare` again."
+                f"{index_path(shard)} and run `hdc-keras prepare` again."
             )
     records = [
         VideoRecord(
@@ -222,7 +223,7 @@ def read_prepared(folder: Path) -> tuple[list[VideoRecord], list[dict[str, Any]]
             video["labels"],
             video["split"],
             video["group"],
-            stored_video(folder / prepared.shard_name(number), video),
+            stored_video(f"{folder}/{prepared.shard_name(number)}", video),
         )
         for number, index in indexes.items()
         for video in index["videos"]
@@ -248,9 +249,7 @@ def read_frames(stored: StoredVideo, indices: np.ndarray, size: tuple[int, int] 
     """
     indices = np.asarray(indices)
     try:
-        with Path(stored.shard).open("rb") as file:
-            file.seek(stored.offset)
-            data = file.read(stored.size)[_BEFORE:-_AFTER]
+        data = read_bytes(stored.shard, stored.offset, stored.size)[_BEFORE:-_AFTER]
         jpegs = list(_feature_list(memoryview(data), FRAMES))
         if len(jpegs) != stored.frames:
             raise ValueError(f"holds {len(jpegs)} frames where its index says {stored.frames}")

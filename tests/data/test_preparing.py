@@ -121,6 +121,31 @@ def test_remote_videos_are_fetched_and_those_that_are_gone_are_named(videos, tmp
     assert not list(tmp_path.glob("**/*.mp4.*"))
 
 
+def test_shards_are_read_from_where_tensorflow_s_file_systems_reach(videos, tmp_path):
+    import tensorflow as tf
+
+    from hdc_keras.data.pipeline import windows_dataset
+
+    prepare(videos, tmp_path / "out", size=(32, 48), videos_per_shard=3, processes=1)
+    # Its file system in memory stands for gs://, which takes the same way.
+    for path in (tmp_path / "out").iterdir():
+        with tf.io.gfile.GFile(f"ram://prepared/{path.name}", "wb") as file:
+            file.write(path.read_bytes())
+
+    read = {}
+    for folder in ("ram://prepared", str(tmp_path / "out")):
+        records, _ = read_dataset(DataConfig(path=folder))
+        loader = WindowLoader(records, WindowSpec(4), FrameStore((32, 48), 0.0), DecodeFailures(7, 0.1), 7, seed=0)
+        frames = np.stack([read_frames(record.stored, np.arange(3)) for record in records])
+        read[folder] = [next(iter(windows_dataset(loader))).numpy(), frames]
+
+    assert records[0].stored.shard.startswith(str(tmp_path))
+    for remote, local in zip(*read.values(), strict=True):
+        np.testing.assert_array_equal(remote, local)
+    with pytest.raises(DataError, match=r"ram://nowhere: cannot be listed"):
+        read_dataset(DataConfig(path="ram://nowhere"))
+
+
 def test_parts_together_are_the_whole(videos, tmp_path):
     prepare(videos, tmp_path / "whole", videos_per_shard=2, processes=1)
 
