@@ -173,11 +173,13 @@ def main():
             print(f"tfio is left out: {error}")
         candidates |= {name: lambda read=read: peer_rate(files, read) for name, read in available_peers().items()}
         rounds = [{name: measure() for name, measure in candidates.items()} for _ in range(arguments.rounds)]
-    best = [max(rates[name] for name in candidates if name in PEERS) for rates in rounds]
+    peers = [name for name in candidates if name in PEERS]
+    best_peer = max(peers, key=lambda name: statistics.median(rates[name] for rates in rounds))
+    best = [rates[best_peer] for rates in rounds]
     for name in candidates:
         rate = statistics.median(rates[name] for rates in rounds)
         ratio = statistics.median(rates[name] / of for rates, of in zip(rounds, best, strict=True))
-        print(f"{name:12} {rate:8.1f} windows/s   {ratio:5.2f} x the best peer")
+        print(f"{name:12} {rate:8.1f} windows/s   {ratio:5.2f} x {best_peer}, the best peer")
 
 
 if __name__ == "__main__":

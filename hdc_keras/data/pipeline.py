@@ -43,7 +43,23 @@ def windows_dataset(
         dataset = positions.map(lambda position: load(position)[0], _parallel(workers), deterministic=True)
     if policy:
         dataset = dataset.map(policy, _parallel(workers) if policy.is_parallel else None, deterministic=True)
-    return dataset.batch(loader.batch_size, drop_remainder=True).prefetch(PREFETCH_BATCHES)
+    dataset = dataset.batch(loader.batch_size, drop_remainder=True).prefetch(PREFETCH_BATCHES)
+    return dataset.with_options(_options())
+
+
+def _options() -> tf.data.Options:
+    """All of tf.data's own settings."""
+    options = tf.data.Options()
+    # A run that is resumed gets the batches that it would have got.
+    options.deterministic = True
+    # How many videos are read at once follows the machine, unless `data.workers` says it.
+    options.autotune.enabled = True
+    # Videos are decoded side by side; an operation that spread over the cores would take them from the next video.
+    options.threading.max_intra_op_parallelism = 1
+    # Which host loads which videos of a batch is the loader's to say: tf.data would split by files or by elements, and
+    # batches would then depend on the number of hosts.
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
+    return options
 
 
 def _parallel(workers: int | None) -> int:
