@@ -1,7 +1,7 @@
 """HDC: hierarchically decoupled spatial-temporal contrast as one Keras model, on any backend."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import keras
 from keras import ops
@@ -12,6 +12,8 @@ from hdc_keras.contrast.heads import ProjectionHead
 from hdc_keras.contrast.losses import ContrastResult, info_nce
 from hdc_keras.contrast.weighting import InvarianceWeights, invariance
 from hdc_keras.devices import uses_xla
+from hdc_keras.differentiation import Replicas
+from hdc_keras.train_step import StepOptions, StepRecord, pure_features, train_step
 from hdc_keras.views.generator import ViewGenerator, positives_of
 
 Tensor = Any
@@ -69,6 +71,7 @@ class HDC(keras.Model):
         ]
         self.view_generator = ViewGenerator(self.views, self.contrast.task, seed, name="views")
         self.pyramid = backbone.level_model(self.contrast.used_levels)
+        self.stages = backbone.stage_models(self.contrast.used_levels[-1])
         self.heads = {
             f"{level}_{task}": ProjectionHead(
                 self.contrast.embedding_dim, self.contrast.hidden_dim, name=f"{level}_{task}_head"
@@ -80,16 +83,43 @@ class HDC(keras.Model):
         self.invariance_weights = InvarianceWeights(self.contrast, self.tasks, name="invariance_weights")
         names = [f"{level}_{task}_{kind}" for level, task in self.pairs for kind in _TRACKED]
         self.tracker = NamedMeans(names, name="tracker")
+        self.step_record = StepRecord(names, name="step_record")
+        self.feature_widths = {
+            level: backbone.pyramid_outputs[level].shape[-1] for level in self.contrast.used_levels
+        }
         self.built = True  # so that `load_weights` works on a new model
 
-    def compile(self, optimizer: Any = "sgd", jit_compile: str | bool = "auto", **kwargs: Any) -> None:
+    def compile(
+        self,
+        optimizer: Any = "sgd",
+        jit_compile: str | bool = "auto",
+        micro_batches: int = 1,
+        accumulate: Literal["cached", "plain"] = "cached",
+        rematerialise: bool = False,
+        clip_norm: float | None = None,
+        **kwargs: Any,
+    ) -> None:
         """As `keras.Model.compile`; the loss is the model's own.
 
-        With `jit_compile="auto"`, XLA is used where it helps: Keras' own "auto" would also take it for TensorFlow on a
-        CPU, where XLA's 3D convolutions are about 5 times slower.
+        Args:
+            optimizer: optimizer, or its name.
+            jit_compile: whether XLA compiles the step. "auto" takes it where it helps: Keras' own "auto" would also take
+                it for TensorFlow on a CPU, where XLA's 3D convolutions are about 5 times slower. Over several devices
+                of TensorFlow it compiles views and backbone, and leaves out what the devices exchange.
+            micro_batches: as in `StepOptions`.
+            accumulate: as in `StepOptions`.
+            rematerialise: as in `StepOptions`.
+            clip_norm: as in `StepOptions`.
+            **kwargs: further arguments of `keras.Model.compile`.
+
+        Raises:
+            ValueError: an option is out of range.
         """
-        jit = uses_xla("auto") if jit_compile == "auto" else jit_compile
-        super().compile(optimizer=optimizer, jit_compile=jit, **kwargs)
+        jit = uses_xla("auto") if jit_compile == "auto" else bool(jit_compile)
+        is_distributed = Replicas.of(self) > 1
+        self.step_options = StepOptions(micro_batches, accumulate, rematerialise, clip_norm, jit and is_distributed)
+        self.features_function = pure_features(self)
+        super().compile(optimizer=optimizer, jit_compile=jit and not is_distributed, **kwargs)
         # Built here, because variables made inside the first step would have TensorFlow trace it twice.
         self.optimizer.build(self.trainable_variables)
 
@@ -113,15 +143,30 @@ class HDC(keras.Model):
             `{level}_features`: (views, batch, channels) pooled, and `{level}_{task}`: (views, batch, embedding_dim)
             float32 of unit length. Views are in the order of `view_generator.view_names`.
         """
-        view_count = len(self.view_generator.view_names)
-        maps = self.pyramid(self.view_generator(windows), training=training)
-        outputs = {}
-        for level in self.contrast.used_levels:
-            outputs[f"{level}_features"] = ops.mean(ops.cast(maps[level], "float32"), axis=(1, 2, 3))
+        return self.embed(self.pool(self.pyramid(self.view_generator(windows), training=training)), training=training)
+
+    def pool(self, maps: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Feature maps of all views (views * batch, time, height, width, channels) by level -> their means over time
+        and space, (views, batch, channels) float32."""
+        shape = len(self.view_generator.view_names), -1
+        return {
+            level: ops.reshape(ops.mean(ops.cast(maps[level], "float32"), axis=(1, 2, 3)), (*shape, width))
+            for level, width in self.feature_widths.items()
+        }
+
+    def embed(self, features: dict[str, Tensor], training: bool | None = None) -> dict[str, Tensor]:
+        """Pooled features by level -> the outputs of `call`."""
+        outputs = {f"{level}_features": value for level, value in features.items()}
         for level, task in self.pairs:
-            features = outputs[f"{level}_features"]
-            outputs[f"{level}_{task}"] = self.heads[f"{level}_{task}"](features, training=training)
-        return {name: ops.reshape(value, (view_count, -1, value.shape[-1])) for name, value in outputs.items()}
+            views, batch, width = ops.shape(features[level])
+            rows = ops.reshape(features[level], (views * batch, width))
+            embedded = self.heads[f"{level}_{task}"](rows, training=training)
+            outputs[f"{level}_{task}"] = ops.reshape(embedded, (views, batch, self.contrast.embedding_dim))
+        return outputs
+
+    def train_step(self, *arguments: Any) -> Any:
+        """Views, contrast, weighting and update; see `hdc_keras.train_step`."""
+        return train_step(self, *arguments)
 
     def compute_loss(
         self,
@@ -177,6 +222,11 @@ class HDC(keras.Model):
     def _pair(self, task: str, views: Tensor) -> tuple[Tensor, Tensor]:
         """Anchor and positive of a task, from (views, batch, channels)."""
         return views[0], views[self.view_generator.view_names.index(positives_of(self.contrast.task)[task])]
+
+    @property
+    def loss_tracker(self) -> keras.metrics.Mean:
+        """Mean of the loss over the epoch so far."""
+        return self._loss_tracker
 
     def compute_metrics(self, x: Tensor, y: Tensor, y_pred: Tensor, sample_weight: Tensor = None) -> dict[str, Tensor]:
         """Means of the epoch so far: `loss`, and `{level}_{task}_{loss|accuracy|weight|invariance}`."""

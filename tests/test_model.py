@@ -256,8 +256,8 @@ def test_steps_after_the_first_are_not_traced_again(monkeypatch):
     if keras.backend.backend() == "torch":
         pytest.skip("PyTorch runs eagerly: there is no trace")
     traced = []
-    call = HDC.call
-    monkeypatch.setattr(HDC, "call", lambda self, *args, **kwargs: traced.append(1) or call(self, *args, **kwargs))
+    embed = HDC.embed
+    monkeypatch.setattr(HDC, "embed", lambda self, *args, **kwargs: traced.append(1) or embed(self, *args, **kwargs))
     model = small_model({"temporal_negatives": ALL_NEGATIVES, "fade_static": 0.8, "own_colour": 0.5})
     model.fit(WINDOWS[:2], batch_size=2, verbose=0)
     first = len(traced)

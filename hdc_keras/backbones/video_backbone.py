@@ -71,6 +71,17 @@ class VideoBackbone(keras.Model):
             )
         return keras.Model(self.input, {level: self.pyramid_outputs[level] for level in levels})
 
+    def stage_models(self, last: str) -> dict[str, keras.Model]:
+        """The same layers cut into stages, by the level that each ends in: the first takes clips, each other the map of
+        the one before it. Stages after level `last` are left out."""
+        stages, start = {}, self.input
+        for level, output in self.pyramid_outputs.items():
+            stages[level] = keras.Model(start, output)
+            if level == last:
+                break
+            start = output
+        return stages
+
 
 def clip_input(input_shape: Sequence[int | None], dtype: Any) -> tuple[Tensor, Tensor]:
     """Symbolic clips of (time, height, width, 3), and the same with their channels normalised."""

@@ -10,6 +10,7 @@ from hdc_keras.config import Task, ViewsConfig
 from hdc_keras.views import transforms
 
 Tensor = Any
+Draws = dict[str, transforms.Parameters]
 
 # How each view is made: which window it shows, and under which draw of spatial augmentation: the anchor's, another, or
 # the spatial positive's, which is the anchor's but for colours of its own where `own_colour` says so.
@@ -73,34 +74,66 @@ class ViewGenerator(keras.layers.Layer):
         self.negative_views: tuple[str, ...] = tuple(shared.get(name, name) for name in negatives)
 
     def call(self, windows: Tensor) -> Tensor:
-        """Make the views.
+        """Draw, and make the views.
 
         Args:
             windows: (batch, 2, time, height, width, 3) uint8, or float in [0, 255].
 
         Returns:
+            As `apply`.
+        """
+        return self.apply(windows, self.draw(ops.shape(windows)[0], windows.shape[2:5]))
+
+    def draw(self, batch: Any, frames: Sequence[int]) -> Draws:
+        """Everything random about the views of a batch.
+
+        Videos of a batch can be taken apart by their draws' first axis: a device or a micro-batch makes the views of its
+        own videos, and they are those that a single device would have made.
+
+        Args:
+            batch: number of videos.
+            frames: (time, height, width) of the windows.
+
+        Returns:
+            Tensors by kind and name, each (batch, ...).
+        """
+        time, *frame_size = frames
+        draws = {}
+        for owner in ("anchor", "other"):
+            draws[f"{owner}_fading"] = transforms.draw_fading(batch, self.config, self.seed_generator)
+            draws[f"{owner}_geometry"] = transforms.draw_geometry(batch, frame_size, self.config, self.seed_generator)
+            draws[f"{owner}_colour"] = transforms.draw_colour(batch, self.config, self.seed_generator)
+        draws["spatial_colour"] = self._spatial_colour(batch, draws["anchor_colour"])
+        if "shuffled" in self.view_names:
+            keys = keras.random.uniform((batch, time), seed=self.seed_generator)
+            draws["shuffled_time"] = {"order": ops.argsort(keys, axis=1)}
+        if "frozen" in self.view_names:
+            draws["frozen_time"] = {"frame": keras.random.randint((batch,), 0, time, seed=self.seed_generator)}
+        return draws
+
+    def apply(self, windows: Tensor, draws: Draws) -> Tensor:
+        """Make the views that were drawn.
+
+        Args:
+            windows: (batch, 2, time, height, width, 3) uint8, or float in [0, 255].
+            draws: as `draw` gives them for these videos.
+
+        Returns:
             (views * batch, time, size, size, 3) in the layer's compute dtype, in [0, 1]; views follow each other in the
             order of `view_names`.
         """
-        batch = ops.shape(windows)[0]
-        draws = {name: self._draw(batch, windows.shape[3:5]) for name in ("anchor", "other")}
-        draws["spatial"] = {**draws["anchor"], "colour": self._spatial_colour(batch, draws["anchor"]["colour"])}
-        fading, geometry, colour = (
-            _joined([draws[_VIEWS[name][1]][part] for name in self.view_names])
-            for part in ("fading", "geometry", "colour")
+        owners = [_VIEWS[name][1] for name in self.view_names]
+        # The spatial positive has the anchor's draws but for colour.
+        fading, geometry = (
+            _joined([draws[f"{'anchor' if owner == 'spatial' else owner}_{kind}"] for owner in owners])
+            for kind in ("fading", "geometry")
         )
-        clips = ops.concatenate([self._in_time(name, windows) for name in self.view_names])
+        colour = _joined([draws[f"{owner}_colour"] for owner in owners])
+        clips = ops.concatenate([self._in_time(name, windows, draws) for name in self.view_names])
         clips = transforms.apply_geometry(ops.cast(clips, self.compute_dtype) / 255.0, geometry, self.config.size)
         if self.config.fade_static:
             clips = transforms.apply_fading(clips, fading)
         return transforms.apply_colour(clips, colour)
-
-    def _draw(self, batch: Any, frame_size: tuple[int, int]) -> dict[str, transforms.Parameters]:
-        return {
-            "fading": transforms.draw_fading(batch, self.config, self.seed_generator),
-            "geometry": transforms.draw_geometry(batch, frame_size, self.config, self.seed_generator),
-            "colour": transforms.draw_colour(batch, self.config, self.seed_generator),
-        }
 
     def _spatial_colour(self, batch: Any, of_anchor: transforms.Parameters) -> transforms.Parameters:
         if not self.config.own_colour:
@@ -109,21 +142,16 @@ class ViewGenerator(keras.layers.Layer):
         drawn = transforms.draw_colour(batch, self.config, self.seed_generator)
         return {name: ops.where(own, drawn[name], of_anchor[name]) for name in drawn}
 
-    def _in_time(self, name: str, windows: Tensor) -> Tensor:
+    def _in_time(self, name: str, windows: Tensor, draws: Draws) -> Tensor:
         clips = windows[:, _VIEWS[name][0]]
         if name == "reversed":
             return ops.flip(clips, axis=1)
         if name == "shuffled":
-            return self._shuffle(clips)
+            return _frames_at(clips, draws["shuffled_time"]["order"])
         if name == "frozen":
-            frame = keras.random.randint((), 0, clips.shape[1], seed=self.seed_generator)
-            return ops.repeat(ops.take(clips, ops.reshape(frame, (1,)), axis=1), clips.shape[1], axis=1)
+            frame = _frames_at(clips, draws["frozen_time"]["frame"][:, None])
+            return ops.repeat(frame, clips.shape[1], axis=1)
         return clips
-
-    def _shuffle(self, clips: Tensor) -> Tensor:
-        keys = keras.random.uniform((ops.shape(clips)[0], clips.shape[1]), seed=self.seed_generator)
-        order = ops.argsort(keys, axis=1)
-        return ops.take_along_axis(clips, order[:, :, None, None, None], axis=1)
 
     def save_own_variables(self, store: Any) -> None:
         """Keep the state of the draws, which Keras leaves out, so that a resumed run draws what it would have drawn."""
@@ -138,6 +166,11 @@ class ViewGenerator(keras.layers.Layer):
         batch, _, time = input_shape[:3]
         views = None if batch is None else batch * len(self.view_names)
         return (views, time, self.config.size, self.config.size, 3)
+
+
+def _frames_at(clips: Tensor, frames: Tensor) -> Tensor:
+    """(batch, time, ...) clips at (batch, n) frames: (batch, n, ...)."""
+    return ops.take_along_axis(clips, frames[:, :, None, None, None], axis=1)
 
 
 def _joined(draws: Sequence[transforms.Parameters]) -> transforms.Parameters:
