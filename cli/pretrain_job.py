@@ -1,5 +1,6 @@
 """What `hdc-keras pretrain` shows while the library trains."""
 
+import signal
 import time
 from contextlib import nullcontext
 from pathlib import Path
@@ -59,12 +60,14 @@ def _say_how_it_ended(run: RunDirectory, experiment: Experiment, outcome: Outcom
             f"[yellow]{len(outcome.failed_videos)} video(s) could not be decoded and were skipped[/]; "
             f"{run.path / 'failures.csv'} lists them."
         )
+    if outcome.skipped:
+        console.print(f"[yellow]{outcome.skipped} step(s) were left out[/]: their numbers were not finite.")
     if not outcome.finished:
         console.print(
             f"Stopped after step {outcome.step} ({outcome.epochs} of {experiment.train.epochs} epochs); a checkpoint "
             f"is saved. Continue with: hdc-keras pretrain --run {run.path} --resume"
         )
-        return 130
+        return 128 + (outcome.signal or signal.SIGINT)
     console.print(f"{run.path / 'views.png'} shows the views of the first videos.")
     console.print(f"[green]Done[/]: {outcome.epochs} epochs. The run is in [bold]{run.path}[/]. Next:")
     console.print(f"  hdc-keras evaluate --run {run.path} --protocol linear")
@@ -86,7 +89,7 @@ class Screen(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Set the bar to where the run stands."""
-        self.bar.update(self.task, completed=int(self.model.optimizer.iterations))
+        self.bar.update(self.task, completed=self.model.steps_taken)
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Advance, and redraw now and then."""

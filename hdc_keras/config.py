@@ -28,6 +28,9 @@ BackboneName = Literal[
 Level = Literal["P2", "P3", "P4", "P5"]
 LEVELS: tuple[Level, ...] = get_args(Level)
 
+# Videos a step that a learning rate is given for where it is scaled (Goyal et al. 2017, arXiv 1706.02677).
+_REFERENCE_BATCH = 256
+
 Probability = Annotated[float, Field(ge=0, le=1)]
 Model = TypeVar("Model", bound=BaseModel)
 PositiveInt = Annotated[int, Field(ge=1)]
@@ -149,6 +152,15 @@ class ModelConfig(_Section):
     weights: str | None = Field(
         None, description="start from torchvision's Kinetics weights in this local .pth file (r3d18, r2plus1d18)"
     )
+    init_from: str | None = Field(
+        None, description="start from the weights of this run or .keras file; all else begins anew"
+    )
+
+    @model_validator(mode="after")
+    def _one_start(self) -> "ModelConfig":
+        if self.weights and self.init_from:
+            raise ValueError("weights and init_from are both given: a network starts from one of them")
+        return self
 
 
 class TaskLevels(_Section):
@@ -216,20 +228,58 @@ class TrainConfig(_Section):
     """How it is trained."""
 
     epochs: PositiveInt = Field(200, description="passes over the training videos")
-    batch_size: Annotated[int, Field(ge=2)] = Field(64, description="videos per step")
-    optimizer: Literal["sgd", "adamw"] = Field("sgd", description="sgd has Nesterov momentum 0.9")
+    batch_size: Annotated[int, Field(ge=2)] = Field(64, description="videos per step, over all devices")
+    optimizer: Literal["sgd", "adamw", "lars"] = Field("sgd", description="sgd has Nesterov momentum 0.9")
     learning_rate: PositiveFloat = Field(0.1, description="greatest learning rate, after the warm-up")
+    scale_learning_rate: Literal["none", "linear", "sqrt"] = Field(
+        "none", description="learning_rate is that of 256 videos a step; linear or sqrt: it follows batch_size"
+    )
+    clip_norm: PositiveFloat | None = Field(None, description="greatest norm of the whole gradient; none when empty")
     warmup_epochs: Annotated[float, Field(ge=0)] = Field(10, description="linear warm-up; then a cosine down to 0")
     weight_decay: Annotated[float, Field(ge=0)] = Field(1e-4, description="on kernels; biases and norms have none")
     precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = Field(
         "float32", description="compute type; losses are float32 in any case"
     )
     jit: Literal["auto", "on", "off"] = Field("auto", description="XLA; auto is on for a GPU or TPU, off for a CPU")
+    strategy: Literal["auto", "one_device", "mirrored", "multi_worker"] = Field(
+        "auto", description="devices that share a batch: all of this machine (mirrored), or of several (multi_worker)"
+    )
+    batch_norm: Literal["auto", "local", "synchronised"] = Field(
+        "auto",
+        description="the backbone's statistics over several devices: of each (local), or of all; auto is local on "
+        "TensorFlow; JAX can only do synchronised, and XLA on TensorFlow only local",
+    )
+    micro_batches: PositiveInt = Field(1, description="pieces a device's videos are worked through in, to save memory")
+    accumulate: Literal["cached", "plain"] = Field(
+        "cached",
+        description="micro-batches: cached has the negatives and gradient of the whole batch (GradCache), for a second "
+        "forward pass; plain has only each one's own negatives",
+    )
+    rematerialise: bool = Field(False, description="compute within stages again when going backward, to save memory")
+    on_nan: Literal["stop", "skip"] = Field(
+        "stop", description="what follows a step with numbers that are not finite; its update is left out in any case"
+    )
     knn_every: Annotated[int, Field(ge=0)] = Field(
         5, description="epochs between kNN checks on held-out videos, where labels exist; 0 for none"
     )
     checkpoint_every: PositiveInt = Field(1, description="epochs between checkpoints")
-    keep_checkpoints: PositiveInt = Field(2, description="checkpoints kept, newest first")
+    keep_checkpoints: PositiveInt = Field(2, description="checkpoints kept, newest first; the best is kept besides")
+
+    @property
+    def peak_learning_rate(self) -> float:
+        """The learning rate after the warm-up, at this batch size."""
+        share = self.batch_size / _REFERENCE_BATCH
+        return self.learning_rate * {"none": 1.0, "linear": share, "sqrt": share**0.5}[self.scale_learning_rate]
+
+    @model_validator(mode="after")
+    def _divisible(self) -> "TrainConfig":
+        if self.batch_size % self.micro_batches:
+            raise ValueError(
+                f"batch_size ({self.batch_size}) must be a multiple of micro_batches ({self.micro_batches})"
+            )
+        if self.accumulate == "plain" and self.batch_size < 2 * self.micro_batches:
+            raise ValueError("plain micro-batches of one video have no negatives: use fewer, or accumulate: cached")
+        return self
 
 
 class EvaluateConfig(_Section):

@@ -35,5 +35,9 @@ class VideoDecodeError(DataError):
         self.cause = cause
 
 
+class TrainingError(HDCError):
+    """Training cannot go on."""
+
+
 class RunError(HDCError):
     """A run directory cannot be created, read or continued."""

@@ -84,9 +84,7 @@ class HDC(keras.Model):
         names = [f"{level}_{task}_{kind}" for level, task in self.pairs for kind in _TRACKED]
         self.tracker = NamedMeans(names, name="tracker")
         self.step_record = StepRecord(names, name="step_record")
-        self.feature_widths = {
-            level: backbone.pyramid_outputs[level].shape[-1] for level in self.contrast.used_levels
-        }
+        self.feature_widths = {level: backbone.pyramid_outputs[level].shape[-1] for level in self.contrast.used_levels}
         self.built = True  # so that `load_weights` works on a new model
 
     def compile(
@@ -103,8 +101,8 @@ class HDC(keras.Model):
 
         Args:
             optimizer: optimizer, or its name.
-            jit_compile: whether XLA compiles the step. "auto" takes it where it helps: Keras' own "auto" would also take
-                it for TensorFlow on a CPU, where XLA's 3D convolutions are about 5 times slower. Over several devices
+            jit_compile: whether XLA compiles the step. "auto" takes it where it helps: Keras' own "auto" would also
+                take it for TensorFlow on a CPU, where XLA's 3D convolutions are about 5 times slower. Over several devices
                 of TensorFlow it compiles views and backbone, and leaves out what the devices exchange.
             micro_batches: as in `StepOptions`.
             accumulate: as in `StepOptions`.
@@ -231,6 +229,11 @@ class HDC(keras.Model):
     def compute_metrics(self, x: Tensor, y: Tensor, y_pred: Tensor, sample_weight: Tensor = None) -> dict[str, Tensor]:
         """Means of the epoch so far: `loss`, and `{level}_{task}_{loss|accuracy|weight|invariance}`."""
         return self.get_metrics_result()
+
+    @property
+    def steps_taken(self) -> int:
+        """Steps trained in all."""
+        return self.step_record.count("steps")
 
     def get_config(self) -> dict[str, Any]:
         """Every constructor argument."""

@@ -36,7 +36,8 @@ class StepOptions:
             gradients are averaged, as gradient accumulation does everywhere.
         rematerialise: keep only the outputs of the backbone's stages for the backward pass and compute the rest again.
         clip_norm: greatest norm of the whole gradient.
-        compile_features: compile the backbone by itself, with XLA: for strategies, whose collectives XLA cannot compile.
+        compile_features: compile views and backbone by themselves, with XLA, which cannot compile what the devices of
+            a strategy exchange.
     """
 
     micro_batches: int = 1
@@ -87,7 +88,12 @@ class StepRecord(keras.layers.Layer):
         """The first step that was skipped and what was not finite in it, as in "step 12: P4_temporal_loss"."""
         found = ops.convert_to_numpy(self._first_names)
         names = [name for name, bad in zip(self.names, found, strict=True) if bad]
-        return f"step {int(self._first_step)}: {', '.join(names) if names else 'the gradient, while all losses are finite'}"
+        what = ", ".join(names) if names else "the gradient, while all losses are finite"
+        return f"step {int(ops.convert_to_numpy(self._first_step))}: {what}"
+
+    def count(self, name: str) -> int:
+        """`steps` or `skipped` as a number."""
+        return int(ops.convert_to_numpy(getattr(self, name)))
 
     def _number(self, name: str) -> Any:
         return self.add_weight(shape=(), initializer="zeros", dtype="int32", trainable=False, name=name)
@@ -145,7 +151,7 @@ def _gradients(model: "HDC", windows: Tensor) -> list[Tensor | None]:
 def _check(model: "HDC", options: StepOptions, replicas: Replicas) -> None:
     if replicas.count == 1:
         return
-    inner = getattr(model.optimizer, "inner_optimizer", model.optimizer)
+    inner: Any = getattr(model.optimizer, "inner_optimizer", model.optimizer)
     if inner.clipnorm or inner.global_clipnorm or inner.clipvalue:
         raise ValueError(
             "the optimizer's own clipping sees each device's gradient before they are added up. Give "
@@ -205,7 +211,7 @@ class _Pass:
         self.head_gradients, self.backbone_gradients = means[1 : 1 + heads], means[1 + heads :]
 
     def cached(self, count: int, windows: Tensor, draws: Any) -> None:
-        """Features of all micro-batches, the gradient by them, and then each micro-batch again with its part of that."""
+        """Features of all micro-batches, the gradient by them, then each micro-batch again with its part of that."""
 
         def run(weights: Values, state: Values, piece: Tensor) -> tuple[Features, Values]:
             own = tree.map_structure(lambda x: ops.take(x, piece, axis=0), (windows, draws))
@@ -213,9 +219,7 @@ class _Pass:
 
         first = self.backbone_state
         views, size = len(self.model.view_generator.view_names), ops.shape(windows)[1]
-        buffers = {
-            level: ops.zeros((count, views, size, width)) for level, width in self.model.feature_widths.items()
-        }
+        buffers = {level: ops.zeros((count, views, size, width)) for level, width in self.model.feature_widths.items()}
 
         def forward(piece: Tensor, carried: tuple[Features, Values]) -> tuple[Features, Values]:
             buffers, state = carried
@@ -268,7 +272,9 @@ class _Pass:
         instead = ops.where(is_finite, 0.0, float("inf")) if hasattr(self.model.optimizer, "inner_optimizer") else 0.0
         passes = ops.logical_and(is_good, is_finite)
         by_variable = {
-            id(variable): None if g is None else ops.where(passes, g * ops.cast(factor, g.dtype), ops.cast(instead, g.dtype))
+            id(variable): None
+            if g is None
+            else ops.where(passes, g * ops.cast(factor, g.dtype), ops.cast(instead, g.dtype))
             for variable, g in zip([*self.backbone_variables, *self.head_variables], [*backbone, *heads], strict=True)
         }
         model = self.model

@@ -4,6 +4,7 @@ import atexit
 import threading
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -17,11 +18,44 @@ from hdc_keras.data.shards import FRAMES
 _READ_BYTES = 1 << 18
 
 
+class Share(NamedTuple):
+    """Which of a batch's equal parts a machine loads: `held` of them from number `first` on, out of `parts`."""
+
+    first: int = 0
+    held: int = 1
+    parts: int = 1
+
+    def rows(self, batch_size: int) -> range:
+        """Places in a batch."""
+        size = batch_size // self.parts
+        return range(self.first * size, (self.first + self.held) * size)
+
+
+class WaitClock:
+    """Adds up how long training has waited for batches."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self._asked = 0.0
+
+    def ask(self, number: np.int64) -> list[np.ndarray]:
+        """A batch is asked for."""
+        self._asked = time.monotonic()
+        return [np.asarray(number)]
+
+    def have(self, number: np.int64) -> list[np.ndarray]:
+        """It is there."""
+        self.seconds += time.monotonic() - self._asked
+        return [np.asarray(number)]
+
+
 def windows_dataset(
     loader: WindowLoader,
     start_step: int = 0,
     workers: int | None = None,
     policy: HostPolicy | None = None,
+    share: Share | None = None,
+    clock: WaitClock | None = None,
 ) -> tf.data.Dataset:
     """Endless batches of window pairs, in an order that depends on the loader's seed and the step alone.
 
@@ -30,21 +64,41 @@ def windows_dataset(
         start_step: first batch to give, to continue an interrupted run.
         workers: videos decoded at once; chosen by tf.data when `None`.
         policy: applied to every clip. Its draws, unlike the order and the windows, are not repeated after a restart.
+        share: the parts of each batch to load, where several devices or machines share it; the whole when `None`.
+        clock: told how long each batch was waited for.
 
     Returns:
         A dataset of (batch_size, 2, time, height, width, 3) uint8: `[:, 0]` is the anchor window, `[:, 1]` the second.
+        Of a shared batch, each element is one part.
     """
+    share = share or Share()
+    rows = share.rows(loader.batch_size)
     stored = [record.stored for record in loader.records if record.stored]
     if len(stored) == len(loader.records):
-        dataset = _from_shards(loader, stored, start_step, workers)
+        dataset = _from_shards(loader, stored, start_step, workers, rows)
     else:
-        positions = tf.data.Dataset.range(start_step * loader.batch_size, np.iinfo(np.int64).max)
+        positions = tf.data.Dataset.range(start_step * len(rows), np.iinfo(np.int64).max)
+        positions = positions.map(lambda i: i // len(rows) * loader.batch_size + rows.start + i % len(rows))
         load = _in_graph(lambda position: [loader.load(position)], [(loader.shape, tf.uint8)])
         dataset = positions.map(lambda position: load(position)[0], _parallel(workers), deterministic=True)
     if policy:
         dataset = dataset.map(policy, _parallel(workers) if policy.is_parallel else None, deterministic=True)
-    dataset = dataset.batch(loader.batch_size, drop_remainder=True).prefetch(PREFETCH_BATCHES)
+    dataset = dataset.batch(loader.batch_size // share.parts, drop_remainder=True)
+    dataset = dataset.prefetch(PREFETCH_BATCHES * share.held)
+    if clock:
+        dataset = _timed(dataset, clock)
     return dataset.with_options(_options())
+
+
+def _timed(dataset: tf.data.Dataset, clock: WaitClock) -> tf.data.Dataset:
+    """The same batches, with the time from asking for one to having it told to the clock."""
+    ask, have = (_in_graph(note, [((), tf.int64)]) for note in (clock.ask, clock.have))
+
+    def noted(number: tuple[tf.Tensor], batch: tf.Tensor) -> tf.Tensor:
+        with tf.control_dependencies(have(number[0])):
+            return tf.identity(batch)
+
+    return tf.data.Dataset.zip((tf.data.Dataset.counter().map(ask), dataset)).map(noted)
 
 
 def _options() -> tf.data.Options:
@@ -54,6 +108,8 @@ def _options() -> tf.data.Options:
     options.deterministic = True
     # How many videos are read at once follows the machine, unless `data.workers` says it.
     options.autotune.enabled = True
+    # What follows the prefetching on purpose, the clock, must not be prefetched again.
+    options.experimental_optimization.inject_prefetch = False
     # Videos are decoded side by side; an operation that spread over the cores would take them from the next video.
     options.threading.max_intra_op_parallelism = 1
     # Which host loads which videos of a batch is the loader's to say: tf.data would split by files or by elements, and
@@ -67,7 +123,7 @@ def _parallel(workers: int | None) -> int:
 
 
 def _from_shards(
-    loader: WindowLoader, stored: list[StoredVideo], start_step: int, workers: int | None
+    loader: WindowLoader, stored: list[StoredVideo], start_step: int, workers: int | None, places: range
 ) -> tf.data.Dataset:
     """Window pairs of prepared videos: Python names the frames of a batch, and the graph reads and decodes them."""
     shards = sorted({video.shard for video in stored})
@@ -77,10 +133,10 @@ def _from_shards(
     frame_counts = np.array([video.frames for video in stored])
 
     def plan(step: np.int64) -> list[np.ndarray]:
-        rows, windows = loader.plan(step, frame_counts)
+        rows, windows = (planned[places.start : places.stop] for planned in loader.plan(step, frame_counts))
         return [shard_of[rows], offset_of[rows], windows]
 
-    batch, (windows, frames, height, width, _) = loader.batch_size, loader.shape
+    batch, (windows, frames, height, width, _) = len(places), loader.shape
     planned = [((batch,), tf.int64), ((batch,), tf.int64), ((batch, windows, frames), tf.int64)]
     dataset = tf.data.Dataset.range(start_step, np.iinfo(np.int64).max).map(_in_graph(plan, planned)).unbatch()
     names = tf.constant(shards)

@@ -38,16 +38,74 @@ class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
         return {"peak": self.peak, "warmup_steps": self.warmup_steps, "total_steps": self.total_steps}
 
 
+@keras.saving.register_keras_serializable(package="hdc_keras")
+class LARS(keras.optimizers.Optimizer):
+    """Layer-wise adaptive rate scaling (You et al. 2017, arXiv 1708.03888, algorithm 1), for large batches.
+
+    For each kernel w with gradient g: `v = momentum * v + learning_rate * local * (g + weight_decay * w)`, `w -= v`,
+    with `local = trust * |w| / (|g| + weight_decay * |w|)`. Biases and norm parameters (anything of one axis) have
+    `local = 1` and no decay, as in SimCLR (arXiv 2002.05709).
+
+    Args:
+        learning_rate: number or schedule; the paper's global learning rate.
+        momentum: of the velocity.
+        weight_decay: the paper's beta; part of the gradient, not decoupled.
+        trust: the paper's eta.
+    """
+
+    def __init__(
+        self,
+        learning_rate: Any = 0.1,
+        momentum: float = 0.9,
+        weight_decay: float = 1e-4,
+        trust: float = 1e-3,
+        name: str = "lars",
+        **kwargs: Any,
+    ):
+        super().__init__(learning_rate=learning_rate, name=name, **kwargs)
+        self.momentum = momentum
+        self.decay = weight_decay
+        self.trust = trust
+
+    def build(self, variables: list[Any]) -> None:
+        """Make a velocity for each variable."""
+        if self.built:
+            return
+        super().build(variables)
+        self._velocities = self.add_optimizer_variables(variables, "velocity")
+
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+        """Move one variable."""
+        rate, gradient = ops.cast(learning_rate, variable.dtype), ops.cast(gradient, variable.dtype)
+        velocity = self._velocities[self._get_variable_index(variable)]
+        if len(variable.shape) > 1:
+            weight_norm = ops.sqrt(ops.sum(ops.square(variable)))
+            size = ops.sqrt(ops.sum(ops.square(gradient))) + self.decay * weight_norm
+            # Where either is zero there is no ratio to speak of.
+            known = ops.logical_and(weight_norm > 0, size > 0)
+            local = ops.where(known, self.trust * weight_norm / ops.where(known, size, 1.0), 1.0)
+            gradient = local * (gradient + self.decay * variable)
+        self.assign(velocity, self.momentum * velocity + rate * gradient)
+        self.assign_sub(variable, velocity)
+
+    def get_config(self) -> dict[str, Any]:
+        """Every constructor argument."""
+        own = {"momentum": self.momentum, "weight_decay": self.decay, "trust": self.trust}
+        return {**super().get_config(), **own}
+
+
 def build_optimizer(config: TrainConfig, steps_per_epoch: int) -> keras.optimizers.Optimizer:
     """The optimizer that `train` describes. Weight decay leaves out biases and batch norm."""
     schedule = WarmupCosine(
-        config.learning_rate,
+        config.peak_learning_rate,
         # A run shorter than the warm-up would never get to its learning rate.
         round(min(config.warmup_epochs, config.epochs / 2) * steps_per_epoch),
         config.epochs * steps_per_epoch,
     )
     if config.optimizer == "adamw":
         optimizer = keras.optimizers.AdamW(schedule, weight_decay=config.weight_decay)
+    elif config.optimizer == "lars":
+        optimizer = LARS(schedule, weight_decay=config.weight_decay)
     else:
         optimizer = keras.optimizers.SGD(
             schedule, momentum=0.9, nesterov=True, weight_decay=config.weight_decay or None

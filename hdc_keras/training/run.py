@@ -1,7 +1,9 @@
 """The pretraining job: from an experiment and a run directory to checkpoints."""
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -22,7 +24,8 @@ from hdc_keras.errors import ConfigError, DataError, RunError, VideoDecodeError
 from hdc_keras.evaluation.features import extract_features
 from hdc_keras.evaluation.protocols import judge
 from hdc_keras.model import HDC
-from hdc_keras.training.callbacks import RunLogger, SaveCheckpoints, StopOnSignal
+from hdc_keras.training.callbacks import RunLogger, SaveCheckpoints, StopOnSignal, WatchNumbers
+from hdc_keras.training.distribution import Distribution, synchronise_batch_norm
 from hdc_keras.training.optimizers import build_optimizer, exclude_from_decay
 from hdc_keras.training.run_directory import RunDirectory
 from hdc_keras.views.gallery import GALLERY_VIDEOS, draw_gallery
@@ -43,13 +46,17 @@ class Outcome:
         step: steps taken in all.
         epochs: epochs completed in all.
         finished: False when a signal stopped it.
+        signal: number of the signal that stopped it; `None` when none came to this process.
         failed_videos: reason by path.
+        skipped: steps left out because their numbers were not finite.
     """
 
     step: int
     epochs: int
     finished: bool
+    signal: int | None
     failed_videos: dict[str, str]
+    skipped: int
 
 
 def load_videos(experiment: Experiment, progress: Progress | None = None) -> VideoSet:
@@ -90,7 +97,10 @@ def build_model(experiment: Experiment) -> HDC:
     backbone = build_backbone(experiment.model.backbone)
     if experiment.model.weights:
         load_torchvision_weights(backbone, experiment.model.weights)
-    return HDC(backbone, experiment.views, experiment.contrast, seed=experiment.seed, name="hdc")
+    model = HDC(backbone, experiment.views, experiment.contrast, seed=experiment.seed, name="hdc")
+    if experiment.model.init_from:
+        copy_weights(model, experiment.model.init_from)
+    return model
 
 
 def steps_per_epoch(experiment: Experiment, records: Sequence[VideoRecord]) -> int:
@@ -110,6 +120,8 @@ def pretrain(
     *,
     resume: bool = False,
     callbacks: Sequence[keras.callbacks.Callback] = (),
+    distribution: Distribution | None = None,
+    warn: Callable[[str], None] = warnings.warn,
 ) -> Outcome:
     """Train, from the beginning or from the run's newest checkpoint.
 
@@ -119,60 +131,108 @@ def pretrain(
         records: videos with splits; those of "train" are trained on, "test" serves the kNN check.
         resume: continue from the newest checkpoint.
         callbacks: further Keras callbacks, for progress.
+        distribution: the devices to train on; made from `train.strategy` when `None`.
+        warn: told of damaged checkpoints that are passed over.
 
     Raises:
         DataError: too few videos, or too many that cannot be decoded.
-        RunError: nothing to resume, or the run is finished.
+        RunError: nothing to resume, the run is finished, or its folder cannot be written.
+        TrainingError: a step's numbers were not finite, and `train.on_nan` is "stop".
     """
+    distribution = distribution or Distribution(experiment.train)
+    with distribution.scope():
+        return _pretrain(experiment, run, records, resume, callbacks, distribution, warn)
+
+
+def _pretrain(
+    experiment: Experiment,
+    run: RunDirectory,
+    records: Sequence[VideoRecord],
+    resume: bool,
+    callbacks: Sequence[keras.callbacks.Callback],
+    distribution: Distribution,
+    warn: Callable[[str], None],
+) -> Outcome:
     train = experiment.train
     train_records = [record for record in records if record.split == "train"]
     steps = steps_per_epoch(experiment, records)
-    if resume:
-        model, file = run.load_checkpoint(compiled=True)
-        exclude_from_decay(model.optimizer)
-        step = int(model.optimizer.iterations)
-        if step >= train.epochs * steps:
-            raise RunError(
-                f"{run.path} is finished: {file.name} was taken after the last of its {train.epochs} epochs."
-            )
-        model.jit_compile = uses_xla(train.jit)
-    else:
-        model, step = build_model(experiment), 0
-        model.compile(build_optimizer(train, steps), jit_compile=uses_xla(train.jit))
+    model, step = _model_to_train(experiment, run, steps, resume, distribution, warn)
     store, policy = frame_store(experiment), host_policy(experiment)
     failures = DecodeFailures(len(train_records), experiment.data.max_failed_share)
     loader = WindowLoader(train_records, window_spec(experiment), store, failures, train.batch_size, experiment.seed)
-    if not resume:
-        _draw_views(experiment, train_records, store, failures, policy, run)
-    stop = StopOnSignal()
-    encoder = ClipEncoder(model, experiment.data.decode_size)
-    logger = RunLogger(
-        run,
-        step // steps,
-        failures,
-        train.batch_size * len(model.view_generator.view_names),
-        knn=lambda epoch: _knn_check(encoder, experiment, records, store, epoch),
-    )
-    checkpoints = SaveCheckpoints(run, train)
+    batches = Batches(loader, experiment.data.workers, policy, distribution)
+    stop = StopOnSignal(distribution)
+    own: list[keras.callbacks.Callback] = [stop, WatchNumbers(train.on_nan, run)]
+    if distribution.is_chief:
+        encoder = ClipEncoder(model, experiment.data.decode_size)
+        logger = RunLogger(
+            run,
+            step // steps,
+            failures,
+            train.batch_size * len(model.view_generator.view_names),
+            knn=lambda epoch: _knn_check(encoder, experiment, records, store, epoch),
+            waited=batches.waited,
+        )
+        own.append(logger)
+        if not resume:
+            logger.write_views(_draw_views(experiment, train_records, store, failures, policy, run))
+    own.append(SaveCheckpoints(run, train, distribution.is_chief))
     try:
         with failures.named():
             while step < train.epochs * steps and not stop.stopped:
                 # A run that was stopped inside an epoch first ends that epoch; then all the others follow.
                 epoch, step_in_epoch = divmod(step, steps)
                 model.fit(
-                    _batches(loader, step, experiment.data.workers, policy),
+                    batches.from_step(step),
                     initial_epoch=epoch,
                     epochs=epoch + 1 if step_in_epoch else train.epochs,
                     steps_per_epoch=steps - step_in_epoch,
                     verbose=0,
                     shuffle=False,  # the data set is in its order already
-                    callbacks=[stop, logger, checkpoints, *callbacks],
+                    callbacks=[*own, *callbacks],
                 )
-                step = int(model.optimizer.iterations)
+                step = model.steps_taken
     finally:
         stop.restore()
-        logger.write_failures()
-    return Outcome(step, step // steps, step == train.epochs * steps, dict(failures.reasons))
+        if distribution.is_chief:
+            logger.write_failures()
+    finished = step == train.epochs * steps
+    skipped = model.step_record.count("skipped")
+    return Outcome(step, step // steps, finished, stop.signal, dict(failures.reasons), skipped)
+
+
+def _model_to_train(
+    experiment: Experiment,
+    run: RunDirectory,
+    steps: int,
+    resume: bool,
+    distribution: Distribution,
+    warn: Callable[[str], None],
+) -> tuple[HDC, int]:
+    """The compiled model, new or as it was saved, and the steps it has taken."""
+    train = experiment.train
+    if resume:
+        model, file = run.load_checkpoint(compiled=True, warn=warn)
+        exclude_from_decay(model.optimizer)
+        if model.steps_taken >= train.epochs * steps:
+            raise RunError(
+                f"{run.path} is finished: {file.name} was taken after the last of its {train.epochs} epochs."
+            )
+        optimizer = model.optimizer
+    else:
+        model, optimizer = build_model(experiment), build_optimizer(train, steps)
+    if distribution.synchronises and keras.backend.backend() == "tensorflow":
+        synchronise_batch_norm(model.backbone)
+    jit = uses_xla(train.jit) and not (distribution.synchronises and keras.backend.backend() == "tensorflow")
+    model.compile(
+        optimizer,
+        jit_compile=jit,
+        micro_batches=train.micro_batches,
+        accumulate=train.accumulate,
+        rematerialise=train.rematerialise,
+        clip_norm=train.clip_norm,
+    )
+    return model, model.steps_taken
 
 
 def window_spec(experiment: Experiment) -> WindowSpec:
@@ -196,18 +256,80 @@ def host_policy(experiment: Experiment) -> Any:
     return HostPolicy(layers)
 
 
-def _batches(loader: WindowLoader, start_step: int, workers: int | None, policy: Any) -> Any:
-    """What `fit` is fed with: tf.data on TensorFlow, and elsewhere what works without TensorFlow."""
-    if keras.backend.backend() != "tensorflow":
-        return WindowBatches(loader, start_step, workers)
-    import tensorflow as tf
+class Batches:
+    """What `fit` is fed with: tf.data on TensorFlow, and elsewhere what works without TensorFlow.
 
-    from hdc_keras.data.pipeline import windows_dataset
+    Attributes:
+        waited: seconds that training has waited for batches so far; `None` where that is not measured: over several
+            devices, which fetch ahead by themselves, and without tf.data.
 
-    # With oneDNN, this pass of TensorFlow's graph optimizer fails on the training step and logs an error each time. The
-    # step runs all the same; without the pass it runs without the alarm.
-    tf.config.optimizer.set_experimental_options({"remapping": False})
-    return windows_dataset(loader, start_step, workers, policy)
+    Args:
+        loader: loads the windows.
+        workers: videos decoded at once.
+        policy: host policy, or `None`.
+        distribution: the devices that share a batch.
+    """
+
+    def __init__(self, loader: WindowLoader, workers: int | None, policy: Any, distribution: Distribution):
+        self.loader = loader
+        self.workers = workers
+        self.policy = policy
+        self.distribution = distribution
+        self.waited: Callable[[], float] | None = None
+        self._clock: Any = None
+        if keras.backend.backend() == "tensorflow" and distribution.replicas == 1:
+            from hdc_keras.data.pipeline import WaitClock
+
+            self._clock = WaitClock()
+            self.waited = lambda: self._clock.seconds
+
+    def from_step(self, step: int) -> Any:
+        """Endless batches from `step` on."""
+        if keras.backend.backend() != "tensorflow":
+            return WindowBatches(self.loader, step, self.workers)
+        import tensorflow as tf
+
+        from hdc_keras.data.pipeline import Share, windows_dataset
+
+        # With oneDNN, this pass of TensorFlow's graph optimizer fails on the training step and logs an error each time.
+        # The step runs all the same; without the pass it runs without the alarm.
+        tf.config.optimizer.set_experimental_options({"remapping": False})
+
+        def make(first: int, count: int) -> Any:
+            share = Share(first, count, self.distribution.replicas)
+            return windows_dataset(self.loader, step, self.workers, self.policy, share, self._clock)
+
+        return self.distribution.distribute(make)
+
+
+def copy_weights(model: HDC, source: str) -> None:
+    """Start `model` from the weights of a run or a .keras file (of an `HDC` or a backbone); all else stays new.
+
+    The backbone must be the same; of the heads, those are taken that are there and fit.
+
+    Raises:
+        RunError: there are no such weights, or they are of another backbone.
+    """
+    path = Path(source)
+    if path.is_dir():
+        found, path = RunDirectory(path).load_checkpoint()
+    else:
+        try:
+            found = keras.models.load_model(path, compile=False)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise RunError(f"model.init_from: {path} cannot be loaded: {' '.join(str(error).split())[:300]}") from error
+    backbone = found.backbone if isinstance(found, HDC) else found
+    shapes = [[tuple(v.shape) for v in network.variables] for network in (backbone, model.backbone)]
+    if shapes[0] != shapes[1]:
+        raise RunError(
+            f"model.init_from: {path} holds the backbone {backbone.name}, which does not fit {model.backbone.name}. "
+            "Set model.backbone to it, or start from other weights."
+        )
+    model.backbone.set_weights(backbone.get_weights())
+    for name, head in model.heads.items():
+        other = found.heads.get(name) if isinstance(found, HDC) else None
+        if other and [v.shape for v in other.variables] == [v.shape for v in head.variables]:
+            head.set_weights(other.get_weights())
 
 
 def _draw_views(
@@ -217,8 +339,8 @@ def _draw_views(
     failures: DecodeFailures,
     policy: Any,
     run: RunDirectory,
-) -> None:
-    """Write `views.png`: the views of the first videos that decode."""
+) -> bytes:
+    """Write `views.png`, and give it: the views of the first videos that decode."""
     windows: list[np.ndarray] = []
     for record in records:
         try:
@@ -232,7 +354,9 @@ def _draw_views(
             break
     # Draws of its own, so that the picture does not move those of the training.
     generator = ViewGenerator(experiment.views, experiment.contrast.task, experiment.seed)
-    run.write_bytes("views.png", draw_gallery(generator, np.stack(windows)))
+    png = draw_gallery(generator, np.stack(windows))
+    run.write_bytes("views.png", png)
+    return png
 
 
 def _knn_check(

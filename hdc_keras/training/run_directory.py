@@ -1,14 +1,18 @@
 """A run directory: all that is needed to repeat, resume, evaluate and export a run."""
 
+import contextlib
 import csv
 import hashlib
 import io
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+import zipfile
+import zlib
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -16,6 +20,7 @@ from typing import Any
 from hdc_keras.config import Experiment, dump_experiment, load_experiment
 from hdc_keras.errors import RunError
 
+_BEST_NOTE = "best.json"
 _PACKAGES = ("hdc-keras", "keras", "tensorflow", "jax", "torch", "numpy", "av")
 
 
@@ -38,6 +43,11 @@ class RunDirectory:
     def checkpoint_folder(self) -> Path:
         """Where checkpoints are, one file each, named by the step they were taken after."""
         return self.path / "checkpoints"
+
+    @property
+    def best_checkpoint(self) -> Path:
+        """A copy of the best checkpoint (see `keep_best`)."""
+        return self.checkpoint_folder / "best.keras"
 
     @property
     def event_folder(self) -> Path:
@@ -76,6 +86,8 @@ class RunDirectory:
             self.write_text("config.yaml", dump_experiment(experiment))
         except OSError as error:
             raise RunError(f"{self.path} cannot be written ({error.strerror}). Choose another with --run.") from error
+        except RunError as error:
+            raise RunError(f"{self.path} cannot be written: {error.__cause__}. Choose another with --run.") from error
 
     def experiment(self) -> Experiment:
         """The experiment of an existing run.
@@ -94,32 +106,87 @@ class RunDirectory:
         return sorted(self.checkpoint_folder.glob("step-*.keras"))
 
     def save_checkpoint(self, model: Any, step: int, keep: int) -> Path:
-        """Save the model with its optimizer and all its state, then remove all but the newest `keep` checkpoints."""
+        """Save the model with its optimizer and all its state, then remove all but the newest `keep` checkpoints.
+
+        Raises:
+            RunError: it cannot be written; the checkpoints that were there still are.
+        """
         final = self.checkpoint_folder / f"step-{step:09d}.keras"
         temporary = self.checkpoint_folder / f".{final.stem}.{os.getpid()}.keras"
-        model.save(temporary)
-        temporary.replace(final)
+        try:
+            model.save(temporary)
+            _to_disk(temporary)
+            temporary.replace(final)
+            _to_disk(final.parent)
+        except OSError as error:
+            raise self.unwritable(final, error) from error
+        finally:
+            temporary.unlink(missing_ok=True)
         for old in self.checkpoints()[:-keep]:
             old.unlink()
         return final
 
-    def load_checkpoint(self, compiled: bool = False) -> tuple[Any, Path]:
-        """The newest checkpoint's model, and its file.
+    def keep_best(self, checkpoint: Path, by: str, score: float) -> None:
+        """Keep a copy of `checkpoint` as the best, if it is. What kNN says counts for more than any loss.
+
+        Args:
+            checkpoint: a saved checkpoint.
+            by: "knn" or "loss".
+            score: greater is better.
+        """
+        note = self.path / _BEST_NOTE
+        try:
+            held = json.loads(note.read_text()) if note.exists() and self.best_checkpoint.exists() else None
+        except ValueError:
+            held = None
+        if held and (held["by"] == "knn", held["score"]) >= (by == "knn", score):
+            return
+        temporary = self.checkpoint_folder / f".best.{os.getpid()}.keras"
+        try:
+            shutil.copyfile(checkpoint, temporary)
+            temporary.replace(self.best_checkpoint)
+        except OSError as error:
+            raise self.unwritable(self.best_checkpoint, error) from error
+        finally:
+            temporary.unlink(missing_ok=True)
+        self.write_text(_BEST_NOTE, json.dumps({"by": by, "score": score, "checkpoint": checkpoint.stem}))
+
+    def load_checkpoint(
+        self, compiled: bool = False, best: bool = False, warn: Callable[[str], None] | None = None
+    ) -> tuple[Any, Path]:
+        """A checkpoint's model, and its file: the newest that can be read, or the best.
+
+        Args:
+            compiled: with its optimizer, to train on.
+            best: the best one (see `keep_best`).
+            warn: told of every damaged checkpoint that is passed over.
 
         Raises:
-            RunError: there is none, it is damaged, or it is of another architecture than the run's config says.
+            RunError: there is none, all are damaged, or it is of another architecture than the run's config says.
         """
+        if best and not self.best_checkpoint.exists():
+            raise RunError(f"{self.path} has no best checkpoint yet: none was saved.")
+        if not best and not self.checkpoints():
+            raise RunError(f"{self.checkpoint_folder} holds no checkpoint: the run ended before the first was saved.")
+        damaged = []
+        for file in [self.best_checkpoint] if best else self.checkpoints()[::-1]:
+            try:
+                return self._load(file, compiled), file
+            except _DamagedError as error:
+                damaged.append(str(error))
+                if warn:
+                    warn(f"{error}; passed over")
+        raise RunError("; ".join(damaged))
+
+    def _load(self, file: Path, compiled: bool) -> Any:
         import keras
 
         from hdc_keras.model import HDC
 
-        if not self.checkpoints():
-            raise RunError(f"{self.checkpoint_folder} holds no checkpoint: the run ended before the first was saved.")
-        file = self.checkpoints()[-1]
         try:
             model = keras.models.load_model(file, compile=compiled)
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise RunError(f"{file} cannot be loaded: {' '.join(str(error).split())[:300]}") from error
+        except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile, zlib.error, EOFError) as error:
+            raise _DamagedError(f"{file} cannot be loaded: {' '.join(str(error).split())[:300]}") from error
         experiment = self.experiment()
         wanted = {
             "backbone": experiment.model.backbone,
@@ -136,19 +203,31 @@ class RunDirectory:
                 + "\n  ".join(f"{key}: config has {wanted[key]}; checkpoint has {found.get(key)}" for key in different)
                 + "\nPut back the checkpoint or the config that belongs here."
             )
-        return model, file
+        return model
+
+    def unwritable(self, file: Path, error: OSError) -> RunError:
+        """The error that says so, and what to do."""
+        return RunError(
+            f"{file} cannot be written ({error.strerror or error}); what was saved before is still there. Free some "
+            f"space or make the folder writable, then: hdc-keras pretrain --run {self.path} --resume"
+        )
 
     def write_text(self, name: str, text: str) -> Path:
         """Write a file under the run directory, whole or not at all."""
         return self.write_bytes(name, text.encode())
 
     def write_bytes(self, name: str, content: bytes) -> Path:
-        """Write a file under the run directory, whole or not at all."""
+        """Write a file under the run directory, whole or not at all. Raises `RunError` when it cannot be written."""
         file = self.path / name
-        file.parent.mkdir(parents=True, exist_ok=True)
         temporary = file.with_name(f".{file.name}.{os.getpid()}")
-        temporary.write_bytes(content)
-        temporary.replace(file)
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            temporary.write_bytes(content)
+            temporary.replace(file)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise self.unwritable(file, error) from error
         return file
 
     def write_table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> Path:
@@ -166,6 +245,19 @@ class RunDirectory:
             return []
         with self.metrics_file.open(newline="", encoding="utf-8") as file:
             return list(csv.DictReader(file))
+
+
+class _DamagedError(RunError):
+    """A checkpoint that cannot be read."""
+
+
+def _to_disk(path: Path) -> None:
+    """Have the system write what it still holds in memory of a file or folder."""
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
 
 
 def describe_environment(seed: int) -> dict[str, Any]:

@@ -84,11 +84,11 @@ class ViewGenerator(keras.layers.Layer):
         """
         return self.apply(windows, self.draw(ops.shape(windows)[0], windows.shape[2:5]))
 
-    def draw(self, batch: Any, frames: Sequence[int]) -> Draws:
+    def draw(self, batch: Any, frames: tuple[int, int, int]) -> Draws:
         """Everything random about the views of a batch.
 
-        Videos of a batch can be taken apart by their draws' first axis: a device or a micro-batch makes the views of its
-        own videos, and they are those that a single device would have made.
+        Videos of a batch can be taken apart by their draws' first axis: a device or a micro-batch makes the views of
+        its own videos, and they are those that a single device would have made.
 
         Args:
             batch: number of videos.
@@ -97,7 +97,7 @@ class ViewGenerator(keras.layers.Layer):
         Returns:
             Tensors by kind and name, each (batch, ...).
         """
-        time, *frame_size = frames
+        time, frame_size = frames[0], frames[1:]
         draws = {}
         for owner in ("anchor", "other"):
             draws[f"{owner}_fading"] = transforms.draw_fading(batch, self.config, self.seed_generator)
