@@ -3,6 +3,7 @@
 import signal
 import time
 from contextlib import nullcontext
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,14 @@ import keras
 from hdc_keras_cli.console import console, progress_bar
 from rich.console import Group
 from rich.live import Live
+from rich.markup import escape
 from rich.table import Table
 
 from hdc_keras.config import Experiment
+from hdc_keras.data.records import VideoRecord
 from hdc_keras.devices import list_devices
+from hdc_keras.training.distribution import Distribution
+from hdc_keras.training.rehearsal import rehearse
 from hdc_keras.training.run import Outcome, host_policy, load_videos, pretrain, steps_per_epoch
 from hdc_keras.training.run_directory import RunDirectory
 
@@ -25,17 +30,14 @@ _LINES = 20
 
 def run_job(experiment: Experiment, path: Path, resume: bool) -> int:
     """Train with progress on the screen, say how it ended, and return the exit code."""
+    distribution = Distribution(experiment.train)  # first of all: TensorFlow joins a cluster at its start or never
     run = RunDirectory(path)
-    if not resume:
+    if not resume and distribution.is_chief:
         run.check_free()  # before any video is read
-    with progress_bar() as bar:
-        task = bar.add_task("rendering moving shapes", visible=False, note="")
-        records, notes = load_videos(
-            experiment, lambda done, total: bar.update(task, completed=done, total=total, visible=True)
-        )
+    records, notes = _load_videos(experiment)
     steps = steps_per_epoch(experiment, records)  # refuses too few videos
     host_policy(experiment)  # refuses layers that are not there
-    if not resume:
+    if not resume and distribution.is_chief:
         run.create(experiment)
     trained = sum(record.split == "train" for record in records)
     held_out = sum(record.split == "test" for record in records)
@@ -48,10 +50,57 @@ def run_job(experiment: Experiment, path: Path, resume: bool) -> int:
     console.print(
         f"Run: [bold]{run.path}[/]   backbone {experiment.model.backbone}, {_device()}, {keras.backend.backend()}"
     )
+    for note in distribution.notes:
+        console.print(note, markup=False)
     screen = Screen(experiment, steps)
     with screen.live if console.is_terminal else nullcontext():
-        outcome = pretrain(experiment, run, records, resume=resume, callbacks=[screen])
+        outcome = pretrain(
+            experiment, run, records, resume=resume, callbacks=[screen], distribution=distribution, warn=_warn
+        )
     return _say_how_it_ended(run, experiment, outcome)
+
+
+def rehearse_job(experiment: Experiment) -> int:
+    """Take one step, print what it costs and what the run would, and return the exit code."""
+    distribution = Distribution(experiment.train)
+    records, notes = _load_videos(experiment)
+    steps_per_epoch(experiment, records)
+    console.print("".join(f"{note}\n" for note in [*notes, *distribution.notes]), end="", markup=False)
+    with console.status("building the model and taking two steps"):
+        found = rehearse(experiment, records, distribution)
+    table = Table(show_header=False, box=None, padding=(0, 2))
+    rows = {
+        "device": f"{_device()}, {keras.backend.backend()}, {distribution.name}, XLA {'on' if found.xla else 'off'}",
+        "batch of windows": f"{found.batch_shape} {found.batch_dtype}",
+        "views": f"{found.views_shape}  ({', '.join(found.view_names)})",
+        **{f"features of {level}": f"{shape}" for level, shape in found.feature_shapes.items()},
+        "weights": f"{found.backbone_weights:,} in {experiment.model.backbone}, {found.head_weights:,} in the heads",
+        "learning rate": f"{experiment.train.peak_learning_rate:g} after the warm-up ({experiment.train.optimizer})",
+        "first batch": f"{found.first_batch_s:.1f} s",
+        "first step": f"{found.first_step_s:.1f} s, tracing and compiling included; loss {found.loss:.3f}",
+        "step": f"{found.step_s:.2f} s, {found.clips / found.step_s:.1f} clips/s",
+        "memory": f"{found.memory_gib:.2f} GiB at most ({found.memory_of})",
+        "whole run": f"{found.steps:,} steps, about {timedelta(seconds=round(found.steps * found.step_s))}, where data "
+        "keeps up, without kNN checks and checkpoints",
+    }
+    for name, value in rows.items():
+        table.add_row(name, value)
+    console.print(table)
+    console.print("Nothing was written.")
+    return 0
+
+
+def _load_videos(experiment: Experiment) -> tuple[list[VideoRecord], list[str]]:
+    with progress_bar() as bar:
+        task = bar.add_task("rendering moving shapes", visible=False, note="")
+        videos = load_videos(
+            experiment, lambda done, total: bar.update(task, completed=done, total=total, visible=True)
+        )
+    return videos.records, videos.notes
+
+
+def _warn(text: str) -> None:
+    console.print(f"[yellow]{escape(text)}[/]", soft_wrap=True)
 
 
 def _say_how_it_ended(run: RunDirectory, experiment: Experiment, outcome: Outcome) -> int:

@@ -4,11 +4,21 @@ import keras
 
 
 def list_devices() -> list[str]:
-    """Devices that the active Keras backend sees, as in `["cpu:0"]`. Keras' own list knows nothing of PyTorch's."""
+    """Devices that the active Keras backend sees, as in `["cpu:0"]`.
+
+    Keras' own list knows nothing of PyTorch's, and has TensorFlow take its devices, after which it joins no cluster.
+    """
     if keras.backend.backend() == "torch":
         import torch
 
         return [f"cuda:{number}" for number in range(torch.cuda.device_count())] or ["cpu:0"]
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        kinds = ("CPU", "GPU", "TPU")
+        found = {kind.lower(): tf.config.list_physical_devices(kind) for kind in kinds}
+        accelerators = [kind for kind in ("gpu", "tpu") if found[kind]] or ["cpu"]
+        return [f"{kind}:{number}" for kind in accelerators for number in range(len(found[kind]))]
     return list(keras.distribution.list_devices())
 
 

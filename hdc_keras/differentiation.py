@@ -99,10 +99,12 @@ class Replicas:
     Attributes:
         count: number of devices.
         index: which of them this is.
+        on_machines: whether they belong to several processes.
     """
 
     def __init__(self) -> None:
         self.count: int = 1
+        self.on_machines = False
         self.index: Any = 0
         if keras.backend.backend() == "tensorflow":
             import tensorflow as tf
@@ -111,6 +113,7 @@ class Replicas:
             if self._context is not None:
                 self.count = self._context.num_replicas_in_sync
                 self.index = self._context.replica_id_in_sync_group
+                self.on_machines = isinstance(self._context.strategy, tf.distribute.MultiWorkerMirroredStrategy)
 
     @staticmethod
     def of(model: keras.Model) -> int:

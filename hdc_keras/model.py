@@ -102,8 +102,8 @@ class HDC(keras.Model):
         Args:
             optimizer: optimizer, or its name.
             jit_compile: whether XLA compiles the step. "auto" takes it where it helps: Keras' own "auto" would also
-                take it for TensorFlow on a CPU, where XLA's 3D convolutions are about 5 times slower. Over several devices
-                of TensorFlow it compiles views and backbone, and leaves out what the devices exchange.
+                take it for TensorFlow on a CPU, where XLA's 3D convolutions are about 5 times slower. Over several
+                devices of TensorFlow it compiles views and backbone, and leaves out what the devices exchange.
             micro_batches: as in `StepOptions`.
             accumulate: as in `StepOptions`.
             rematerialise: as in `StepOptions`.
@@ -129,6 +129,14 @@ class HDC(keras.Model):
     def build(self, input_shape: Any) -> None:
         """Every layer is built by the constructor."""
         self.built = True
+
+    def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
+        """Under a strategy of TensorFlow, Keras would take a batch to build the model with, and average it over the
+        devices, which fails for pixels on several machines. There is nothing to build."""
+
+    def _get_metrics_result_or_logs(self, logs: Any) -> dict[str, Any]:
+        """An epoch's logs are all metrics, also where a step's are only the loss: over several machines."""
+        return self.get_metrics_result()
 
     def call(self, windows: Tensor, training: bool | None = None) -> dict[str, Tensor]:
         """Views and embeddings of a batch of windows.

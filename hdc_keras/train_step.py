@@ -108,7 +108,9 @@ def train_step(model: "HDC", *arguments: Any) -> Any:
         # Stages above the deepest level in use have none.
         pairs = [(g, v) for g, v in zip(gradients, model.trainable_variables, strict=True) if g is not None]
         model.optimizer.apply(*map(list, zip(*pairs, strict=True)))
-    return model.get_metrics_result()
+    logs = model.get_metrics_result()
+    # Over several machines Keras averages each number that a step returns, along an axis that it must have.
+    return {"loss": logs["loss"][None]} if Replicas().on_machines else logs
 
 
 def _jax_train_step(model: "HDC", state: tuple[Values, ...], data: Any) -> tuple[dict[str, Tensor], tuple[Values, ...]]:

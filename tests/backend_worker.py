@@ -17,13 +17,12 @@ BATCH = 8
 
 
 class GivenDraws:
-    """Stands in for `ViewGenerator._draw`: the anchor's and the other draw, in turn."""
+    """Stands in for `ViewGenerator.draw`."""
 
     def __init__(self):
         rng = np.random.default_rng(0)
-        self.calls = 0
-        self.draws = []
-        for _ in range(2):
+        self.draws = {}
+        for owner in ("anchor", "other"):
             size, corner = rng.uniform(0.6, 0.9, (BATCH, 2)), rng.uniform(0, 0.1, (BATCH, 2))
             geometry = {
                 "box": np.concatenate([corner, size], axis=1),
@@ -32,14 +31,14 @@ class GivenDraws:
             }
             colour = {name: rng.uniform(0.7, 1.3, BATCH) for name in ("brightness", "contrast", "saturation")}
             colour["hue"] = rng.uniform(-0.1, 0.1, BATCH)
-            self.draws.append({"fading": {"share": rng.random(BATCH)}, "geometry": geometry, "colour": colour})
+            self.draws[f"{owner}_fading"] = {"share": rng.random(BATCH)}
+            self.draws |= {f"{owner}_geometry": geometry, f"{owner}_colour": colour}
+        self.draws["spatial_colour"] = self.draws["anchor_colour"]
 
-    def __call__(self, batch, frame_size):
-        draws = self.draws[self.calls % 2]
-        self.calls += 1
+    def __call__(self, batch, frames):
         return {
             part: {name: ops.convert_to_tensor(value.astype("float32")) for name, value in values.items()}
-            for part, values in draws.items()
+            for part, values in self.draws.items()
         }
 
 
@@ -47,7 +46,7 @@ def main(model_file, windows_file, out):
     windows = np.load(windows_file)
     model = keras.models.load_model(model_file, compile=False)
     assert isinstance(model, HDC)
-    model.view_generator._draw = GivenDraws()
+    model.view_generator.draw = GivenDraws()
     model.compile(keras.optimizers.SGD(1e-4, momentum=0.9))
     results = {}
     first = model.evaluate(windows[:BATCH], batch_size=BATCH, return_dict=True, verbose=0)

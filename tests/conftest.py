@@ -42,16 +42,26 @@ def frame_numbers(clip: np.ndarray) -> np.ndarray:
 
 @pytest.fixture
 def class_folder(tmp_path):
-    """Eight videos in two class folders."""
+    """Eight videos in two class folders, to change at will."""
+    return write_class_folder(tmp_path / "videos")
+
+
+@pytest.fixture(scope="session")
+def class_folder_once(tmp_path_factory):
+    """The same, made once, to read only."""
+    return write_class_folder(tmp_path_factory.mktemp("once") / "videos")
+
+
+def write_class_folder(folder):
     from hdc_keras.data.synthetic import MovingShapes, render_video, write_video
 
     spec = MovingShapes(frames=24, size=32)
     for label, motion in (("across", "right"), ("around", "circling")):
-        (tmp_path / "videos" / label).mkdir(parents=True)
+        (folder / label).mkdir(parents=True)
         for number in range(4):
             frames = render_video(spec, "dots", motion, number)
-            write_video(tmp_path / "videos" / label / f"{number}.mp4", frames)
-    return tmp_path / "videos"
+            write_video(folder / label / f"{number}.mp4", frames)
+    return folder
 
 
 @dataclass

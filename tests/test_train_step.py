@@ -7,21 +7,9 @@ from keras import ops
 
 from hdc_keras import HDC
 from hdc_keras.backbones import R3DTiny
-from hdc_keras.backbones.video_backbone import VideoBackbone, clip_input
+from tests.plain_backbone import PlainConvolutions
 
 WINDOWS = np.random.default_rng(0).integers(0, 256, (8, 2, 4, 20, 20, 3), np.uint8)
-
-
-class PlainConvolutions(VideoBackbone):
-    """Four stages without batch norm, which couples the videos of a micro-batch."""
-
-    def __init__(self, **kwargs):
-        clips, x = clip_input((None, None, None, 3), "float32")
-        levels = {}
-        for level, filters in zip(("P2", "P3", "P4", "P5"), (4, 6, 8, 10), strict=True):
-            x = keras.layers.Conv3D(filters, 3, (1, 2, 2), padding="same", activation="tanh", name=f"{level}_conv")(x)
-            levels[level] = x
-        super().__init__(clips, levels, {"dtype": "float32"}, **kwargs)
 
 
 def gradients_of(backbone, windows=WINDOWS, **options):

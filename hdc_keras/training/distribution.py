@@ -140,6 +140,21 @@ class Distribution:
 
         return self._strategy.distribute_datasets_from_function(of_machine)
 
+    def repeated(self, batch: Any, times: int) -> Any:
+        """The same batch, `times` times, as `fit` takes it."""
+        if keras.backend.backend() != "tensorflow":
+            return _Repeated(batch, times)
+        import tensorflow as tf
+
+        if not self._strategy:
+            return tf.data.Dataset.from_tensors(batch).repeat(times)
+        parts = self._strategy.experimental_local_results(batch)
+
+        def same(context: Any) -> Any:
+            return tf.data.Dataset.from_tensor_slices(tf.stack(parts)).repeat()
+
+        return self._strategy.distribute_datasets_from_function(same)
+
     def anywhere(self, happened: bool) -> bool:
         """Whether it happened to any of the processes, which must all ask at the same step."""
         return self._agree(happened) if self._agree else happened
@@ -148,6 +163,19 @@ class Distribution:
     def processes(self) -> bool:
         """Whether several processes take part."""
         return self._agree is not None
+
+
+class _Repeated(keras.utils.PyDataset):
+    def __init__(self, batch: Any, times: int):
+        super().__init__()
+        self.batch = batch
+        self.times = times
+
+    def __len__(self) -> int:
+        return self.times
+
+    def __getitem__(self, number: int) -> Any:
+        return self.batch
 
 
 def synchronise_batch_norm(model: keras.Model) -> None:

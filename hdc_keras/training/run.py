@@ -11,7 +11,7 @@ import numpy as np
 
 from hdc_keras.backbones import build_backbone
 from hdc_keras.backbones.torchvision_weights import load_torchvision_weights
-from hdc_keras.config import Experiment
+from hdc_keras.config import Experiment, TrainConfig
 from hdc_keras.data.datasets import VideoSet, read_dataset
 from hdc_keras.data.loading import DecodeFailures, FrameStore, WindowBatches, WindowLoader, count_steps
 from hdc_keras.data.records import SPLITS, VideoRecord, at_most_per_class, read_records, with_splits
@@ -218,9 +218,23 @@ def _model_to_train(
             raise RunError(
                 f"{run.path} is finished: {file.name} was taken after the last of its {train.epochs} epochs."
             )
-        optimizer = model.optimizer
+        compile_model(model, model.optimizer, train, distribution)
     else:
-        model, optimizer = build_model(experiment), build_optimizer(train, steps)
+        model = compiled_model(experiment, steps, distribution)
+    return model, model.steps_taken
+
+
+def compiled_model(experiment: Experiment, steps_per_epoch: int, distribution: Distribution) -> HDC:
+    """A new model, ready to train; to be called in the distribution's scope."""
+    model = build_model(experiment)
+    compile_model(model, build_optimizer(experiment.train, steps_per_epoch), experiment.train, distribution)
+    return model
+
+
+def compile_model(
+    model: HDC, optimizer: keras.optimizers.Optimizer, train: TrainConfig, distribution: Distribution
+) -> None:
+    """Compile as `train` and the devices ask."""
     if distribution.synchronises and keras.backend.backend() == "tensorflow":
         synchronise_batch_norm(model.backbone)
     jit = uses_xla(train.jit) and not (distribution.synchronises and keras.backend.backend() == "tensorflow")
@@ -232,7 +246,6 @@ def _model_to_train(
         rematerialise=train.rematerialise,
         clip_norm=train.clip_norm,
     )
-    return model, model.steps_taken
 
 
 def window_spec(experiment: Experiment) -> WindowSpec:
