@@ -256,6 +256,9 @@ class TrainConfig(_Section):
         "forward pass; plain has only each one's own negatives",
     )
     rematerialise: bool = Field(False, description="compute within stages again when going backward, to save memory")
+    deterministic: bool = Field(
+        False, description="the same bits from every run on the same machine; slower, and on TensorFlow data is too"
+    )
     on_nan: Literal["stop", "skip"] = Field(
         "stop", description="what follows a step with numbers that are not finite; its update is left out in any case"
     )

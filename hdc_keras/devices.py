@@ -27,6 +27,19 @@ def has_accelerator() -> bool:
     return any(not device.startswith("cpu") for device in list_devices())
 
 
+def make_deterministic() -> None:
+    """Have the backend add in the same order every time. JAX does on a CPU and a TPU; on a GPU it is asked to by
+    `XLA_FLAGS=--xla_gpu_deterministic_ops=true`, before Python starts."""
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        tf.config.experimental.enable_op_determinism()
+    elif keras.backend.backend() == "torch":
+        import torch
+
+        torch.use_deterministic_algorithms(True)
+
+
 def uses_xla(jit: str) -> bool:
     """Resolve `train.jit`. XLA's 3D convolutions on a CPU are about 5 times slower than TensorFlow's own, so that there
     `auto` is off. JAX cannot run a training step fast without XLA, so that there `auto` is always on."""

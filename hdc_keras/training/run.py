@@ -18,7 +18,7 @@ from hdc_keras.data.records import SPLITS, VideoRecord, at_most_per_class, read_
 from hdc_keras.data.remote import is_remote
 from hdc_keras.data.sampling import WindowSpec, random_generator, sample_windows, video_keys
 from hdc_keras.data.synthetic import MovingShapes, ensure_moving_shapes
-from hdc_keras.devices import uses_xla
+from hdc_keras.devices import make_deterministic, uses_xla
 from hdc_keras.encoder import ClipEncoder
 from hdc_keras.errors import ConfigError, DataError, RunError, VideoDecodeError
 from hdc_keras.evaluation.features import extract_features
@@ -140,6 +140,8 @@ def pretrain(
         TrainingError: a step's numbers were not finite, and `train.on_nan` is "stop".
     """
     distribution = distribution or Distribution(experiment.train)
+    if experiment.train.deterministic:
+        make_deterministic()
     with distribution.scope():
         return _pretrain(experiment, run, records, resume, callbacks, distribution, warn)
 

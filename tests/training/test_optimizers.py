@@ -1,0 +1,56 @@
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from hdc_keras.config import TrainConfig
+from hdc_keras.training.optimizers import LARS, WarmupCosine, build_optimizer
+
+
+def test_lars_is_the_papers_update():
+    # Algorithm 1 of arXiv 1708.03888, in numpy.
+    rng = np.random.default_rng(0)
+    weights = {"kernel": rng.normal(size=(4, 3)), "bias": rng.normal(size=3), "zeros": np.zeros((2, 2))}
+    weights = {name: value.astype("float32") for name, value in weights.items()}
+    variables = [keras.Variable(value, name=name) for name, value in weights.items()]
+    schedule = WarmupCosine(0.5, 2, 6)
+    optimizer = LARS(schedule, momentum=0.9, weight_decay=0.01, trust=0.02)
+    velocity = {name: np.zeros_like(value) for name, value in weights.items()}
+    for step in range(4):
+        gradients = {name: rng.normal(size=value.shape).astype("float32") for name, value in weights.items()}
+        optimizer.apply([ops.convert_to_tensor(g) for g in gradients.values()], variables)
+        rate = float(schedule(step))
+        for name, w in weights.items():
+            g, local, decay = gradients[name], 1.0, 0.0
+            if name != "bias":
+                decay, norm = 0.01, np.linalg.norm(w)
+                if norm > 0:
+                    local = 0.02 * norm / (np.linalg.norm(g) + decay * norm)
+            velocity[name] = 0.9 * velocity[name] + rate * local * (g + decay * w)
+            weights[name] = w - velocity[name]
+
+        for variable, w in zip(variables, weights.values(), strict=True):
+            np.testing.assert_allclose(ops.convert_to_numpy(variable), w, atol=1e-6)
+
+
+def test_lars_comes_back_from_its_config():
+    optimizer = keras.optimizers.deserialize(keras.optimizers.serialize(LARS(0.3, 0.8, 0.02, 0.01)))
+
+    assert isinstance(optimizer, LARS)
+    assert (optimizer.momentum, optimizer.decay, optimizer.trust) == (0.8, 0.02, 0.01)
+
+
+@pytest.mark.parametrize("rule, expected", [("none", 0.1), ("linear", 0.4), ("sqrt", 0.2)])
+def test_the_learning_rate_follows_the_batch_by_its_rule(rule, expected):
+    train = TrainConfig(learning_rate=0.1, batch_size=1024, scale_learning_rate=rule, epochs=10, warmup_epochs=1)
+    schedule = build_optimizer(train, 10)._learning_rate
+
+    assert train.peak_learning_rate == pytest.approx(expected)
+    assert max(float(schedule(step)) for step in range(100)) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw", "lars"])
+def test_every_optimizer_has_the_schedule(name):
+    optimizer = build_optimizer(TrainConfig(optimizer=name, epochs=4, warmup_epochs=1, learning_rate=0.2), 5)
+
+    assert optimizer._learning_rate.get_config() == {"peak": 0.2, "warmup_steps": 5, "total_steps": 20}
