@@ -214,6 +214,8 @@ def _model_to_train(
     """The compiled model, new or as it was saved, and the steps it has taken."""
     train = experiment.train
     if resume:
+        if distribution.is_chief:
+            run.remove_unfinished()
         model, file = run.load_checkpoint(compiled=True, warn=warn)
         exclude_from_decay(model.optimizer)
         if model.steps_taken >= train.epochs * steps:

@@ -126,6 +126,11 @@ class RunDirectory:
             old.unlink()
         return final
 
+    def remove_unfinished(self) -> None:
+        """Remove what a killed process of this run has left half-written."""
+        for file in self.checkpoint_folder.glob(".*.keras"):
+            file.unlink(missing_ok=True)
+
     def keep_best(self, checkpoint: Path, by: str, score: float) -> None:
         """Keep a copy of `checkpoint` as the best, if it is. What kNN says counts for more than any loss.
 
@@ -143,7 +148,10 @@ class RunDirectory:
             return
         temporary = self.checkpoint_folder / f".best.{os.getpid()}.keras"
         try:
-            shutil.copyfile(checkpoint, temporary)
+            try:
+                os.link(checkpoint, temporary)  # takes no room; checkpoints are never written twice
+            except OSError:
+                shutil.copyfile(checkpoint, temporary)
             temporary.replace(self.best_checkpoint)
         except OSError as error:
             raise self.unwritable(self.best_checkpoint, error) from error

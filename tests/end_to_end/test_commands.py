@@ -219,3 +219,29 @@ def test_a_checkpoint_of_another_architecture(refused, smoke_run, tmp_path):
     config.write_text(config.read_text().replace("r3d_tiny", "r3d18"))
     says = ["another architecture", "config has r3d18; checkpoint has r3d_tiny"]
     refused("evaluate", "--run", "changed", "--protocol", "knn", code=1, says=says)
+
+
+def test_a_dry_run_says_what_it_would_cost_and_writes_nothing(hdc_keras_command, shapes_folder, tmp_path):
+    finished = hdc_keras_command("pretrain", "--smoke", "--dry-run", "--set", "train.micro_batches=2")
+
+    assert finished.code == 0, finished.out
+    for said in (
+        "(4, 2, 8, 40, 40, 3) uint8",
+        "(12, 8, 32, 32, 3)",
+        "510,084 in r3d_tiny",
+        "clips/s",
+        "8 steps",
+        "GiB",
+    ):
+        assert said in finished.out
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_starts_from_the_weights_of_another(hdc_keras_command, shapes_folder):
+    small = ["--smoke", "--set", "train.batch_size=2"]
+    first = hdc_keras_command("pretrain", *small, "--run", "first")
+    second = hdc_keras_command("pretrain", *small, "--run", "second", "--init-from", "first", "--preset", "coupled")
+    refused = hdc_keras_command("pretrain", "--run", "first", "--resume", "--init-from", "second")
+
+    assert (first.code, second.code) == (0, 0), second.out
+    assert refused.code == 2 and "--resume" in refused.out

@@ -9,7 +9,7 @@ import pytest
 from keras import ops
 
 from hdc_keras.config import Experiment
-from hdc_keras.errors import RunError
+from hdc_keras.errors import RunError, TrainingError
 from hdc_keras.training.optimizers import WarmupCosine, build_optimizer
 from hdc_keras.training.run import build_model, load_videos, pretrain
 from hdc_keras.training.run_directory import RunDirectory
@@ -82,7 +82,13 @@ def test_a_run_leaves_all_that_is_needed_to_repeat_it(class_folder, tmp_path):
     assert [int(row["epoch"]) for row in rows] == [1, 2, 3, 4] and float(rows[-1]["loss"]) > 0
     assert [bool(row["knn_label"]) for row in rows] == [False, True, False, True]
     assert [file.name for file in run.checkpoints()] == ["step-000000009.keras", "step-000000012.keras"]
-    assert list(run.event_folder.glob("events.out.*"))
+    assert all(0 <= float(row["data_wait_share"]) <= 1 for row in rows)
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(run.event_folder)).Reload()
+    assert events.Tags()["images"] == ["views"]
+    scalars = set(events.Tags()["scalars"])
+    assert {"loss/P2_spatial", "accuracy/P5_temporal", "learning_rate", "data_wait_share"} <= scalars
     assert (run.path / "views.png").read_bytes().startswith(b"\x89PNG")
     assert not [file for file in run.path.rglob(".*") if file.is_file()]
 
@@ -206,3 +212,115 @@ def test_weight_decay_leaves_out_biases_and_norms(class_folder, name):
 
     moved = {v.name for v, old in zip(model.weights, kept, strict=True) if not np.array_equal(v, old)}
     assert moved == {"kernel"}
+
+
+@pytest.fixture
+def a_bad_batch(monkeypatch):
+    """The eighth batch of a run has a pixel that is not a number."""
+    import tensorflow as tf
+
+    from hdc_keras.data import pipeline
+
+    good = pipeline.windows_dataset
+
+    def with_a_bad_one(*arguments):
+        bad = tf.one_hot(3, 4) * float("nan")  # in the fourth frame
+        return (
+            good(*arguments)
+            .enumerate()
+            .map(lambda i, x: tf.where(i == 7, bad[:, None, None, None], 0.0) + tf.cast(x, tf.float32))
+        )
+
+    monkeypatch.setattr(pipeline, "windows_dataset", with_a_bad_one)
+
+
+def test_a_number_that_is_none_stops_the_run_and_is_named(class_folder, tmp_path, a_bad_batch):
+    experiment = experiment_on(class_folder, knn_every=0)
+    run = run_of(tmp_path, experiment)
+
+    with pytest.raises(TrainingError, match=r"step 8: P2_spatial_loss.*step-000000006.keras was saved before it"):
+        pretrain(experiment, run, load_videos(experiment).records)
+
+    assert [file.name for file in run.checkpoints()] == ["step-000000003.keras", "step-000000006.keras"]
+    assert all(np.isfinite(weight).all() for weight in weights_of(run))
+
+
+def test_or_the_step_is_left_out_and_counted(class_folder, tmp_path, a_bad_batch):
+    experiment = experiment_on(class_folder, knn_every=0, on_nan="skip")
+    run = run_of(tmp_path, experiment)
+
+    outcome = pretrain(experiment, run, load_videos(experiment).records)
+
+    assert outcome.finished and (outcome.step, outcome.skipped) == (12, 1)
+    assert [row["skipped_steps"] for row in run.read_metrics()] == ["0.0", "0.0", "1.0", "1.0"]
+    assert all(np.isfinite(weight).all() for weight in weights_of(run))
+
+
+def test_the_best_checkpoint_is_kept_besides_the_newest(class_folder, tmp_path):
+    experiment = experiment_on(class_folder)
+    run = run_of(tmp_path, experiment)
+    model = build_model(experiment)
+
+    for step, (by, score) in enumerate([("loss", -3.0), ("knn", 0.4), ("knn", 0.3), ("loss", 9.0), ("knn", 0.4)], 1):
+        run.keep_best(run.save_checkpoint(model, step, keep=2), by, score)
+
+    assert [file.name for file in run.checkpoints()] == ["step-000000004.keras", "step-000000005.keras"]
+    assert json.loads((run.path / "best.json").read_text())["checkpoint"] == "step-000000002"
+    assert run.load_checkpoint(best=True)[1] == run.best_checkpoint
+
+
+def test_a_run_begins_with_the_weights_of_another_and_nothing_else(class_folder, tmp_path):
+    experiment = experiment_on(class_folder, epochs=1, knn_every=0)
+    first = run_of(tmp_path, experiment, "first")
+    pretrain(experiment, first, load_videos(experiment).records)
+    other = experiment.model_copy(
+        update={
+            "model": experiment.model.model_copy(update={"init_from": str(first.path)}),
+            "contrast": experiment.contrast.model_copy(update={"task": "spatial"}),
+        }
+    )
+
+    model, (source, _) = build_model(other), first.load_checkpoint()
+
+    assert_identical(model.backbone.get_weights(), source.backbone.get_weights())
+    assert_identical(model.heads["P2_spatial"].get_weights(), source.heads["P2_spatial"].get_weights())
+    assert model.steps_taken == 0 and source.steps_taken == 3
+    wrong = other.model_copy(update={"model": other.model.model_copy(update={"backbone": "c3d_tiny"})})
+    with pytest.raises(RunError, match="does not fit"):
+        build_model(wrong)
+
+
+def test_what_cannot_be_written_ends_the_run_and_harms_no_checkpoint(class_folder, tmp_path):
+    import resource
+
+    experiment = experiment_on(class_folder, knn_every=0)
+    run = run_of(tmp_path, experiment)
+
+    class NoRoom(keras.callbacks.Callback):
+        """From the second epoch on the system refuses files as large as a checkpoint."""
+
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 1:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, resource.RLIM_INFINITY))
+
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        with pytest.raises(RunError, match=r"step-000000006.keras cannot be written \(File too large\)"):
+            pretrain(experiment, run, load_videos(experiment).records, callbacks=[NoRoom()])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        signal.signal(signal.SIGXFSZ, ignored)
+
+    assert [file.name for file in run.checkpoint_folder.iterdir() if file.name != "best.keras"] == [
+        "step-000000003.keras"
+    ]
+    assert run.load_checkpoint()[0].steps_taken == 3
+
+
+@pytest.mark.parametrize("options", [{"micro_batches": 2}, {"rematerialise": True}, {"precision": "mixed_float16"}])
+def test_options_that_save_memory_run_to_the_end(class_folder, tmp_path, options):
+    experiment = experiment_on(class_folder, epochs=2, knn_every=0, optimizer="lars", clip_norm=1.0, **options)
+
+    outcome = pretrain(experiment, run_of(tmp_path, experiment), load_videos(experiment).records)
+
+    assert outcome.finished and outcome.step == 6
