@@ -58,9 +58,9 @@ class Traced(HDC):
 
     traces = 0
 
-    def call(self, windows, training=None):
+    def embed(self, features, training=None):
         Traced.traces += 1
-        return super().call(windows, training=training)
+        return super().embed(features, training=training)
 
 
 def seconds(step, batch):

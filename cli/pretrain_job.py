@@ -31,6 +31,9 @@ _LINES = 20
 def run_job(experiment: Experiment, path: Path, resume: bool) -> int:
     """Train with progress on the screen, say how it ended, and return the exit code."""
     distribution = Distribution(experiment.train)  # first of all: TensorFlow joins a cluster at its start or never
+    if not distribution.is_chief:
+        console.print("This process trains along; the first of them shows progress and writes the run.")
+        console.quiet = True
     run = RunDirectory(path)
     if not resume and distribution.is_chief:
         run.check_free()  # before any video is read
@@ -116,7 +119,8 @@ def _say_how_it_ended(run: RunDirectory, experiment: Experiment, outcome: Outcom
             f"Stopped after step {outcome.step} ({outcome.epochs} of {experiment.train.epochs} epochs); a checkpoint "
             f"is saved. Continue with: hdc-keras pretrain --run {run.path} --resume"
         )
-        return 128 + (outcome.signal or signal.SIGINT)
+        # A process that ends because another was told to has had no signal of its own.
+        return 128 + (outcome.signal or signal.SIGTERM)
     console.print(f"{run.path / 'views.png'} shows the views of the first videos.")
     console.print(f"[green]Done[/]: {outcome.epochs} epochs. The run is in [bold]{run.path}[/]. Next:")
     console.print(f"  hdc-keras evaluate --run {run.path} --protocol linear")

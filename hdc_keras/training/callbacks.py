@@ -45,7 +45,8 @@ class StopOnSignal(keras.callbacks.Callback):
     def on_train_begin(self, logs: Any = None) -> None:
         """Take over the signals."""
         for number in (signal.SIGINT, signal.SIGTERM):
-            self._before[number] = signal.signal(number, self._note)
+            if number not in self._before:
+                self._before[number] = signal.signal(number, self._note)
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """End after this step if asked to."""
@@ -56,12 +57,8 @@ class StopOnSignal(keras.callbacks.Callback):
         if self.stopped:
             self.model.stop_training = True
 
-    def on_train_end(self, logs: Any = None) -> None:
-        """Give the signals back."""
-        self.restore()
-
     def restore(self) -> None:
-        """Give the signals back; training may also end by an error."""
+        """Give the signals back, once all is saved."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before.clear()

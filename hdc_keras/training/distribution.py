@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import keras
@@ -113,20 +113,25 @@ class Distribution:
         return self._strategy.num_replicas_in_sync if self._strategy else 1
 
     @contextmanager
-    def scope(self) -> Iterator[None]:
-        """Where the model is made, loaded and compiled."""
-        if self._strategy:
-            with self._strategy.scope():
-                yield
-        elif self.name == "data_parallel":
-            before = keras.distribution.distribution()
-            keras.distribution.set_distribution(keras.distribution.DataParallel(devices=list_devices()))
-            try:
-                yield
-            finally:
-                keras.distribution.set_distribution(before)
-        else:
+    def in_use(self) -> Iterator[None]:
+        """Around everything: JAX spreads arrays over the devices from here on."""
+        if self.name != "data_parallel":
             yield
+            return
+        before = keras.distribution.distribution()
+        keras.distribution.set_distribution(keras.distribution.DataParallel(devices=list_devices()))
+        try:
+            yield
+        finally:
+            keras.distribution.set_distribution(before)
+
+    def scope(self) -> AbstractContextManager[Any]:
+        """Where the model is made, loaded and compiled, on TensorFlow.
+
+        Nothing else belongs here: the processes of a cluster agree on every variable that is made in it, and wait for
+        those who make none.
+        """
+        return self._strategy.scope() if self._strategy else nullcontext()
 
     def distribute(self, make: Callable[[int, int], Any]) -> Any:
         """`make(first, count)` datasets of this machine's parts of each batch, as `fit` takes them."""

@@ -71,8 +71,9 @@ def rehearse(experiment: Experiment, records: Sequence[VideoRecord], distributio
     train = experiment.train
     records = [record for record in records if record.split == "train"]
     steps = steps_per_epoch(experiment, records)
-    with distribution.scope():
-        model = compiled_model(experiment, steps, distribution)
+    with distribution.in_use():
+        with distribution.scope():
+            model = compiled_model(experiment, steps, distribution)
         failures = DecodeFailures(len(records), experiment.data.max_failed_share)
         store = frame_store(experiment)
         loader = WindowLoader(records, window_spec(experiment), store, failures, train.batch_size, experiment.seed)
@@ -85,7 +86,7 @@ def rehearse(experiment: Experiment, records: Sequence[VideoRecord], distributio
         model.fit(distribution.repeated(batch, 2), steps_per_epoch=2, verbose=0, shuffle=False, callbacks=[first])
     views, size = len(model.view_generator.view_names), experiment.views.size
     clips = train.batch_size * views
-    memory, memory_of = _memory()
+    memory, memory_of = greatest_memory()
     return Rehearsal(
         xla=bool(model.jit_compile or model.step_options.compile_features),
         batch_shape=(train.batch_size, *loader.shape),
@@ -124,7 +125,7 @@ def _size(variables: Sequence[Any]) -> int:
     return int(sum(np.prod(variable.shape) for variable in variables))
 
 
-def _memory() -> tuple[float, str]:
+def greatest_memory() -> tuple[float, str]:
     """Greatest memory so far in GiB, and whose."""
     backend = keras.backend.backend()
     if backend == "tensorflow":

@@ -142,7 +142,7 @@ def pretrain(
     distribution = distribution or Distribution(experiment.train)
     if experiment.train.deterministic:
         make_deterministic()
-    with distribution.scope():
+    with distribution.in_use():
         return _pretrain(experiment, run, records, resume, callbacks, distribution, warn)
 
 
@@ -158,7 +158,8 @@ def _pretrain(
     train = experiment.train
     train_records = [record for record in records if record.split == "train"]
     steps = steps_per_epoch(experiment, records)
-    model, step = _model_to_train(experiment, run, steps, resume, distribution, warn)
+    with distribution.scope():
+        model, step = _model_to_train(experiment, run, steps, resume, distribution, warn)
     store, policy = frame_store(experiment), host_policy(experiment)
     failures = DecodeFailures(len(train_records), experiment.data.max_failed_share)
     loader = WindowLoader(train_records, window_spec(experiment), store, failures, train.batch_size, experiment.seed)

@@ -39,12 +39,13 @@ def train(settings):
         train.batch_size,
         seed=1,
     )
-    with distribution.scope():
-        keras.utils.set_random_seed(3)
-        backbone = {"plain": PlainConvolutions, "r3d_tiny": R3DTiny}[settings["backbone"]]()
-        # A temperature at which gradients are of the order of 1, so that float32 can tell 1e-5 of them.
-        model = HDC(backbone, views={"size": 16}, contrast={"embedding_dim": 8, "temperature": 1.0}, seed=5)
-        compile_model(model, keras.optimizers.SGD(0.05, momentum=0.9), train, distribution)
+    with distribution.in_use():
+        with distribution.scope():
+            keras.utils.set_random_seed(3)
+            backbone = {"plain": PlainConvolutions, "r3d_tiny": R3DTiny}[settings["backbone"]]()
+            # A temperature at which gradients are of the order of 1, so that float32 can tell 1e-5 of them.
+            model = HDC(backbone, views={"size": 16}, contrast={"embedding_dim": 8, "temperature": 1.0}, seed=5)
+            compile_model(model, keras.optimizers.SGD(0.05, momentum=0.9), train, distribution)
         batches = Batches(loader, None, None, distribution).from_step(0)
         history = model.fit(batches, steps_per_epoch=settings["steps"], verbose=0, shuffle=False).history
     if distribution.is_chief:

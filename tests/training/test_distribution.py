@@ -2,9 +2,11 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import keras
@@ -14,6 +16,7 @@ import pytest
 from hdc_keras.config import TrainConfig
 from hdc_keras.errors import ConfigError
 from hdc_keras.training.distribution import Distribution
+from hdc_keras.training.run_directory import RunDirectory
 
 ROOT = Path(__file__).resolve().parents[2]
 CLUSTER_VARIABLES = ("TF_CONFIG", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS")
@@ -33,6 +36,18 @@ def finish(*processes):
     for process in processes:
         _, errors = process.communicate(timeout=300)
         assert process.returncode == 0, errors[-3000:]
+
+
+def cluster():
+    """What tells each of two processes of this machine about both."""
+    with socket.socket() as first, socket.socket() as second:
+        for listener in (first, second):
+            listener.bind(("127.0.0.1", 0))
+        hosts = [f"127.0.0.1:{listener.getsockname()[1]}" for listener in (first, second)]
+    return [
+        {"TF_CONFIG": json.dumps({"cluster": {"worker": hosts}, "task": {"type": "worker", "index": index}})}
+        for index in range(2)
+    ]
 
 
 def train(folder, out, backend="tensorflow", devices=1, backbone="plain", steps=2, **train):
@@ -92,10 +107,6 @@ def test_the_norm_of_the_whole_gradient_is_clipped(class_folder_once, tmp_path):
 
 
 def test_two_processes_are_one_device(class_folder_once, tmp_path, one_device):
-    with socket.socket() as first, socket.socket() as second:
-        for listener in (first, second):
-            listener.bind(("127.0.0.1", 0))
-        hosts = [f"127.0.0.1:{listener.getsockname()[1]}" for listener in (first, second)]
     settings = {
         "data": str(class_folder_once),
         "out": str(tmp_path / "two.npz"),
@@ -104,16 +115,56 @@ def test_two_processes_are_one_device(class_folder_once, tmp_path, one_device):
         "steps": 2,
         "train": {"batch_size": 4, "jit": "off"},
     }
-    cluster = [
-        {"TF_CONFIG": json.dumps({"cluster": {"worker": hosts}, "task": {"type": "worker", "index": index}})}
-        for index in range(2)
-    ]
 
-    finish(*[start(settings, **variables) for variables in cluster])
+    finish(*[start(settings, **variables) for variables in cluster()])
 
     two = dict(np.load(tmp_path / "two.npz"))
     assert two["devices"] == 2
     assert_alike(one_device, two)
+
+
+def test_processes_stop_together_and_go_on(class_folder_once, tmp_path):
+    def pretrain(*arguments):
+        return [
+            subprocess.Popen(
+                [Path(sys.executable).parent / "hdc-keras", "pretrain", *map(str, arguments)],
+                cwd=tmp_path,
+                env={**os.environ, "KERAS_BACKEND": "tensorflow", **variables},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+            for variables in cluster()
+        ]
+
+    changes = {
+        "data.frames": 4,
+        "data.decode_size": "[20, 20]",
+        "views.size": 16,
+        "train.batch_size": 4,
+        "train.epochs": 400,
+        "train.knn_every": 7,
+    }
+    settings = [f"--set={key}={value}" for key, value in changes.items()]
+    run = RunDirectory(tmp_path / "run")
+    processes = pretrain("--config", "videos-cpu", "--data", class_folder_once, *settings, "--run", run.path)
+    while not run.checkpoints() and all(process.poll() is None for process in processes):
+        time.sleep(0.05)
+    processes[1].send_signal(signal.SIGTERM)  # the other learns of it at their next step
+    said = [process.communicate(timeout=60)[0] for process in processes]
+
+    assert [process.returncode for process in processes] == [143, 143], said
+    assert "2 devices share a batch (multi_worker)" in said[0]
+    step = run.load_checkpoint()[0].steps_taken
+    assert 0 < step < 400 and [file.name for file in run.path.glob("*.csv")] == ["metrics.csv"]
+    text = run.config_file.read_text()
+    run.config_file.write_text(text.replace("epochs: 400", f"epochs: {step + 3}"))
+
+    processes = pretrain("--run", run.path, "--resume")
+    said = [process.communicate(timeout=120)[0] for process in processes]
+
+    assert [process.returncode for process in processes] == [0, 0], said
+    assert [int(row["step"]) for row in run.read_metrics()] == list(range(1, step + 4))
 
 
 def test_two_devices_of_jax_are_one(class_folder_once, tmp_path):
