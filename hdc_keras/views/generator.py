@@ -63,6 +63,7 @@ class ViewGenerator(keras.layers.Layer):
         self.config = config
         self.task = task
         self.seed_generator = keras.random.SeedGenerator(seed)
+        self.built = True  # or Keras would make the views of a whole batch once more, to build what has no weights
         negatives = config.temporal_negatives if "temporal" in positives_of(task) else ()
         positives = positives_of(task).values()
         # The spatial positive is the shifted negative: made once, used twice.
