@@ -255,7 +255,7 @@ class TrainConfig(_Section):
         description="micro-batches: cached has the negatives and gradient of the whole batch (GradCache), for a second "
         "forward pass; plain has only each one's own negatives",
     )
-    rematerialise: bool = Field(False, description="compute within stages again when going backward, to save memory")
+    rematerialise: bool = Field(False, description="compute within blocks again when going backward, to save memory")
     deterministic: bool = Field(
         False, description="the same bits from every run on the same machine; slower, and on TensorFlow data is too"
     )

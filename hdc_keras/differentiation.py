@@ -91,6 +91,22 @@ def repeat(count: int, body: Callable[[Tensor, Nested], Nested], state: Nested) 
     return state
 
 
+def rematerialised(function: Callable[..., Nested]) -> Callable[..., Nested]:
+    """The same function, keeping only inputs and outputs for the backward pass and computing the rest again."""
+    run = keras.remat(function)
+    if keras.backend.backend() != "torch":
+        return run
+    from torch.utils.checkpoint import set_checkpoint_early_stop
+
+    def computed_to_its_end(*arguments: Nested) -> Nested:
+        # PyTorch would end the second computation by raising an error inside Keras' layers, and what handles errors
+        # there keeps hold of all that was computed.
+        with set_checkpoint_early_stop(False):
+            return run(*arguments)
+
+    return computed_to_its_end
+
+
 class Replicas:
     """The devices that share a step under a TensorFlow strategy, as one of them sees it.
 

@@ -34,7 +34,7 @@ class HDC(keras.Model):
         views: a `ViewsConfig`, or a dict of its keys; how views are made.
         contrast: a `ContrastConfig`, or a dict of its keys; what is contrasted and how it is weighted.
         seed: seed of the augmentation.
-        **kwargs: `name`.
+        **kwargs: `name`, `dtype` (of views and heads; the backbone has its own).
 
     Raises:
         ConfigError: a key of `views` or `contrast` is unknown or out of range.
@@ -69,12 +69,14 @@ class HDC(keras.Model):
             for task in self.tasks
             if level in self.contrast.levels_of(task)
         ]
-        self.view_generator = ViewGenerator(self.views, self.contrast.task, seed, name="views")
+        # All of the model has one precision, which it keeps when it is loaded where another is the default.
+        dtype = self.dtype_policy
+        self.view_generator = ViewGenerator(self.views, self.contrast.task, seed, dtype=dtype, name="views")
         self.pyramid = backbone.level_model(self.contrast.used_levels)
-        self.stages = backbone.stage_models(self.contrast.used_levels[-1])
+        self.blocks = backbone.block_models(self.contrast.used_levels[-1])
         self.heads = {
             f"{level}_{task}": ProjectionHead(
-                self.contrast.embedding_dim, self.contrast.hidden_dim, name=f"{level}_{task}_head"
+                self.contrast.embedding_dim, self.contrast.hidden_dim, dtype=dtype, name=f"{level}_{task}_head"
             )
             for level, task in self.pairs
         }
@@ -250,6 +252,7 @@ class HDC(keras.Model):
             "views": self.views.model_dump(mode="json"),
             "contrast": self.contrast.model_dump(mode="json"),
             "seed": self.seed,
+            "dtype": keras.dtype_policies.serialize(self.dtype_policy),
             "name": self.name,
         }
 
@@ -257,6 +260,7 @@ class HDC(keras.Model):
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "HDC":
         """A new model from what `get_config` gave."""
         config = dict(config)
+        config["dtype"] = keras.dtype_policies.deserialize(config["dtype"])
         config["backbone"] = keras.saving.deserialize_keras_object(config["backbone"])
         return cls(**config)
 

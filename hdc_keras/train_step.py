@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import keras
 from keras import ops, tree
 
-from hdc_keras.differentiation import Replicas, pullback, repeat
+from hdc_keras.differentiation import Replicas, pullback, rematerialised, repeat
 
 if TYPE_CHECKING:
     from hdc_keras.model import HDC
@@ -34,7 +34,7 @@ class StepOptions:
         accumulate: what micro-batches share. "cached": negatives come from the whole batch, and the gradient is that of
             the whole batch; features are computed twice. "plain": each micro-batch has only its own negatives, and
             gradients are averaged, as gradient accumulation does everywhere.
-        rematerialise: keep only the outputs of the backbone's stages for the backward pass and compute the rest again.
+        rematerialise: keep only the outputs of the backbone's blocks for the backward pass and compute the rest again.
         clip_norm: greatest norm of the whole gradient.
         compile_features: compile views and backbone by themselves, with XLA, which cannot compile what the devices of
             a strategy exchange.
@@ -310,7 +310,7 @@ def pure_features(model: "HDC") -> Callable[[Values, Values, Tensor, Any], tuple
     def features(weights: Values, state: Values, windows: Tensor, draws: Any) -> tuple[Features, Values]:
         clips = model.view_generator.apply(windows, draws)
         if model.step_options.rematerialise:
-            maps, state = _stage_by_stage(model, weights, state, clips)
+            maps, state = _block_by_block(model, weights, state, clips)
         else:
             maps, state = model.pyramid.stateless_call(weights, state, clips, training=True)
         return model.pool(maps), list(state)
@@ -322,16 +322,20 @@ def pure_features(model: "HDC") -> Callable[[Values, Values, Tensor, Any], tuple
     return tf.function(features, jit_compile=True)
 
 
-def _stage_by_stage(model: "HDC", weights: Values, state: Values, clips: Tensor) -> tuple[Features, Values]:
+def _block_by_block(model: "HDC", weights: Values, state: Values, clips: Tensor) -> tuple[Features, Values]:
     variables = [*model.pyramid.trainable_variables, *model.pyramid.non_trainable_variables]
     values = dict(zip(map(id, variables), [*weights, *state], strict=True))
-    maps = {}
-    for level, stage in model.stages.items():
-        run = keras.remat(lambda w, s, x, stage=stage: stage.stateless_call(w, s, x, training=True))
-        trainable, other = stage.trainable_variables, stage.non_trainable_variables
+    outputs: list[Tensor] = []
+    for block in model.blocks:
+        run = rematerialised(lambda w, s, x, block=block: block.stateless_call(w, s, x, training=True))
+        trainable, other = block.trainable_variables, block.non_trainable_variables
         clips, new = run([values[id(v)] for v in trainable], [values[id(v)] for v in other], clips)
         values |= zip(map(id, other), new, strict=True)
-        maps[level] = clips
+        outputs.append(clips)
+    places = {id(output): place for place, output in enumerate(model.backbone.block_outputs)}
+    maps: Features = {
+        level: outputs[places[id(model.backbone.pyramid_outputs[level])]] for level in model.contrast.used_levels
+    }
     return maps, [values[id(v)] for v in model.pyramid.non_trainable_variables]
 
 

@@ -43,7 +43,7 @@ class C3D(VideoBackbone):
                 f"`stackwise_num_filters` must have {len(_CONVOLUTIONS)} entries. Received: {stackwise_num_filters}"
             )
         clips, x = clip_input(input_shape, dtype)
-        pyramid_outputs = {}
+        pyramid_outputs, block_outputs = {}, []
         for stage, (filters, count) in enumerate(zip(stackwise_num_filters, _CONVOLUTIONS, strict=True), 1):
             if stage > 1:
                 size = (1 if stage == 2 else 2, 2, 2)
@@ -54,6 +54,7 @@ class C3D(VideoBackbone):
                 if use_batch_norm:
                     x = batch_norm(x, name, dtype)
                 x = relu(x, name, dtype)
+                block_outputs.append(x)
             if stage > 1:
                 pyramid_outputs[f"P{stage}"] = x
         arguments = {
@@ -62,7 +63,7 @@ class C3D(VideoBackbone):
             "input_shape": list(input_shape),
             "dtype": dtype,
         }
-        super().__init__(clips, pyramid_outputs, arguments, **kwargs)
+        super().__init__(clips, pyramid_outputs, arguments, block_outputs, **kwargs)
 
 
 def C3DTiny(name: str = "c3d_tiny", **kwargs: Any) -> C3D:

@@ -42,11 +42,12 @@ class VideoResNet(VideoBackbone):
             )
         clips, x = clip_input(input_shape, dtype)
         x = self._stem(x, stackwise_num_filters[0], dtype)
-        pyramid_outputs = {}
+        pyramid_outputs, block_outputs = {}, [x]
         for stage, (filters, blocks) in enumerate(zip(stackwise_num_filters, stackwise_num_blocks, strict=True)):
             for block in range(blocks):
                 stride = 2 if stage > 0 and block == 0 else 1
                 x = self._basic_block(x, filters, stride, f"stage{stage + 2}_block{block + 1}", dtype)
+                block_outputs.append(x)
             pyramid_outputs[f"P{stage + 2}"] = x
         arguments = {
             "stackwise_num_filters": list(stackwise_num_filters),
@@ -54,7 +55,7 @@ class VideoResNet(VideoBackbone):
             "input_shape": list(input_shape),
             "dtype": dtype,
         }
-        super().__init__(clips, pyramid_outputs, arguments, **kwargs)
+        super().__init__(clips, pyramid_outputs, arguments, block_outputs, **kwargs)
 
     @staticmethod
     def _stem(x: Tensor, filters: int, dtype: Any) -> Tensor:

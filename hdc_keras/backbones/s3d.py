@@ -51,19 +51,22 @@ class S3D(VideoBackbone):
 
         clips, x = clip_input(input_shape, dtype)
         x = _separable(x, channels(64), 7, 2, "stem", dtype)
+        block_outputs = [x]
         x = max_pool(x, (1, 3, 3), (1, 2, 2), "stem", dtype, padded=True)
         x = _point(x, channels(64), "stage2_1", dtype)
         x = _separable(x, channels(192), 3, 1, "stage2_2", dtype)
         pyramid_outputs = {"P2": x}
+        block_outputs.append(x)
         pools = {"P3": ((1, 3, 3), (1, 2, 2)), "P4": ((3, 3, 3), (2, 2, 2)), "P5": ((2, 2, 2), (2, 2, 2))}
         for level, blocks in _INCEPTION.items():
             size, strides = pools[level]
             x = max_pool(x, size, strides, f"stage{level[1]}", dtype, padded=size[1] == 3)
             for number, published in enumerate(blocks, 1):
                 x = _inception(x, [channels(count) for count in published], f"stage{level[1]}_block{number}", dtype)
+                block_outputs.append(x)
             pyramid_outputs[level] = x
         arguments = {"width": width, "input_shape": list(input_shape), "dtype": dtype}
-        super().__init__(clips, pyramid_outputs, arguments, **kwargs)
+        super().__init__(clips, pyramid_outputs, arguments, block_outputs, **kwargs)
 
 
 def S3DTiny(name: str = "s3d_tiny", **kwargs: Any) -> S3D:

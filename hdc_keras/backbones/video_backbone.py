@@ -25,26 +25,38 @@ class VideoBackbone(keras.Model):
         inputs: the symbolic clips.
         pyramid_outputs: symbolic output of every stage by level, `{"P2": ..., "P5": ...}`, shallowest first.
         arguments: constructor arguments of the subclass, `dtype` among them, for `get_config`.
+        block_outputs: symbolic output of every block, in order, the stages' among them: tensors that all the rest of
+            the network is computed from, where rematerialisation may cut it. The stages' when `None`.
         **kwargs: `name`, `trainable`.
 
     Attributes:
         pyramid_outputs: as given.
+        block_outputs: as given.
     """
 
     pyramid_outputs: dict[str, Tensor]
+    block_outputs: list[Tensor]
 
-    def __init__(self, inputs: Tensor, pyramid_outputs: dict[str, Tensor], arguments: dict[str, Any], **kwargs: Any):
+    def __init__(
+        self,
+        inputs: Tensor,
+        pyramid_outputs: dict[str, Tensor],
+        arguments: dict[str, Any],
+        block_outputs: Sequence[Tensor] | None = None,
+        **kwargs: Any,
+    ):
         super().__init__(inputs=inputs, outputs=list(pyramid_outputs.values())[-1], **kwargs)
         self.pyramid_outputs = pyramid_outputs
-        self._arguments = arguments
+        self.block_outputs = list(block_outputs or pyramid_outputs.values())
+        # What `dtype=None` means is settled now: it may be something else by the time the network is saved.
+        self._arguments = {**arguments, "dtype": keras.dtype_policies.get(arguments["dtype"])}
 
     def get_config(self) -> dict[str, Any]:
         """Every constructor argument."""
-        policy = keras.dtype_policies.get(self._arguments["dtype"])
         arguments = {key: list(value) if isinstance(value, tuple) else value for key, value in self._arguments.items()}
         return {
             **arguments,
-            "dtype": keras.dtype_policies.serialize(policy),
+            "dtype": keras.dtype_policies.serialize(self._arguments["dtype"]),
             "name": self.name,
             "trainable": self.trainable,
         }
@@ -71,16 +83,16 @@ class VideoBackbone(keras.Model):
             )
         return keras.Model(self.input, {level: self.pyramid_outputs[level] for level in levels})
 
-    def stage_models(self, last: str) -> dict[str, keras.Model]:
-        """The same layers cut into stages, by the level that each ends in: the first takes clips, each other the map of
-        the one before it. Stages after level `last` are left out."""
-        stages, start = {}, self.input
-        for level, output in self.pyramid_outputs.items():
-            stages[level] = keras.Model(start, output)
-            if level == last:
-                break
+    def block_models(self, last: str) -> list[keras.Model]:
+        """The same layers as a chain of models of a block each: the first takes clips, each other what the one before
+        it gives. The blocks after level `last` are left out."""
+        blocks, start = [], self.input
+        for output in self.block_outputs:
+            blocks.append(keras.Model(start, output))
             start = output
-        return stages
+            if output is self.pyramid_outputs[last]:
+                break
+        return blocks
 
 
 def clip_input(input_shape: Sequence[int | None], dtype: Any) -> tuple[Tensor, Tensor]:

@@ -117,5 +117,6 @@ def build_optimizer(config: TrainConfig, steps_per_epoch: int) -> keras.optimize
 def exclude_from_decay(optimizer: keras.optimizers.Optimizer) -> None:
     """Keep weight decay from biases and batch norm. Keras does not save this with a model, so that a loaded optimizer
     must be told again."""
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # of mixed_float16
     if optimizer.weight_decay:
         optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])

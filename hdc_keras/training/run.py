@@ -93,11 +93,15 @@ def load_videos(experiment: Experiment, progress: Progress | None = None) -> Vid
 def build_model(experiment: Experiment) -> HDC:
     """The experiment's model, with weights that follow from its seed or start from `model.weights`."""
     keras.utils.set_random_seed(experiment.seed)
+    before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(experiment.train.precision)
-    backbone = build_backbone(experiment.model.backbone)
-    if experiment.model.weights:
-        load_torchvision_weights(backbone, experiment.model.weights)
-    model = HDC(backbone, experiment.views, experiment.contrast, seed=experiment.seed, name="hdc")
+    try:
+        backbone = build_backbone(experiment.model.backbone)
+        if experiment.model.weights:
+            load_torchvision_weights(backbone, experiment.model.weights)
+        model = HDC(backbone, experiment.views, experiment.contrast, seed=experiment.seed, name="hdc")
+    finally:
+        keras.config.set_dtype_policy(before)
     if experiment.model.init_from:
         copy_weights(model, experiment.model.init_from)
     return model

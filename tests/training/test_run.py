@@ -321,6 +321,11 @@ def test_what_cannot_be_written_ends_the_run_and_harms_no_checkpoint(class_folde
 def test_options_that_save_memory_run_to_the_end(class_folder, tmp_path, options):
     experiment = experiment_on(class_folder, epochs=2, knn_every=0, optimizer="lars", clip_norm=1.0, **options)
 
-    outcome = pretrain(experiment, run_of(tmp_path, experiment), load_videos(experiment).records)
+    run = run_of(tmp_path, experiment)
+    outcome = pretrain(experiment, run, load_videos(experiment).records)
 
     assert outcome.finished and outcome.step == 6
+    assert keras.config.dtype_policy().name == "float32"  # what is built next is not of this run's precision
+    model, _ = run.load_checkpoint(compiled=True)
+    assert model.backbone.layers[-1].dtype_policy.name == options.get("precision", "float32")
+    assert hasattr(model.optimizer, "inner_optimizer") == ("precision" in options)
