@@ -16,7 +16,7 @@ from hdc_keras.errors import HDCError
 
 app = typer.Typer(
     help="Pretrain a video backbone on unlabelled videos, measure what it learned, hand it on.\n\n"
-    "Exit codes: 0 done, 1 failed, 2 wrong usage or config, 130 stopped by a signal.",
+    "Exit codes: 0 done, 1 failed, 2 wrong usage or config, 130 or 143 stopped by a signal.",
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,

@@ -1,6 +1,7 @@
 """What happens beside the steps: checkpoints, logs, the kNN check, stopping."""
 
 import io
+import json
 import signal
 import tempfile
 import time
@@ -144,7 +145,7 @@ class SaveCheckpoints(keras.callbacks.Callback):
 
 
 class RunLogger(keras.callbacks.Callback):
-    """Writes `metrics.csv`, TensorBoard events and `failures.csv` after each epoch.
+    """Writes `metrics.csv`, the same as `metrics.json`, TensorBoard events and `failures.csv` after each epoch.
 
     Args:
         run: where to.
@@ -206,6 +207,9 @@ class RunLogger(keras.callbacks.Callback):
         }
         self.rows.append(row | {name: float(f"{float(value):.6g}") for name, value in logs.items()})
         self.run.write_table(self.run.metrics_file.name, self.rows)
+        # Rows from before a resume come from the CSV file, as text.
+        numbers = [{name: float(value) for name, value in row.items() if value != ""} for row in self.rows]
+        self.run.write_text("metrics.json", json.dumps(numbers, indent=1))
         self._write_events(step, logs)
         self.write_failures()
 

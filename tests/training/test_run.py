@@ -81,6 +81,7 @@ def test_a_run_leaves_all_that_is_needed_to_repeat_it(class_folder, tmp_path):
     rows = run.read_metrics()
     assert [int(row["epoch"]) for row in rows] == [1, 2, 3, 4] and float(rows[-1]["loss"]) > 0
     assert [bool(row["knn_label"]) for row in rows] == [False, True, False, True]
+    assert json.loads((run.path / "metrics.json").read_text())[-1]["loss"] == float(rows[-1]["loss"])
     assert [file.name for file in run.checkpoints()] == ["step-000000009.keras", "step-000000012.keras"]
     assert all(0 <= float(row["data_wait_share"]) <= 1 for row in rows)
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
