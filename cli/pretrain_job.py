@@ -113,7 +113,7 @@ def _say_how_it_ended(run: RunDirectory, experiment: Experiment, outcome: Outcom
             f"{run.path / 'failures.csv'} lists them."
         )
     if outcome.skipped:
-        console.print(f"[yellow]{outcome.skipped} step(s) were left out[/]: their numbers were not finite.")
+        console.print(f"[yellow]The gradient of {outcome.skipped} step(s) was left out[/]: it was not finite.")
     if not outcome.finished:
         console.print(
             f"Stopped after step {outcome.step} ({outcome.epochs} of {experiment.train.epochs} epochs); a checkpoint "

@@ -260,7 +260,7 @@ class TrainConfig(_Section):
         False, description="the same bits from every run on the same machine; slower, and on TensorFlow data is too"
     )
     on_nan: Literal["stop", "skip"] = Field(
-        "stop", description="what follows a step with numbers that are not finite; its update is left out in any case"
+        "stop", description="what follows a step with numbers that are not finite; its gradient is left out in any case"
     )
     knn_every: Annotated[int, Field(ge=0)] = Field(
         5, description="epochs between kNN checks on held-out videos, where labels exist; 0 for none"

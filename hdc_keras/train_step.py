@@ -58,7 +58,7 @@ class StepRecord(keras.layers.Layer):
 
     Attributes:
         steps: steps taken in all, the skipped ones too.
-        skipped: steps whose gradient was not finite; they leave weights and averages as they are.
+        skipped: steps whose loss or gradient was not finite; their gradient counts as zero, and averages stay as they are.
 
     Args:
         names: of the numbers that are watched.
@@ -257,7 +257,7 @@ class _Pass:
         return self.replicas.own(gradients, axis=1)
 
     def finish(self, batch: Tensor) -> list[Tensor | None]:
-        """Write the new state and give the gradients; a step that is not finite changes nothing and gives zeros."""
+        """Write the new state and give the gradients; a step that is not finite leaves it, and gives zeros."""
         # The optimizer adds up what the devices give; the heads' gradients are whole on each.
         count = self.replicas.count
         backbone, heads = self.backbone_gradients, [_scaled(g, 1.0 / count) for g in self.head_gradients]

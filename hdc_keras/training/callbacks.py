@@ -72,7 +72,8 @@ class StopOnSignal(keras.callbacks.Callback):
 class WatchNumbers(keras.callbacks.Callback):
     """Ends training, or counts, when a step had losses or gradients that are not finite.
 
-    Such a step changed nothing: `HDC` leaves its update out. So it is enough to look now and then.
+    The gradient of such a step counts as zero in `HDC`: only momentum and weight decay still act. So it is enough to
+    look now and then.
 
     Args:
         on_nan: "stop" or "skip".
@@ -105,7 +106,7 @@ class WatchNumbers(keras.callbacks.Callback):
         if self.model.step_record.count("skipped") > self._known:
             saved = self.run.checkpoints()
             raise TrainingError(
-                f"not a finite number in {self.model.step_record.first_trouble()}. That step changed no weight. "
+                f"not a finite number in {self.model.step_record.first_trouble()}. Its gradient was left out. "
                 + (f"{saved[-1]} was saved before it. " if saved else "No checkpoint had been saved. ")
                 + "Lower train.learning_rate, set train.clip_norm or use precision float32; train.on_nan=skip goes on "
                 "without such steps."

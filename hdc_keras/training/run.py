@@ -48,7 +48,7 @@ class Outcome:
         finished: False when a signal stopped it.
         signal: number of the signal that stopped it; `None` when none came to this process.
         failed_videos: reason by path.
-        skipped: steps left out because their numbers were not finite.
+        skipped: steps whose gradient was left out because it or the loss was not finite.
     """
 
     step: int
