@@ -1,5 +1,6 @@
 """Where output goes, and the progress bar that all commands share."""
 
+import logging
 import os
 import re
 import sys
@@ -22,22 +23,27 @@ console = Console(highlight=False)
 errors = Console(stderr=True, highlight=False)
 
 
-# What TensorFlow's native code says while it starts on a machine without a GPU; no setting of its own keeps it quiet.
-_START_NOTICE = re.compile(
-    r"^(WARNING: All log messages before absl|[IWE]\d{4} .*(cuda|onednn|oneDNN|cpu_feature_guard)|To enable)"
+# What TensorFlow's native code says while it starts on a machine without a GPU, and LiteRT's while it loads a file; no
+# setting of their own keeps them quiet.
+_NOTICE = re.compile(
+    r"^(WARNING: All log messages before absl|[IWE]\d{4} .*(cuda|onednn|oneDNN|cpu_feature_guard)|To enable"
+    r"|INFO: Created TensorFlow Lite)"
 )
 
 
 def start_backend() -> None:
     """Import Keras with its backend, and find the devices, without the notices that this prints."""
-    with _start_notices_removed():
+    with notices_removed():
         from hdc_keras.devices import list_devices
 
         list_devices()
+    # It counts traces of any function of that name, and every network that is evaluated has one.
+    logging.getLogger("tensorflow").addFilter(lambda record: "triggered tf.function retracing" not in str(record.msg))
 
 
 @contextmanager
-def _start_notices_removed() -> Iterator[None]:
+def notices_removed() -> Iterator[None]:
+    """Pass on what native code writes to stderr, but for known notices."""
     sys.stderr.flush()
     original = os.dup(2)
     with tempfile.TemporaryFile() as captured:
@@ -50,7 +56,7 @@ def _start_notices_removed() -> Iterator[None]:
             os.close(original)
             captured.seek(0)
             for line in captured.read().decode(errors="replace").splitlines():
-                if not _START_NOTICE.match(line):
+                if not _NOTICE.match(line):
                     print(line, file=sys.stderr)
 
 

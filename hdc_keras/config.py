@@ -292,6 +292,10 @@ class EvaluateConfig(_Section):
         None, description="labelled training videos of each class that the judge may learn from; all when empty"
     )
     clips: PositiveInt = Field(10, description="evenly spaced clips averaged for a video")
+    crops: PositiveInt = Field(
+        1, description="crops of each clip, spread along the frame's longer side; 3 for 10x3 views"
+    )
+    seeds: PositiveInt = Field(1, description="times that what is random (fine-tuning, SGD probes, draws) is repeated")
     batch_size: PositiveInt = Field(8, description="videos per batch of feature extraction")
     knn_neighbours: PositiveInt = Field(20, description="k of kNN")
     knn_temperature: PositiveFloat = Field(0.07, description="of kNN's similarity-weighted vote")
@@ -300,6 +304,13 @@ class EvaluateConfig(_Section):
         (1e-3, 1e-2, 1e-1),
         min_length=1,
         description="ridge penalties of the linear probe; chosen on training videos",
+    )
+    finetune_epochs: PositiveInt | None = Field(None, description="epochs of fine-tuning; the protocol's when empty")
+    finetune_batch_size: PositiveInt | None = Field(
+        None, description="videos a step of fine-tuning; the protocol's when empty"
+    )
+    finetune_learning_rate: PositiveFloat | None = Field(
+        None, description="learning rate of fine-tuning; the protocol's when empty"
     )
 
 

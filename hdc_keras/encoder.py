@@ -7,7 +7,7 @@ from keras import ops
 
 from hdc_keras.contrast.heads import unit_length
 from hdc_keras.model import HDC
-from hdc_keras.views.transforms import centre_crop
+from hdc_keras.views.transforms import even_crops
 
 Tensor = Any
 
@@ -20,10 +20,16 @@ class ClipEncoder(keras.Model):
     Args:
         model: the pretrained model, whose weights are shared.
         frame_size: (height, width) frames are resized to in pixels; `data.decode_size` of the experiment.
+        crops: views of each clip, spread along the frame's longer side; they come out one after the other along the
+            batch (see `even_crops`).
+
+    Attributes:
+        backbone: the pretrained backbone, to build on.
     """
 
-    def __init__(self, model: HDC, frame_size: tuple[int, int], **kwargs: Any):
+    def __init__(self, model: HDC, frame_size: tuple[int, int], crops: int = 1, **kwargs: Any):
         super().__init__(**kwargs)
+        self.backbone = model.backbone
         self.pyramid = model.pyramid
         self.heads = model.heads
         self.levels = model.contrast.used_levels
@@ -31,6 +37,7 @@ class ClipEncoder(keras.Model):
         self.pairs = model.pairs
         self.view_size = model.views.size
         self.frame_size = (frame_size[0], frame_size[1])
+        self.crops = crops
         self.built = True
 
     def call(self, video: Tensor) -> dict[str, Tensor]:
@@ -44,7 +51,7 @@ class ClipEncoder(keras.Model):
             `P2_spatial` ... : (batch, embedding_dim) of unit length, for each level and task it carries;
             `embedding`: each task's embedding at its deepest level, joined, of unit length.
         """
-        clips = centre_crop(resize_frames(video, self.frame_size), self.view_size)
+        clips = even_crops(resize_frames(video, self.frame_size), self.view_size, self.crops)
         outputs: dict[str, Tensor] = {}
         for level, feature_map in self.pyramid(clips, training=False).items():
             outputs[level] = ops.mean(ops.cast(feature_map, "float32"), axis=(1, 2, 3))

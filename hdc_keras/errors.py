@@ -41,3 +41,19 @@ class TrainingError(HDCError):
 
 class RunError(HDCError):
     """A run directory cannot be created, read or continued."""
+
+
+class ExportError(HDCError):
+    """A network cannot be written in a format, or what was written does not do what the network does."""
+
+
+class StoppedError(HDCError):
+    """A signal stopped the work; what was done is kept.
+
+    Attributes:
+        exit_code: 128 and the signal's number.
+    """
+
+    def __init__(self, message: str, signal: int):
+        super().__init__(message)
+        self.exit_code = 128 + signal

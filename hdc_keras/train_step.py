@@ -58,7 +58,7 @@ class StepRecord(keras.layers.Layer):
 
     Attributes:
         steps: steps taken in all, the skipped ones too.
-        skipped: steps whose loss or gradient was not finite; their gradient counts as zero, and averages stay as they are.
+        skipped: steps whose loss or gradient was not finite; the gradient counts as zero and averages stay as they are.
 
     Args:
         names: of the numbers that are watched.

@@ -134,6 +134,7 @@ class WindowLoader:
         failures: notes bad videos.
         batch_size: videos per batch.
         seed: seed of order and windows.
+        labels: (videos,) integers that are given along with the windows; `None` for windows alone.
 
     Raises:
         DataError: there are fewer videos than a batch holds.
@@ -147,6 +148,7 @@ class WindowLoader:
         failures: DecodeFailures,
         batch_size: int,
         seed: int,
+        labels: np.ndarray | None = None,
     ):
         self.records = records
         self.spec = spec
@@ -154,12 +156,16 @@ class WindowLoader:
         self.failures = failures
         self.batch_size = batch_size
         self.seed = seed
+        self.labels = labels
         self.steps_per_epoch = count_steps(len(records), batch_size)
-        self.shape = (2, spec.frames, *store.size, 3)
+        self.shape = (spec.windows, spec.frames, *store.size, 3)
         self._keys = video_keys(record.video_id for record in records)
 
-    def load(self, position: int | np.int64) -> np.ndarray:
-        """The window pair at `position`, counted from the first of epoch 0: (2, time, height, width, 3) uint8.
+    def load(self, position: int | np.int64) -> tuple[np.int64, np.ndarray]:
+        """What is at `position`, counted from the first of epoch 0.
+
+        Returns:
+            Row of the video in `records`, and its windows (windows, time, height, width, 3) uint8.
 
         Raises:
             DataError: too many videos are bad.
@@ -175,7 +181,7 @@ class WindowLoader:
                 if record.path not in self.failures.reasons:
                     count = np.array([self.store.count(record)])
                     windows = sample_windows(self.seed, epoch, self._keys[row : row + 1], count, self.spec)
-                    return self.store.clips(record, windows[0])
+                    return np.int64(row), self.store.clips(record, windows[0])
             except VideoDecodeError as error:
                 self.failures.add(error)
         raise DataError("no video of the set can be decoded")
@@ -188,7 +194,7 @@ class WindowLoader:
             frame_counts: (videos,) frames of each of `records`.
 
         Returns:
-            (batch_size,) int64 rows of `records`, and (batch_size, 2, time) int64 frames.
+            (batch_size,) int64 rows of `records`, and (batch_size, windows, time) int64 frames.
         """
         epoch, order, first = self._locate(int(step))
         rows = order[first : first + self.batch_size]
@@ -223,10 +229,12 @@ class WindowBatches(keras.utils.PyDataset):
         """There is no end."""
         return None
 
-    def __getitem__(self, step: int) -> np.ndarray:
-        """Batch `step`: (batch_size, 2, time, height, width, 3) uint8; `[:, 0]` is the anchor window."""
+    def __getitem__(self, step: int) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
+        """Batch `step`: (batch_size, windows, time, height, width, 3) uint8, with labels (batch_size,) if there are."""
         first = (self.start_step + step) * self.loader.batch_size
-        return np.stack(list(self._threads.map(self.loader.load, range(first, first + self.loader.batch_size))))
+        loaded = list(self._threads.map(self.loader.load, range(first, first + self.loader.batch_size)))
+        windows = np.stack([clips for _, clips in loaded])
+        return windows if self.loader.labels is None else (windows, self.loader.labels[[row for row, _ in loaded]])
 
 
 def count_steps(videos: int, batch_size: int) -> int:

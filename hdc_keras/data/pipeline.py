@@ -4,7 +4,7 @@ import atexit
 import threading
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -68,8 +68,9 @@ def windows_dataset(
         clock: told how long each batch was waited for.
 
     Returns:
-        A dataset of (batch_size, 2, time, height, width, 3) uint8: `[:, 0]` is the anchor window, `[:, 1]` the second.
-        Of a shared batch, each element is one part.
+        A dataset of (batch_size, 2, time, height, width, 3) uint8: `[:, 0]` is the anchor window, `[:, 1]` the second;
+        of pairs of such windows and (batch_size,) int64 where the loader has labels. Of a shared batch, each element is
+        one part.
     """
     share = share or Share()
     rows = share.rows(loader.batch_size)
@@ -79,10 +80,12 @@ def windows_dataset(
     else:
         positions = tf.data.Dataset.range(start_step * len(rows), np.iinfo(np.int64).max)
         positions = positions.map(lambda i: i // len(rows) * loader.batch_size + rows.start + i % len(rows))
-        load = _in_graph(lambda position: [loader.load(position)], [(loader.shape, tf.uint8)])
-        dataset = positions.map(lambda position: load(position)[0], _parallel(workers), deterministic=True)
+        load = _in_graph(lambda position: list(loader.load(position)), [((), tf.int64), (loader.shape, tf.uint8)])
+        dataset = positions.map(load, _parallel(workers), deterministic=True)
     if policy:
-        dataset = dataset.map(policy, _parallel(workers) if policy.is_parallel else None, deterministic=True)
+        augment = lambda row, windows: (row, policy(windows))  # noqa: E731
+        dataset = dataset.map(augment, _parallel(workers) if policy.is_parallel else None, deterministic=True)
+    dataset = dataset.map(_with_label(loader))
     dataset = dataset.batch(loader.batch_size // share.parts, drop_remainder=True)
     dataset = dataset.prefetch(PREFETCH_BATCHES * share.held)
     if clock:
@@ -90,13 +93,21 @@ def windows_dataset(
     return dataset.with_options(_options())
 
 
+def _with_label(loader: WindowLoader) -> Callable[[tf.Tensor, tf.Tensor], Any]:
+    """(row, windows) to what is trained on."""
+    if loader.labels is None:
+        return lambda row, windows: windows
+    labels = tf.constant(loader.labels, tf.int64)
+    return lambda row, windows: (windows, labels[row])
+
+
 def _timed(dataset: tf.data.Dataset, clock: WaitClock) -> tf.data.Dataset:
     """The same batches, with the time from asking for one to having it told to the clock."""
     ask, have = (_in_graph(note, [((), tf.int64)]) for note in (clock.ask, clock.have))
 
-    def noted(number: tuple[tf.Tensor], batch: tf.Tensor) -> tf.Tensor:
+    def noted(number: tuple[tf.Tensor], batch: Any) -> Any:
         with tf.control_dependencies(have(number[0])):
-            return tf.identity(batch)
+            return tf.nest.map_structure(tf.identity, batch)
 
     return tf.data.Dataset.zip((tf.data.Dataset.counter().map(ask), dataset)).map(noted)
 
@@ -125,7 +136,7 @@ def _parallel(workers: int | None) -> int:
 def _from_shards(
     loader: WindowLoader, stored: list[StoredVideo], start_step: int, workers: int | None, places: range
 ) -> tf.data.Dataset:
-    """Window pairs of prepared videos: Python names the frames of a batch, and the graph reads and decodes them."""
+    """Rows and windows of prepared videos: Python names the frames of a batch, and the graph reads and decodes them."""
     shards = sorted({video.shard for video in stored})
     numbers = {shard: number for number, shard in enumerate(shards)}
     shard_of = np.array([numbers[video.shard] for video in stored])
@@ -134,21 +145,21 @@ def _from_shards(
 
     def plan(step: np.int64) -> list[np.ndarray]:
         rows, windows = (planned[places.start : places.stop] for planned in loader.plan(step, frame_counts))
-        return [shard_of[rows], offset_of[rows], windows]
+        return [rows, shard_of[rows], offset_of[rows], windows]
 
     batch, (windows, frames, height, width, _) = len(places), loader.shape
-    planned = [((batch,), tf.int64), ((batch,), tf.int64), ((batch, windows, frames), tf.int64)]
+    planned = [*[((batch,), tf.int64)] * 3, ((batch, windows, frames), tf.int64)]
     dataset = tf.data.Dataset.range(start_step, np.iinfo(np.int64).max).map(_in_graph(plan, planned)).unbatch()
     names = tf.constant(shards)
 
-    def read(shard: tf.Tensor, offset: tf.Tensor, indices: tf.Tensor) -> tf.Tensor:
+    def read(row: tf.Tensor, shard: tf.Tensor, offset: tf.Tensor, indices: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         # The two windows of a short video overlap; what is in both is decoded once.
         needed, places = tf.unique(tf.reshape(indices, [-1]))
         jpegs = tf.gather(_jpegs_at(names[shard], offset), needed)
         pixels = tf.map_fn(lambda jpeg: tf.io.decode_jpeg(jpeg, channels=3), jpegs, fn_output_signature=tf.uint8)
         is_sized = tf.reduce_all(tf.shape(pixels)[1:3] == (height, width))
         sized = tf.cond(is_sized, lambda: pixels, lambda: _resized(pixels, (height, width)))
-        return tf.ensure_shape(tf.reshape(tf.gather(sized, places), loader.shape), loader.shape)
+        return row, tf.ensure_shape(tf.reshape(tf.gather(sized, places), loader.shape), loader.shape)
 
     return dataset.map(read, _parallel(workers), deterministic=True)
 
@@ -179,11 +190,11 @@ def _resized(pixels: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
 
 
 def _in_graph(
-    function: Callable[[np.int64], list[np.ndarray]], outputs: list[tuple[tuple[int, ...], tf.DType]]
+    function: Callable[[np.int64], list[Any]], outputs: list[tuple[tuple[int, ...], tf.DType]]
 ) -> Callable[[tf.Tensor], tuple[tf.Tensor, ...]]:
     """A Python function of a number as one of the graph; `outputs` are its results' shapes and types."""
 
-    def guarded(number: np.int64) -> list[np.ndarray]:
+    def guarded(number: np.int64) -> list[Any]:
         with _exit_guard:
             return function(number)
 

@@ -21,6 +21,7 @@ class WindowSpec:
         min_gap: least distance between the two windows' first frames, as far as the video is long enough.
         strides: strides the second window may have; one is drawn.
         reverse_probability: how often the second window runs backwards.
+        windows: 2, or 1 for the anchor window alone.
     """
 
     frames: int
@@ -28,6 +29,7 @@ class WindowSpec:
     min_gap: int = 0
     strides: tuple[int, ...] = (1,)
     reverse_probability: float = 0.0
+    windows: int = 2
 
 
 def random_generator(*key: int | str) -> np.random.Generator:
@@ -56,7 +58,7 @@ def sample_windows(seed: int, epoch: int, keys: np.ndarray, frame_counts: np.nda
         spec: how windows are drawn.
 
     Returns:
-        (videos, 2, frames) int64; `[:, 0]` is `t_a`, `[:, 1]` is `t_s`.
+        (videos, spec.windows, frames) int64; `[:, 0]` is `t_a`, `[:, 1]` is `t_s`.
     """
     counts = np.asarray(frame_counts, np.int64)
     if counts.min() < 1:
@@ -69,7 +71,7 @@ def sample_windows(seed: int, epoch: int, keys: np.ndarray, frame_counts: np.nda
     backwards = (draws[3] < spec.reverse_probability)[:, None]
     anchors = anchor_starts[:, None] + spec.stride * steps
     seconds = second_starts[:, None] + strides[:, None] * np.where(backwards, steps[::-1], steps)
-    return np.stack([anchors, seconds], axis=1) % counts[:, None, None]
+    return np.stack([anchors, seconds][: spec.windows], axis=1) % counts[:, None, None]
 
 
 def evenly_spaced_clips(frame_count: int, clips: int, frames: int, stride: int) -> np.ndarray:

@@ -15,7 +15,7 @@ def linear_probe(
     test: np.ndarray,
     groups: Sequence[str],
     penalties: Sequence[float],
-) -> tuple[np.ndarray, float]:
+) -> tuple[np.ndarray, list[str], float]:
     """Multinomial logistic regression with an L2 penalty that is chosen on the training videos alone.
 
     The choice is by the accuracy on a third of the training videos after fitting on the others; no group is divided.
@@ -28,7 +28,7 @@ def linear_probe(
         penalties: candidates for the penalty; scikit-learn's `C` is 1 / (penalty * training videos).
 
     Returns:
-        Predicted class of every test video, and the penalty chosen.
+        (test videos, classes) scores, greater is likelier; the classes; and the penalty chosen.
     """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
@@ -49,4 +49,8 @@ def linear_probe(
         folds = StratifiedGroupKFold(_FOLDS, shuffle=True, random_state=0)
         fitted, held_out = next(folds.split(train, labels, group_ids))
         best = max(penalties, key=lambda penalty: fit(fitted, penalty).score(train[held_out], labels[held_out]))
-    return fit(everything, best).predict(test), best
+    classifier = fit(everything, best)
+    scores = classifier.decision_function(test)
+    if scores.ndim == 1:  # of two classes scikit-learn gives the second one's
+        scores = np.stack([-scores, scores], axis=1)
+    return scores, classifier.classes_.tolist(), best

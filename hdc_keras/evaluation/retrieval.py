@@ -10,9 +10,9 @@ def cosine_similarity(queries: np.ndarray, gallery: np.ndarray) -> np.ndarray:
     return _unit(queries) @ _unit(gallery).T
 
 
-def knn_predict(
+def knn_votes(
     similarity: np.ndarray, gallery_labels: Sequence[str], neighbours: int, temperature: float
-) -> np.ndarray:
+) -> tuple[np.ndarray, list[str]]:
     """Vote of the nearest training videos, weighted by `exp(cosine / temperature)` (Wu et al. 2018, arXiv 1805.01978).
 
     Args:
@@ -22,15 +22,15 @@ def knn_predict(
         temperature: of the weights.
 
     Returns:
-        (queries,) predicted classes.
+        (queries, classes) votes, and the classes in alphabetical order.
     """
     classes, encoded = np.unique(np.array(gallery_labels), return_inverse=True)
-    nearest = _ranking(similarity)[:, :neighbours]
-    weights = np.exp(np.take_along_axis(similarity, nearest, axis=1) / temperature)
+    near = nearest(similarity, neighbours)
+    weights = np.exp(np.take_along_axis(similarity, near, axis=1) / temperature)
     votes = np.zeros((len(similarity), len(classes)))
-    for row, (columns, row_weights) in enumerate(zip(encoded[nearest], weights, strict=True)):
+    for row, (columns, row_weights) in enumerate(zip(encoded[near], weights, strict=True)):
         np.add.at(votes[row], columns, row_weights)
-    return classes[votes.argmax(axis=1)]
+    return votes, classes.tolist()
 
 
 def recall_at(
@@ -41,13 +41,14 @@ def recall_at(
     Returns:
         Share by k. A k larger than the gallery counts the whole gallery.
     """
-    right = np.array(gallery_labels)[_ranking(similarity)] == np.array(query_labels)[:, None]
+    right = np.array(gallery_labels)[nearest(similarity, max(ks))] == np.array(query_labels)[:, None]
     return {k: float(right[:, :k].any(axis=1).mean()) for k in ks}
 
 
-def _ranking(similarity: np.ndarray) -> np.ndarray:
-    """Gallery positions, nearest first; equal cosines keep the gallery's order, so that results repeat."""
-    return np.argsort(-similarity, axis=1, kind="stable")
+def nearest(similarity: np.ndarray, count: int) -> np.ndarray:
+    """(queries, count) gallery positions, nearest first; equal cosines keep the gallery's order, so that results
+    repeat."""
+    return np.argsort(-similarity, axis=1, kind="stable")[:, :count]
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:

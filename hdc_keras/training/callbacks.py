@@ -141,7 +141,7 @@ class SaveCheckpoints(keras.callbacks.Callback):
         file = self.run.save_checkpoint(self.model, self.model.steps_taken, self.train.keep_checkpoints)
         if logs and not self.model.stop_training:
             knn = [float(value) for name, value in logs.items() if name.startswith("knn_")]
-            by, score = ("knn", sum(knn) / len(knn)) if knn else ("loss", -float(logs["loss"]))
+            by, score = ("knn", sum(knn) / len(knn)) if knn else ("loss", -float(logs.get("val_loss", logs["loss"])))
             self.run.keep_best(file, by, score)
 
 
@@ -153,7 +153,7 @@ class RunLogger(keras.callbacks.Callback):
         first_epoch: number of the first epoch trained; lines of later ones, from an earlier try, are dropped.
         failures: bad videos met so far.
         clips_per_step: clips through the backbone per step, for the rate.
-        knn: called with the number of each epoch done; gives further columns.
+        measure: called with the number of each epoch done; gives further columns: the kNN check, or validation.
         waited: seconds that training has waited for batches so far; `None` where that is not measured.
     """
 
@@ -163,7 +163,7 @@ class RunLogger(keras.callbacks.Callback):
         first_epoch: int,
         failures: DecodeFailures,
         clips_per_step: int,
-        knn: Callable[[int], Mapping[str, float]],
+        measure: Callable[[int], Mapping[str, float]],
         waited: Callable[[], float] | None = None,
     ):
         super().__init__()
@@ -171,7 +171,7 @@ class RunLogger(keras.callbacks.Callback):
         self.rows: list[dict[str, Any]] = [dict(row) for row in run.read_metrics() if int(row["epoch"]) <= first_epoch]
         self.failures = failures
         self.clips_per_step = clips_per_step
-        self.knn = knn
+        self.measure = measure
         self.waited = waited
         self._waited_before = 0.0
         self._steps = 0
@@ -198,7 +198,7 @@ class RunLogger(keras.callbacks.Callback):
         if self.waited:
             logs["data_wait_share"] = (self.waited() - self._waited_before) / seconds
         logs["learning_rate"] = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
-        logs.update(self.knn(epoch + 1))
+        logs.update(self.measure(epoch + 1))
         step = self.model.steps_taken
         row = {
             "epoch": epoch + 1,

@@ -177,7 +177,7 @@ def _pretrain(
             step // steps,
             failures,
             train.batch_size * len(model.view_generator.view_names),
-            knn=lambda epoch: _knn_check(encoder, experiment, records, store, epoch),
+            measure=lambda epoch: _knn_check(encoder, experiment, records, store, epoch),
             waited=batches.waited,
         )
         own.append(logger)
@@ -186,19 +186,7 @@ def _pretrain(
     own.append(SaveCheckpoints(run, train, distribution.is_chief))
     try:
         with failures.named():
-            while step < train.epochs * steps and not stop.stopped:
-                # A run that was stopped inside an epoch first ends that epoch; then all the others follow.
-                epoch, step_in_epoch = divmod(step, steps)
-                model.fit(
-                    batches.from_step(step),
-                    initial_epoch=epoch,
-                    epochs=epoch + 1 if step_in_epoch else train.epochs,
-                    steps_per_epoch=steps - step_in_epoch,
-                    verbose=0,
-                    shuffle=False,  # the data set is in its order already
-                    callbacks=[*own, *callbacks],
-                )
-                step = model.steps_taken
+            step = fit_epochs(model, batches, step, steps, train.epochs, stop, [*own, *callbacks])
     finally:
         stop.restore()
         if distribution.is_chief:
@@ -206,6 +194,32 @@ def _pretrain(
     finished = step == train.epochs * steps
     skipped = model.step_record.count("skipped")
     return Outcome(step, step // steps, finished, stop.signal, dict(failures.reasons), skipped)
+
+
+def fit_epochs(
+    model: Any,
+    batches: "Batches",
+    step: int,
+    steps_per_epoch: int,
+    epochs: int,
+    stop: StopOnSignal,
+    callbacks: Sequence[keras.callbacks.Callback],
+) -> int:
+    """Train from `step` on to the end of the last epoch, or until `stop` says so. Gives the steps taken in all."""
+    while step < epochs * steps_per_epoch and not stop.stopped:
+        # A run that was stopped inside an epoch first ends that epoch; then all the others follow.
+        epoch, step_in_epoch = divmod(step, steps_per_epoch)
+        model.fit(
+            batches.from_step(step),
+            initial_epoch=epoch,
+            epochs=epoch + 1 if step_in_epoch else epochs,
+            steps_per_epoch=steps_per_epoch - step_in_epoch,
+            verbose=0,
+            shuffle=False,  # the data set is in its order already
+            callbacks=list(callbacks),
+        )
+        step = model.steps_taken
+    return step
 
 
 def _model_to_train(
@@ -396,5 +410,5 @@ def _knn_check(
         return {}
     quick = experiment.model_copy(update={"evaluate": experiment.evaluate.model_copy(update={"clips": _KNN_CLIPS})})
     features = extract_features(encoder, chosen[0] + chosen[1], quick, store)
-    results = judge("knn", features, {"features": list(experiment.contrast.used_levels)}, experiment)
-    return {f"knn_{column}": sources["features"]["top1"] for column, sources in results.items()}
+    answers = judge("knn", features, {"features": list(experiment.contrast.used_levels)}, experiment.evaluate)
+    return {f"knn_{answer.column}": answer.judgement.metrics["top1"] for answer in answers}

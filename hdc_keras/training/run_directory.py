@@ -189,12 +189,19 @@ class RunDirectory:
     def _load(self, file: Path, compiled: bool) -> Any:
         import keras
 
-        from hdc_keras.model import HDC
+        import hdc_keras.model  # noqa: F401, registers what a checkpoint is made of
 
         try:
             model = keras.models.load_model(file, compile=compiled)
         except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile, zlib.error, EOFError) as error:
             raise _DamagedError(f"{file} cannot be loaded: {' '.join(str(error).split())[:300]}") from error
+        self.check_model(model, file)
+        return model
+
+    def check_model(self, model: Any, file: Path) -> None:
+        """Raises `RunError` when a checkpoint's model is not the one that the config describes."""
+        from hdc_keras.model import HDC
+
         experiment = self.experiment()
         wanted = {
             "backbone": experiment.model.backbone,
@@ -211,7 +218,6 @@ class RunDirectory:
                 + "\n  ".join(f"{key}: config has {wanted[key]}; checkpoint has {found.get(key)}" for key in different)
                 + "\nPut back the checkpoint or the config that belongs here."
             )
-        return model
 
     def unwritable(self, file: Path, error: OSError) -> RunError:
         """The error that says so, and what to do."""

@@ -88,22 +88,29 @@ def apply_geometry(clips: Tensor, parameters: Parameters, size: int) -> Tensor:
     return ops.reshape(clips, (-1, time, size, size, channels))
 
 
-def centre_crop(clips: Tensor, size: int) -> Tensor:
-    """The view that evaluation and exported models see: `size` x `size` pixels from the middle, nothing drawn.
+def even_crops(clips: Tensor, size: int, crops: int = 1) -> Tensor:
+    """The views that evaluation and exported models see: `size` x `size` pixels, nothing drawn.
 
-    Frames smaller than that are enlarged.
+    One crop is the middle; several are spread evenly along the longer side, from its one end to the other. Frames
+    smaller than a crop are enlarged.
 
     Args:
         clips: (batch, time, height, width, 3) uint8, or float in [0, 255].
         size: height and width of the result in pixels.
+        crops: number of crops.
 
     Returns:
-        (batch, time, size, size, 3) float32 in [0, 1].
+        (crops * batch, time, size, size, 3) float32 in [0, 1]: the first crop of all clips, then the second.
     """
     height, width = (min(1.0, size / length) for length in clips.shape[2:4])
-    box = ops.convert_to_tensor([[(1 - height) / 2, (1 - width) / 2, height, width]], dtype="float32")
-    none = ops.zeros((1,))
-    return apply_geometry(ops.cast(clips, "float32") / 255.0, {"box": box, "flip": none, "sigma": none}, size)
+    clips, none = ops.cast(clips, "float32") / 255.0, ops.zeros((1,))
+    views = []
+    for number in range(crops):
+        along = number / (crops - 1) if crops > 1 else 0.5
+        down, right = (0.5, along) if clips.shape[3] >= clips.shape[2] else (along, 0.5)
+        box = ops.convert_to_tensor([[(1 - height) * down, (1 - width) * right, height, width]], dtype="float32")
+        views.append(apply_geometry(clips, {"box": box, "flip": none, "sigma": none}, size))
+    return ops.concatenate(views) if crops > 1 else views[0]
 
 
 def draw_colour(batch: int, config: ViewsConfig, seed: random.SeedGenerator) -> Parameters:

@@ -3,9 +3,14 @@ import pytest
 from sklearn.metrics.pairwise import cosine_similarity as reference_cosine
 from sklearn.neighbors import KNeighborsClassifier
 
-from hdc_keras.evaluation.retrieval import cosine_similarity, knn_predict, recall_at
+from hdc_keras.evaluation.retrieval import cosine_similarity, knn_votes, recall_at
 
 RNG = np.random.default_rng(0)
+
+
+def knn_predict(similarity, gallery_labels, neighbours, temperature):
+    votes, classes = knn_votes(similarity, gallery_labels, neighbours, temperature)
+    return [classes[row] for row in votes.argmax(axis=1)]
 
 
 def test_cosines_equal_scikit_learns():
@@ -42,16 +47,23 @@ def test_knn_equals_scikit_learns_weighted_vote():
 
     predicted = knn_predict(cosine_similarity(queries, gallery), labels, 9, 0.07)
 
-    assert (predicted == reference.predict(queries)).all()
+    assert (np.array(predicted) == reference.predict(queries)).all()
 
 
 def test_one_very_near_neighbour_outvotes_two_far_ones():
     similarity = np.array([[0.99, 0.1, 0.1]])
 
-    assert knn_predict(similarity, ["a", "b", "b"], 3, 0.07).tolist() == ["a"]
-    assert knn_predict(similarity, ["a", "b", "b"], 3, 100.0).tolist() == ["b"]
+    assert knn_predict(similarity, ["a", "b", "b"], 3, 0.07) == ["a"]
+    assert knn_predict(similarity, ["a", "b", "b"], 3, 100.0) == ["b"]
 
 
 @pytest.mark.parametrize("neighbours", [1, 100])
 def test_knn_takes_what_the_gallery_has(neighbours):
-    assert knn_predict(np.array([[1.0, 0.5]]), ["a", "b"], neighbours, 0.07).tolist() == ["a"]
+    assert knn_predict(np.array([[1.0, 0.5]]), ["a", "b"], neighbours, 0.07) == ["a"]
+
+
+def test_votes_by_hand_with_ties():
+    # Equal cosines: the gallery's order decides who is among the two nearest; equal votes: the alphabet does.
+    assert knn_predict(np.array([[0.5, 0.5, 0.5]]), ["c", "b", "b"], 1, 1.0) == ["c"]
+    assert knn_predict(np.array([[0.5, 0.5, 0.5]]), ["c", "b", "b"], 2, 1.0) == ["b"]
+    assert knn_predict(np.array([[0.5, 0.5, 0.5]]), ["c", "c", "b"], 3, 1.0) == ["c"]

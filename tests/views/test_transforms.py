@@ -131,7 +131,7 @@ def test_the_centre_crop_is_the_middle_at_pixel_scale(height, width, size):
     rows, columns = min(height, size), min(width, size)
     top, left = (height - rows) / 2, (width - columns) / 2
 
-    cropped = ops.convert_to_numpy(transforms.centre_crop(pixels, size))
+    cropped = ops.convert_to_numpy(transforms.even_crops(pixels, size))
 
     assert cropped.shape == (1, 2, size, size, 3) and cropped.dtype == np.float32
     if rows == columns == size and top % 1 == left % 1 == 0:
