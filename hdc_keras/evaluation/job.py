@@ -248,6 +248,8 @@ def _judge_fine_tuned(evaluation: _Evaluation, protocol: str) -> dict[str, Any]:
         "settings": asdict(recipe),
         "reduced": changed(published, recipe),
     }
+    if experiment.evaluate.labels_per_class:
+        made["reduced"]["labels_per_class"] = ["all", experiment.evaluate.labels_per_class]
     return _write(evaluation, protocol, made, counts, baselines, outcomes)
 
 
@@ -277,6 +279,7 @@ def _write(
         "architecture": evaluation.networks["metrics"].backbone.name,
         "checkpoint": evaluation.checkpoint.name,
         "weights_sha256": digest(evaluation.checkpoint),
+        "labels_per_class": experiment.evaluate.labels_per_class,
         "seed": experiment.seed,
         "seeds": sorted({outcome.answer.seed for outcome in outcomes}),
         "clips": experiment.evaluate.clips,

@@ -112,6 +112,33 @@ def test_a_bad_video_is_listed_and_another_takes_its_place(batches, videos, tmp_
     assert list(failures.reasons) == [str(tmp_path / "bad.mp4")]
 
 
+@pytest.mark.parametrize("where", ["files", "shards"])
+@pytest.mark.parametrize("feed", ["tf.data", "threads"])
+def test_a_label_goes_with_its_single_window_even_where_another_video_takes_a_bad_ones_place(tmp_path, where, feed):
+    for number in range(7):
+        frames = np.full((12, 16, 32, 3), 30 * number, np.uint8)
+        write_video(tmp_path / f"{number}.mp4", frames)
+    records = read_records(tmp_path)
+    if where == "shards":
+        prepare(records, tmp_path / "prepared", size=(16, 32), videos_per_shard=2, processes=1)
+        records = read_prepared(tmp_path / "prepared")[0]
+    else:
+        (tmp_path / "3.mp4").write_text("no video")
+    spec, labels = replace(SPEC, windows=1), 100 + np.arange(7)
+    failures = DecodeFailures(7, 0.5)
+    loader = WindowLoader(records, spec, FrameStore((16, 32), 0.0), failures, 3, 0, labels)
+
+    if feed == "tf.data":
+        read = [(w.numpy(), y.numpy()) for w, y in windows_dataset(loader).take(8)]
+    else:
+        read = [WindowBatches(loader)[step] for step in range(8)]
+
+    assert len(failures.reasons) == (1 if where == "files" else 0)
+    for windows, found in read:
+        assert windows.shape == (3, 1, 4, 16, 32, 3) and found.shape == (3,)
+        np.testing.assert_array_equal(np.rint(windows.mean(axis=(1, 2, 3, 4, 5)) / 30), found - 100)
+
+
 def test_too_many_bad_videos_end_the_run_with_their_names(batches, videos):
     bad = [replace(v, path=v.path + ".gone") for v in videos[:6]]
     failures = DecodeFailures(10, 0.3)
