@@ -2,12 +2,14 @@
 
 Command: python benchmarks/cross_validation.py --data ../shared/data/fight-surv [--folds 5] [--seeds 0 1 2]
          [--variants hdc coupled]
-Cost: seeds x variants x folds runs of `hdc-keras pretrain --config videos-cpu`, about 2 minutes each on a core for 140
-short videos, a run a core. Stop it at any time: what is finished is not done again.
+Cost: seeds x variants x folds runs of `hdc-keras pretrain --config videos-cpu` with two fine-tunings each, about 4
+minutes on a core for 140 short videos, a run a core. Stop it at any time: what is finished is not done again.
 
-Videos of one group are never on both sides. A fold's network is pretrained on the videos of the other folds alone, and
-its frozen features are judged on the fold; the folds of a seed together judge every video once. Each seed divides the
-set anew, alike for all variants. Results are in `docs/cross-validation/{data set}`: a file a run, and the table
+Videos of one group are never on both sides. A fold's network is pretrained on the videos of the other folds alone; its
+frozen features are judged on the fold, and it is fine-tuned with the other folds' labels. The folds of a seed together
+judge every video once. Each seed divides the set anew, alike for all variants. Beside them are random initialisation
+and two baselines that see nothing: a ridge classifier of each file's width, height, rate and length, and one of its
+mean absolute frame difference. Results are in `docs/cross-validation/{data set}`: a file a run, and the table
 `README.md`.
 """
 
@@ -18,16 +20,21 @@ import os
 import statistics
 from pathlib import Path
 
+import av
+import numpy as np
 from study import equal_compute, in_parallel, keep, train_and_judge
 
 from hdc_keras.config import PRESETS
+from hdc_keras.data.decoding import count_frames, decode
 from hdc_keras.data.records import VideoRecord, read_records
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG = ROOT / "configs" / "videos-cpu.yaml"
-PROTOCOLS = ("linear", "knn")
-# What is judged: all stages' features.
-SOURCE = "features"
+# What is judged by each protocol: all stages' features, or the network that is trained on.
+PROTOCOLS = {"linear": "features", "knn": "features", "finetune-rspnet": "fine-tuned"}
+BASELINES = ("file metadata", "frame difference")
+# Frame differences are taken at this size, which makes videos of different sizes comparable.
+DIFFERENCE_SIZE = (48, 64)
 
 
 def divide(records: list[VideoRecord], folds: int, seed: int) -> list[list[int]]:
@@ -60,30 +67,77 @@ def run(
     epochs, clips = equal_compute(CONFIG, [], [], variant, len(records) - len(held_out))
     overrides = [f"data.path={manifest.resolve()}", f"seed={seed}", f"train.epochs={epochs}"]
     overrides += ["train.knn_every=0", "train.checkpoint_every=1000"]
-    results, made_with = train_and_judge(runs / file.stem, CONFIG, variant, overrides, PROTOCOLS, threads)
+    results, made_with = train_and_judge(runs / file.stem, CONFIG, variant, overrides, list(PROTOCOLS), threads)
     (column,) = results["linear"]["metrics"]
     kept = {"variant": variant, "seed": seed, "fold": fold, "clips": clips, "commit": made_with["commit"]}
     kept["videos"] = results["linear"]["split"]["test"]
     for name in ("metrics", "random_weights"):
-        kept[name] = {protocol: result[name][column][SOURCE]["top1"] for protocol, result in results.items()}
+        kept[name] = {
+            protocol: result[name][column][PROTOCOLS[protocol]]["top1"] for protocol, result in results.items()
+        }
     keep(file, kept)
+
+
+def judge_baselines(records: list[VideoRecord], folds: int, seeds: list[int], folder: Path) -> None:
+    """Ridge classifiers of what needs no network, on the same folds; a file a baseline, seed and fold."""
+    from sklearn.linear_model import RidgeClassifierCV
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    known = dict(zip(BASELINES, (metadata(records), frame_difference(records)), strict=True))
+    labels = np.array([record.label for record in records])
+    for seed in seeds:
+        for number, held_out in enumerate(divide(records, folds, seed)):
+            rest = [position for position in range(len(records)) if position not in held_out]
+            for name, values in known.items():
+                classifier = make_pipeline(StandardScaler(), RidgeClassifierCV(np.logspace(-3, 3, 7)))
+                share = classifier.fit(values[rest], labels[rest]).score(values[held_out], labels[held_out])
+                kept = {"variant": name, "seed": seed, "fold": number, "videos": len(held_out)}
+                keep(folder / f"{name.replace(' ', '-')}-{seed}-{number}.json", {**kept, "metrics": {"ridge": share}})
+
+
+def metadata(records: list[VideoRecord]) -> np.ndarray:
+    """(videos, 4): width, height, frames a second, frames."""
+    rows = []
+    for record in records:
+        with av.open(record.path) as container:
+            stream = container.streams.video[0]
+            rate = float(stream.average_rate or 0)
+            rows.append([stream.width, stream.height, rate, count_frames(record.path)])
+    return np.array(rows, float)
+
+
+def frame_difference(records: list[VideoRecord]) -> np.ndarray:
+    """(videos, 1): mean absolute difference of a frame to the next."""
+    rows = []
+    for record in records:
+        frames = decode(record.path, np.arange(count_frames(record.path)), DIFFERENCE_SIZE).astype(np.int16)
+        rows.append([np.abs(np.diff(frames, axis=0)).mean()])
+    return np.array(rows)
 
 
 def by_seed(results: list[dict], folds: int, protocol: str, key: str = "metrics") -> dict[int, float]:
     """Share of all videos judged rightly, by seed; seeds that lack a fold are left out."""
     shares = {}
     for seed in sorted({result["seed"] for result in results}):
-        of_seed = [result for result in results if result["seed"] == seed]
+        of_seed = [result for result in results if result["seed"] == seed and protocol in result.get(key, {})]
         if len(of_seed) == folds:
             right = sum(result["videos"] * result[key][protocol] for result in of_seed)
             shares[seed] = right / sum(result["videos"] for result in of_seed)
     return shares
 
 
-def shown(shares: dict[int, float]) -> str:
+def over_folds(results: list[dict], shares: dict[int, float], protocol: str, key: str) -> float:
+    """Standard deviation over the folds of the seeds that are complete."""
+    values = [result[key][protocol] for result in results if result["seed"] in shares and protocol in result[key]]
+    return statistics.stdev(values) if len(values) > 1 else 0.0
+
+
+def shown(shares: dict[int, float], folds: float | None = None) -> str:
     values = list(shares.values())
     spread = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.3f}{spread}" if values else ""
+    by_fold = f"; {folds:.3f}" if folds is not None else ""
+    return f"{statistics.mean(values):.3f}{spread}{by_fold}" if values else ""
 
 
 def write_table(folder: Path, records: list[VideoRecord], folds: int) -> str:
@@ -101,22 +155,32 @@ def write_table(folder: Path, records: list[VideoRecord], folds: int) -> str:
         "Written by `python benchmarks/cross_validation.py`; do not edit. "
         f"{len(records)} videos of {groups} groups, {folds} folds by group, config `videos-cpu`, pretrained without "
         "the fold, equal clips through the backbone. Share of videos judged rightly from all stages' frozen features, "
-        f"mean ± standard deviation over seeds; the largest class is {largest:.3f} of the set.",
+        "or after fine-tuning: mean ± standard deviation over seeds; then that over all folds of all seeds. The "
+        f"largest class is {largest:.3f} of the set.",
         "",
         "| variant | seeds | " + " | ".join(PROTOCOLS) + " |",
         "|---|---|" + "---|" * len(PROTOCOLS),
     ]
-    everything = {"random weights": ("random_weights", next(iter(results.values())))}
-    everything |= {name: ("metrics", runs) for name, runs in results.items()}
+    trained = {name: runs for name, runs in results.items() if name not in BASELINES}
+    everything = {"random initialisation": ("random_weights", next(iter(trained.values()), []))}
+    everything |= {name: ("metrics", runs) for name, runs in trained.items()}
     for name, (key, runs) in everything.items():
         shares = [by_seed(runs, folds, protocol, key) for protocol in PROTOCOLS]
-        lines.append(f"| {name} | {len(shares[0])} | " + " | ".join(map(shown, shares)) + " |")
+        cells = [shown(share, over_folds(runs, share, p, key)) for share, p in zip(shares, PROTOCOLS, strict=True)]
+        lines.append(f"| {name} | {len(shares[0])} | " + " | ".join(cells) + " |")
+    lines += ["", "| ridge classifier of | seeds | right |", "|---|---|---|"]
+    for name in BASELINES:
+        share = by_seed(results.get(name, []), folds, "ridge")
+        cell = shown(share, over_folds(results.get(name, []), share, "ridge", "metrics"))
+        lines.append(f"| {name} | {len(share)} | {cell} |")
+    lines.append("")
     if {"hdc", "coupled"} <= set(results):
-        cells = []
+        differences = []
         for protocol in PROTOCOLS:
             hdc, coupled = (by_seed(results[name], folds, protocol) for name in ("hdc", "coupled"))
-            cells.append(shown({seed: hdc[seed] - coupled[seed] for seed in hdc if seed in coupled}))
-        lines.append("| hdc less coupled, seed by seed | | " + " | ".join(cells) + " |")
+            common = {seed: hdc[seed] - coupled[seed] for seed in hdc if seed in coupled}
+            differences += [f"{protocol} {shown(common)}"] if common else []
+        lines.append(f"HDC less coupled, seed by seed: {', '.join(differences)}.")
     by_video, by_group = (0.5 / count**0.5 for count in (len(records), groups))
     lines += [
         "",
@@ -153,6 +217,7 @@ def main() -> None:
         if not file.exists():
             run(records, item, arguments.folds, file, arguments.runs, threads)
 
+    judge_baselines(records, arguments.folds, arguments.seeds, folder)
     items = [
         (variant, seed, fold)
         for seed in arguments.seeds

@@ -1,6 +1,10 @@
 """What this machine computes on, and what follows from it."""
 
+import os
+
 import keras
+
+from hdc_keras.errors import ConfigError
 
 
 def list_devices() -> list[str]:
@@ -38,6 +42,29 @@ def make_deterministic() -> None:
         import torch
 
         torch.use_deterministic_algorithms(True)
+
+
+def refuse_wrong_gradients(compute_dtype: str) -> None:
+    """Refuse to train where gradients are known to be wrong.
+
+    On a CPU, TensorFlow 2.21's oneDNN kernel for the filter gradient of a padded 3D convolution in bfloat16 reads
+    memory that nothing has written when clips are two frames long, as they are in the last stage of most 3D networks.
+    Without oneDNN, and in float32, it is right (tests/test_devices.py).
+
+    Raises:
+        ConfigError: it is so here.
+    """
+    uses_onednn = os.environ.get("TF_ENABLE_ONEDNN_OPTS", "1") != "0"
+    if (
+        compute_dtype == "bfloat16"
+        and keras.backend.backend() == "tensorflow"
+        and uses_onednn
+        and not has_accelerator()
+    ):
+        raise ConfigError(
+            "`train.precision`: on a CPU, TensorFlow's oneDNN gives wrong bfloat16 gradients of 3D convolutions. Use "
+            "float32, or set TF_ENABLE_ONEDNN_OPTS=0 before Python starts (slower), or another backend."
+        )
 
 
 def uses_xla(jit: str) -> bool:

@@ -11,7 +11,7 @@ from hdc_keras.config import ContrastConfig, ViewsConfig, validate
 from hdc_keras.contrast.heads import ProjectionHead
 from hdc_keras.contrast.losses import ContrastResult, info_nce
 from hdc_keras.contrast.weighting import InvarianceWeights, invariance
-from hdc_keras.devices import uses_xla
+from hdc_keras.devices import refuse_wrong_gradients, uses_xla
 from hdc_keras.differentiation import Replicas
 from hdc_keras.train_step import StepOptions, StepRecord, pure_features, train_step
 from hdc_keras.views.generator import ViewGenerator, positives_of
@@ -115,6 +115,7 @@ class HDC(keras.Model):
         Raises:
             ValueError: an option is out of range.
         """
+        refuse_wrong_gradients(self.compute_dtype)
         jit = uses_xla("auto") if jit_compile == "auto" else bool(jit_compile)
         is_distributed = Replicas.of(self) > 1
         self.step_options = StepOptions(micro_batches, accumulate, rematerialise, clip_norm, jit and is_distributed)

@@ -7,6 +7,7 @@ from keras import ops
 
 from hdc_keras.backbones.video_backbone import VideoBackbone
 from hdc_keras.config import ViewsConfig, validate
+from hdc_keras.differentiation import Replicas
 from hdc_keras.views.transforms import apply_colour, apply_geometry, draw_colour, draw_geometry, even_crops
 
 Tensor = Any
@@ -46,6 +47,10 @@ class VideoClassifier(keras.Model):
         self.augmentation = ClipAugmentation(self.views, seed, dtype=self.dtype_policy, name="augmentation")
         self.classifier = keras.layers.Dense(len(self.classes), dtype="float32", name="classifier")
         self.classifier.build((None, backbone.output.shape[-1]))
+        # Not the optimizer's count, which leaves out the steps that a loss scale of mixed_float16 skips.
+        self.steps = self.add_weight(
+            shape=(), dtype="int32", trainable=False, aggregation="only_first_replica", name="steps"
+        )
         self.built = True
 
     def build(self, input_shape: Any) -> None:
@@ -65,16 +70,30 @@ class VideoClassifier(keras.Model):
         clips = windows[:, 0]
         views = self.augmentation(clips) if training else even_crops(clips, self.views.size, self.crops)
         maps = self.backbone(views, training=training)
-        logits = self.classifier(ops.mean(ops.cast(maps, "float32"), axis=(1, 2, 3)))
+        return self.classifier(ops.mean(ops.cast(maps, "float32"), axis=(1, 2, 3)))
+
+    def compute_loss(
+        self,
+        x: Tensor = None,
+        y: Tensor = None,
+        y_pred: Tensor = None,
+        sample_weight: Tensor = None,
+        training: bool = True,
+    ) -> Tensor:
+        """Cross-entropy and weight decay. Here and not in `call`, where weights are of the compute dtype."""
+        loss = super().compute_loss(x, y, y_pred, sample_weight, training)
+        if training:
+            self.steps.assign_add(1)
         if training and self.weight_decay:
             squares = [ops.sum(ops.square(variable)) for variable in self.trainable_variables]
-            self.add_loss(0.5 * self.weight_decay * sum(squares))
-        return logits
+            # The gradients of the devices that share a batch are added up.
+            loss = loss + 0.5 * self.weight_decay * sum(squares) / Replicas.of(self)
+        return loss
 
     @property
     def steps_taken(self) -> int:
         """Steps trained in all."""
-        return int(ops.convert_to_numpy(self.optimizer.iterations))
+        return int(ops.convert_to_numpy(self.steps))
 
     def get_config(self) -> dict[str, Any]:
         """Every constructor argument."""
@@ -98,6 +117,26 @@ class VideoClassifier(keras.Model):
         return cls(**config)
 
 
+class ClipScorer(keras.Model):
+    """A classifier at work: (clips, time, height, width, 3) uint8 -> (crops * clips, classes) logits, on one device.
+
+    Devices that share a batch in training would each be given the whole of a batch to predict.
+
+    Args:
+        classifier: whose weights are shared.
+    """
+
+    def __init__(self, classifier: VideoClassifier, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.classifier = classifier
+        self.crops = classifier.crops
+        self.built = True
+
+    def call(self, clips: Tensor) -> dict[str, Tensor]:
+        """Logits by the name "logits"."""
+        return {"logits": self.classifier(clips[:, None], training=False)}
+
+
 class ClipAugmentation(keras.layers.Layer):
     """A random crop, flip, colour and blur of each clip.
 
@@ -114,9 +153,12 @@ class ClipAugmentation(keras.layers.Layer):
 
     def call(self, clips: Tensor) -> Tensor:
         """(batch, time, height, width, 3) uint8 -> (batch, time, size, size, 3) in the compute dtype, in [0, 1]."""
-        batch, frame_size = ops.shape(clips)[0], clips.shape[2:4]
+        replicas = Replicas()
+        # Drawn for the whole batch on every device, so that results do not depend on their number.
+        batch, frame_size = ops.shape(clips)[0] * replicas.count, clips.shape[2:4]
         geometry = draw_geometry(batch, frame_size, self.config, self.seed_generator)
         colour = draw_colour(batch, self.config, self.seed_generator)
+        geometry, colour = replicas.own(geometry, axis=0), replicas.own(colour, axis=0)
         views = apply_geometry(ops.cast(clips, self.compute_dtype) / 255.0, geometry, self.config.size)
         return apply_colour(views, colour)
 

@@ -16,9 +16,9 @@ from hdc_keras.config import Experiment
 from hdc_keras.data.loading import DecodeFailures, FrameStore, WindowLoader
 from hdc_keras.data.records import VideoRecord, with_splits
 from hdc_keras.data.sampling import WindowSpec
-from hdc_keras.devices import uses_xla
+from hdc_keras.devices import refuse_wrong_gradients, uses_xla
 from hdc_keras.errors import DataError, RunError, StoppedError, TrainingError
-from hdc_keras.evaluation.classifier import VideoClassifier
+from hdc_keras.evaluation.classifier import ClipScorer, VideoClassifier
 from hdc_keras.evaluation.features import digest_of_weights, encoded_batches
 from hdc_keras.evaluation.protocols.fine_tuning import FineTuning
 from hdc_keras.training.callbacks import RunLogger, SaveCheckpoints, StopOnSignal
@@ -98,6 +98,13 @@ class FineTuningDirectory(RunDirectory):
         """Raises `RunError` when a checkpoint holds something else."""
         if not isinstance(model, VideoClassifier):
             raise RunError(f"{file} holds no classifier. Remove {self.path} to train it anew.")
+
+    def unwritable(self, file: Path, error: OSError) -> RunError:
+        """The error that says so, and what to do."""
+        return RunError(
+            f"{file} cannot be written ({error.strerror or error}); what was saved before is still there. Free some "
+            "space or make the folder writable, and repeat the command."
+        )
 
 
 def hold_out(
@@ -190,14 +197,14 @@ def _train(
         _compile(model, optimizer, experiment, distribution)
     if not resumes:
         run.create(experiment)
-    batches = Batches(loader, experiment.data.workers, None, distribution)
+    batches, scorer = Batches(loader, experiment.data.workers, None, distribution), ClipScorer(model)
     stop = StopOnSignal(distribution)
     logger = RunLogger(
         run,
         model.steps_taken // steps,
         failures,
         recipe.batch_size,
-        measure=lambda epoch: _validate(model, job, experiment, store, failures),
+        measure=lambda epoch: _validate(scorer, job, experiment, store, failures),
         waited=batches.waited,
     )
     callbacks = [stop, _RefuseNan(), logger, SaveCheckpoints(run, experiment.train), _Report(job, steps, progress)]
@@ -254,6 +261,7 @@ def _optimizer(recipe: FineTuning, steps_per_epoch: int) -> keras.optimizers.Opt
 def _compile(
     model: VideoClassifier, optimizer: keras.optimizers.Optimizer, experiment: Experiment, distribution: Distribution
 ) -> None:
+    refuse_wrong_gradients(model.compute_dtype)
     if distribution.synchronises and keras.backend.backend() == "tensorflow":
         synchronise_batch_norm(model.backbone)
     model.compile(
@@ -267,22 +275,20 @@ def _compile(
     model.optimizer.build(model.trainable_variables)
 
 
-def _encode(model: VideoClassifier) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
-    return lambda clips: {"logits": keras.ops.convert_to_numpy(model.predict_on_batch(clips[:, None]))}
-
-
 def _validate(
-    model: VideoClassifier, job: FineTuningJob, experiment: Experiment, store: FrameStore, failures: DecodeFailures
+    scorer: ClipScorer, job: FineTuningJob, experiment: Experiment, store: FrameStore, failures: DecodeFailures
 ) -> dict[str, float]:
     """Loss and top-1 of the middle clip of each validation video."""
     losses, right = [], []
     quick = experiment.model_copy(update={"evaluate": experiment.evaluate.model_copy(update={"clips": 1})})
     counted = DecodeFailures(len(job.validation), 1.0)  # those that are bad count for training, below
-    for records, outputs in encoded_batches(_encode(model), model.crops, job.validation, quick, store, counted):
+    for records, outputs in encoded_batches(
+        scorer.predict_on_batch, scorer.crops, job.validation, quick, store, counted
+    ):
         logits = outputs["logits"].mean(axis=1)
         shifted = logits - logits.max(axis=1, keepdims=True)
         log_softmax = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-        truth = [model.classes.index(record.labels[job.column]) for record in records]
+        truth = [job.classes.index(record.labels[job.column]) for record in records]
         losses += [-log_softmax[row, label] for row, label in enumerate(truth)]
         right += list(logits.argmax(axis=1) == truth)
     failures.reasons.update(counted.reasons)
@@ -301,7 +307,10 @@ def _score(
     kept: list[VideoRecord] = []
     scores: list[np.ndarray] = []
     report = (lambda done, total: progress(f"{job.title}: test", done, total)) if progress else None
-    for records, outputs in encoded_batches(_encode(model), model.crops, job.test, experiment, store, failures, report):
+    scorer = ClipScorer(model)
+    for records, outputs in encoded_batches(
+        scorer.predict_on_batch, scorer.crops, job.test, experiment, store, failures, report
+    ):
         values = outputs["logits"]
         if job.recipe.averaged == "softmax":
             values = np.exp(values - values.max(axis=-1, keepdims=True))

@@ -1,5 +1,7 @@
 import os
 import signal
+import subprocess
+import sys
 
 import keras
 import numpy as np
@@ -181,3 +183,39 @@ def test_bad_videos_are_named_on_both_sides(class_folder, tmp_path):
 
     assert [record.video_id for record in scores.records] == [job.test[0].video_id]
     assert list(scores.failed) == [job.test[1].path] and list(scores.training_failed) == [job.train[0].path]
+
+
+# Two logical devices, or one, on a network without batch norm, which takes its statistics on each device.
+ON_DEVICES = """
+import sys
+from pathlib import Path
+import numpy as np
+import tensorflow as tf
+
+devices, folder, videos = int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * devices)
+from hdc_keras.backbones import BACKBONES
+from tests.evaluation import test_fine_tune as tests
+from tests.plain_backbone import PlainConvolutions
+
+BACKBONES["r3d_tiny"] = PlainConvolutions
+train = tests.EXPERIMENT.train.model_copy(update={"strategy": "mirrored" if devices > 1 else "one_device"})
+tests.EXPERIMENT = tests.EXPERIMENT.model_copy(update={"train": train})
+scores = tests.fine_tune(tests.job_on(videos), folder / "runs", tests.FrameStore(tests.SIZE, 0.1))
+np.save(folder / "scores.npy", scores.scores)
+"""
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="MirroredStrategy is TensorFlow's")
+def test_two_devices_give_the_scores_of_one(class_folder_once, tmp_path):
+    scores = []
+    for devices in (1, 2):
+        folder = tmp_path / str(devices)
+        folder.mkdir()
+        command = [sys.executable, "-c", ON_DEVICES, str(devices), str(folder), str(class_folder_once)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+        assert done.returncode == 0, done.stderr
+        scores.append(np.load(folder / "scores.npy"))
+
+    np.testing.assert_allclose(scores[1], scores[0], atol=1e-4)
