@@ -4,15 +4,18 @@ import os
 import sys
 
 import typer
+from hdc_keras_cli.compare import compare
 from hdc_keras_cli.configs import configs_app
 from hdc_keras_cli.console import errors
 from hdc_keras_cli.doctor import doctor
+from hdc_keras_cli.embed import embed
 from hdc_keras_cli.evaluate import evaluate
 from hdc_keras_cli.export import export
 from hdc_keras_cli.prepare import prepare
 from hdc_keras_cli.pretrain import pretrain
+from hdc_keras_cli.report import report
 
-from hdc_keras.errors import HDCError
+from hdc_keras.errors import HDCError, StoppedError
 
 app = typer.Typer(
     help="Pretrain a video backbone on unlabelled videos, measure what it learned, hand it on.\n\n"
@@ -25,6 +28,9 @@ app = typer.Typer(
 app.command()(prepare)
 app.command()(pretrain)
 app.command()(evaluate)
+app.command()(compare)
+app.command()(report)
+app.command()(embed)
 app.command()(export)
 app.command()(doctor)
 app.add_typer(configs_app, name="configs")
@@ -47,6 +53,9 @@ def main() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
         app()
+    except StoppedError as error:
+        errors.print(escaped(str(error)), highlight=False, soft_wrap=True)
+        sys.exit(error.exit_code)
     except HDCError as error:
         errors.print(f"[bold red]Error:[/] {escaped(str(error))}", highlight=False, soft_wrap=True)
         sys.exit(error.exit_code)

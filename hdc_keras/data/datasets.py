@@ -38,6 +38,22 @@ class VideoSet(NamedTuple):
     notes: list[str]
 
 
+def read_local_dataset(data: DataConfig) -> VideoSet:
+    """As `read_dataset`, for videos that are read at once, so that remote ones are refused.
+
+    Raises:
+        DataError: also when a video is remote and not prepared.
+    """
+    videos = read_dataset(data)
+    remote = next((record.path for record in videos.records if not record.stored and is_remote(record.path)), None)
+    if remote:
+        raise DataError(
+            f"{remote}: remote videos are prepared before they are read: hdc-keras prepare --data {data.path} "
+            "--out FOLDER, and then give --data FOLDER."
+        )
+    return videos
+
+
 def read_dataset(data: DataConfig) -> VideoSet:
     """Read the set at `data.path`, in the layout that `data.layout` names or that is found there.
 

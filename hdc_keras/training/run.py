@@ -12,15 +12,14 @@ import numpy as np
 from hdc_keras.backbones import build_backbone
 from hdc_keras.backbones.torchvision_weights import load_torchvision_weights
 from hdc_keras.config import Experiment, TrainConfig
-from hdc_keras.data.datasets import VideoSet, read_dataset
+from hdc_keras.data.datasets import VideoSet, read_local_dataset
 from hdc_keras.data.loading import DecodeFailures, FrameStore, WindowBatches, WindowLoader, count_steps
 from hdc_keras.data.records import SPLITS, VideoRecord, at_most_per_class, read_records, with_splits
-from hdc_keras.data.remote import is_remote
 from hdc_keras.data.sampling import WindowSpec, random_generator, sample_windows, video_keys
 from hdc_keras.data.synthetic import MovingShapes, ensure_moving_shapes
 from hdc_keras.devices import make_deterministic, uses_xla
 from hdc_keras.encoder import ClipEncoder
-from hdc_keras.errors import ConfigError, DataError, RunError, VideoDecodeError
+from hdc_keras.errors import ConfigError, RunError, VideoDecodeError
 from hdc_keras.evaluation.features import extract_features
 from hdc_keras.evaluation.protocols import judge
 from hdc_keras.model import HDC
@@ -71,13 +70,7 @@ def load_videos(experiment: Experiment, progress: Progress | None = None) -> Vid
         train, test = data.shapes_per_pair
         records = read_records(ensure_moving_shapes(MovingShapes(train, test), progress))
     else:
-        records, notes = read_dataset(data)
-        remote = next((record.path for record in records if not record.stored and is_remote(record.path)), None)
-        if remote:
-            raise DataError(
-                f"{remote}: remote videos are prepared before they are read: hdc-keras prepare --data {data.path} "
-                "--out FOLDER, and then give --data FOLDER."
-            )
+        records, notes = read_local_dataset(data)
     # What is drawn depends on the order, and a set has another one once it is prepared.
     records = sorted(records, key=lambda record: record.video_id)
     records = with_splits(records, data.holdout, experiment.seed)
