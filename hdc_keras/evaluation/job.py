@@ -197,7 +197,8 @@ def _judge_frozen(evaluation: _Evaluation, protocol: str, features: dict[str, Vi
     judged = features["metrics"]
     counts = {"asked": judged.asked, "decoded": len(judged.records), "failed": judged.failed}
     chosen = FROZEN[protocol]
-    made = {"version": chosen.version, "source": chosen.source, "settings": chosen.settings(settings), "reduced": {}}
+    used = {**chosen.settings(settings), "labels_per_class": settings.labels_per_class}
+    made = {"version": chosen.version, "source": chosen.source, "settings": used, "reduced": {}}
     first = judged.select(next(iter(evaluation.splits.values())))
     baselines = {column: chance(first, column) for column in first.records[0].labels}
     return _write(evaluation, protocol, made, counts, baselines, outcomes)
@@ -240,16 +241,21 @@ def _judge_fine_tuned(evaluation: _Evaluation, protocol: str) -> dict[str, Any]:
                     outcomes.append(Outcome(name, split, Answer(column, "fine-tuned", seed, judgement), scores.records))
                     failed |= scores.failed
                     training_failed |= scores.training_failed
-    counts = {"asked": len(tested), "decoded": len(tested) - len(failed), "failed": failed}
-    counts["training_failed"] = training_failed
+    counts = {
+        "asked": len(tested),
+        "decoded": len(tested) - len(failed),
+        "failed": failed,
+        "training_failed": training_failed,
+    }
+    reduced = changed(published, recipe)
+    if experiment.evaluate.labels_per_class:
+        reduced["labels_per_class"] = ["all", experiment.evaluate.labels_per_class]
     made = {
         "version": published.version,
         "source": published.source,
         "settings": asdict(recipe),
-        "reduced": changed(published, recipe),
+        "reduced": reduced,
     }
-    if experiment.evaluate.labels_per_class:
-        made["reduced"]["labels_per_class"] = ["all", experiment.evaluate.labels_per_class]
     return _write(evaluation, protocol, made, counts, baselines, outcomes)
 
 
@@ -279,7 +285,6 @@ def _write(
         "architecture": evaluation.networks["metrics"].backbone.name,
         "checkpoint": evaluation.checkpoint.name,
         "weights_sha256": digest(evaluation.checkpoint),
-        "labels_per_class": experiment.evaluate.labels_per_class,
         "seed": experiment.seed,
         "seeds": sorted({outcome.answer.seed for outcome in outcomes}),
         "clips": experiment.evaluate.clips,

@@ -1,0 +1,42 @@
+"""`hdc-keras report`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def report(
+    run: Annotated[Path, typer.Option(help="Run directory of a pretraining run.")],
+    out: Annotated[
+        Path | None, typer.Option(help="HTML file to write. [default: RUN/report.html]", show_default=False)
+    ] = None,
+) -> None:
+    """Write all that is known of a run into one HTML file, to read, to send or to print.
+
+    Curves, results, confusions, retrieved videos, a map of embeddings, the views, what the run cost, its config. The
+    file needs no other file and no network. What is not there yet is named, with the command that makes it.
+
+    Examples:
+      hdc-keras report --run runs/moving-shapes
+      hdc-keras report --run runs/mine --out report.html
+    """
+    from hdc_keras_cli.console import NamedBars, console, progress_bar, start_backend
+
+    from hdc_keras.errors import ConfigError
+    from hdc_keras.training.run_directory import RunDirectory
+
+    directory = RunDirectory(run)
+    directory.experiment()
+    file = out or run / "report.html"
+    if file.suffix.lower() not in (".html", ".htm"):
+        raise ConfigError(f"--out {file}: expected a file that ends in .html.")
+
+    start_backend()
+    from hdc_keras.evaluation.report.job import build_report
+    from hdc_keras.evaluation.whole_files import write_whole
+
+    with progress_bar() as bar:
+        page = build_report(directory, NamedBars(bar)).encode()
+    write_whole(file, page)
+    console.print(f"Wrote [bold]{file}[/], {len(page) / 1e6:.1f} MB")

@@ -1,0 +1,293 @@
+import csv
+import json
+from itertools import product
+
+import numpy as np
+import pytest
+
+from hdc_keras.errors import ConfigError, RunError
+from hdc_keras.evaluation.comparison import compare_runs, distinct_names, paired_bootstrap
+from hdc_keras.evaluation.comparison_files import render_comparison
+from hdc_keras.evaluation.published import PUBLISHED
+from tests.evaluation.saved_runs import judgements, write_result, write_run
+
+VIDEOS = [f"{label}-{number}" for label in ("run", "jump") for number in range(100)]
+
+
+def some_right(share, seed):
+    random = np.random.default_rng(seed)
+    return {video: bool(random.random() < share) for video in VIDEOS}
+
+
+@pytest.fixture
+def two_runs(tmp_path):
+    runs = [write_run(tmp_path / name) for name in ("a", "b")]
+    for run, share in zip(runs, (0.5, 0.7), strict=True):
+        write_result(run, "linear", judgements(some_right(share, seed=len(run.name))))
+    return runs
+
+
+def slow_bootstrap(differences, draws, seed):
+    """The definition: draw as many videos with replacement, take the mean, again and again."""
+    random = np.random.default_rng(seed)
+    means = []
+    for _ in range(draws):
+        drawn = [differences[random.integers(len(differences))] for _ in differences]
+        means.append(sum(drawn) / len(drawn))
+    return np.quantile(means, [0.025, 0.975])
+
+
+@pytest.mark.parametrize("values", [(-1, 0, 1), (-1, -2 / 3, -1 / 3, 0, 1 / 3, 1)])
+def test_the_bootstrap_agrees_with_a_loop_over_videos(values):
+    differences = np.random.default_rng(1).choice(values, 60)
+
+    fast = paired_bootstrap(differences, draws=50_000)
+    slow = slow_bootstrap(differences, draws=4_000, seed=2)
+
+    # A mean of 60 such differences moves in steps of 1/60 or 1/180; quantiles of 4,000 draws are known to about that.
+    np.testing.assert_allclose(fast, slow, atol=1.5 / 60)
+
+
+def test_the_bootstrap_of_few_videos_is_that_of_all_their_draws():
+    # One of ten differs: how often it is drawn is binomial, of which 2.5 % and 97.5 % are 0 and 3 times of 10.
+    assert paired_bootstrap(np.array([1.0] + [0.0] * 9)) == pytest.approx((0.0, 0.3))
+    # Three videos: the worst of the 27 draws is more than 2.5 % of them, and so is the best.
+    means = [sum(drawn) / 3 for drawn in product((-1, 0, 1), repeat=3)]
+    assert paired_bootstrap(np.array([-1.0, 0.0, 1.0])) == (min(means), max(means))
+
+
+def test_the_bootstrap_has_the_standard_error_of_a_paired_mean():
+    random = np.random.default_rng(3)
+    first, second = random.random(5_000) < 0.6, random.random(5_000) < 0.65
+    differences = second.astype(float) - first
+
+    low, high = paired_bootstrap(differences)
+
+    error = differences.std() / np.sqrt(len(differences))
+    assert (high - low) / (2 * 1.96) == pytest.approx(error, rel=0.03)
+    assert (high + low) / 2 == pytest.approx(differences.mean(), abs=0.1 * error)
+
+
+def test_pairing_narrows_the_interval_where_runs_err_on_the_same_videos():
+    first = np.random.default_rng(4).random(1_000) < 0.5
+    second = first.copy()
+    second[:20] = True
+
+    low, high = paired_bootstrap(second.astype(float) - first)
+
+    alone = 2 * 1.96 * np.sqrt(2 * 0.25 / 1_000)
+    assert high - low < alone / 5
+
+
+def test_a_run_differs_from_itself_by_exactly_nothing(two_runs):
+    (row,) = compare_runs([two_runs[0], two_runs[0]]).rows
+
+    (difference,) = row.differences
+    assert difference.value == 0 and difference.interval == (0, 0) and difference.videos == len(VIDEOS)
+    assert not difference.excludes_zero
+
+
+def test_the_same_runs_give_the_same_interval_again(two_runs):
+    assert compare_runs(two_runs) == compare_runs(two_runs)
+
+
+def test_rows_hold_values_and_the_difference_to_the_first_run(two_runs):
+    comparison = compare_runs(two_runs)
+
+    (row,) = comparison.rows
+    assert comparison.runs == ("a", "b") and not comparison.notes
+    assert (row.protocol, row.version, row.dataset) == ("linear", 1, "moving-shapes")
+    assert (row.column, row.source, row.metric) == ("label", "features", "top1")
+    (difference,) = row.differences
+    assert difference.value == pytest.approx(row.values[1] - row.values[0])
+    assert difference.interval[0] < difference.value < difference.interval[1] and difference.excludes_zero
+
+
+def test_seeds_and_splits_are_averaged_for_each_video_first(tmp_path):
+    first, second = write_run(tmp_path / "a"), write_run(tmp_path / "b")
+    write_result(first, "linear", judgements(dict.fromkeys(VIDEOS, False)))
+    thrice = [judgements({v: seed == 0 for v in VIDEOS}, seed=seed) for seed in range(3)]
+    write_result(second, "linear", [line for lines in thrice for line in lines], seeds=[0, 1, 2])
+
+    comparison = compare_runs([first, second])
+
+    # Each video is a third better, so that no draw of videos can be anything else.
+    (difference,) = comparison.rows[0].differences
+    assert difference.interval == pytest.approx((1 / 3, 1 / 3)) and difference.videos == len(VIDEOS)
+    assert comparison.notes == ("linear-moving-shapes: b is judged with seeds 0, 1, 2, a 0.",)
+
+
+def test_only_videos_judged_in_both_count_and_it_says_so(tmp_path):
+    runs = [write_run(tmp_path / name) for name in ("a", "b")]
+    write_result(runs[0], "knn", judgements(dict.fromkeys(VIDEOS[:150], True)))
+    write_result(runs[1], "knn", judgements(dict.fromkeys(VIDEOS[50:100], True) | dict.fromkeys(VIDEOS[150:], False)))
+
+    comparison = compare_runs(runs)
+
+    (difference,) = comparison.rows[0].differences
+    assert difference.videos == 50 and difference.value == 0
+    assert "differ: 100 and 150, of which 50 were judged in both" in comparison.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"version": 2}, "its version is 2 instead of 1"),
+        ({"settings": {"neighbours": 5}}, "its setting neighbours is 5 instead of 20"),
+        ({"settings": {"neighbours": 20, "l2": 0.1}}, "its setting l2 is 0.1 instead of not given"),
+        ({"views": "10x3"}, "its views is 10x3 instead of 10x1"),
+        ({"splits": ["1", "2", "3"]}, "its splits is 1, 2, 3 instead of 1"),
+    ],
+)
+def test_what_was_judged_otherwise_is_named_and_not_compared(two_runs, changed, said):
+    write_result(two_runs[1], "linear", judgements(some_right(0.7, 1)), **changed)
+
+    comparison = compare_runs(two_runs)
+
+    assert not comparison.rows
+    assert comparison.notes == (f"linear-moving-shapes: b is not compared with a: {said}.",)
+
+
+def test_another_data_set_of_the_same_name_is_not_compared(two_runs):
+    others = {f"walk-{number}": True for number in range(10)}
+    write_result(two_runs[0], "knn", judgements(some_right(0.5, 1)), dataset="/x/clips.csv", stem="clips")
+    write_result(two_runs[1], "knn", judgements(others), dataset="/y/clips.csv", stem="clips")
+
+    assert "its data set is /y/clips.csv instead of /x/clips.csv" in compare_runs(two_runs).notes[0]
+
+
+def test_a_data_set_that_was_moved_is_the_same(two_runs):
+    for run, folder in zip(two_runs, ("/x", "/y"), strict=True):
+        write_result(run, "knn", judgements(some_right(0.5, 1)), dataset=f"{folder}/clips.csv", stem="clips")
+
+    assert [row.protocol for row in compare_runs(two_runs).rows] == ["knn", "linear"]
+
+
+def test_other_labels_of_the_same_videos_are_not_compared(two_runs):
+    videos = [line | {"label": "fall"} for line in judgements(some_right(0.7, 1))]
+    write_result(two_runs[1], "linear", videos)
+
+    assert "200 of its test videos have other labels" in compare_runs(two_runs).notes[0]
+
+
+def test_results_without_a_list_of_videos_have_differences_without_intervals(two_runs):
+    (two_runs[1] / "results" / "linear-moving-shapes.videos.csv").unlink()
+
+    comparison = compare_runs(two_runs)
+
+    assert comparison.rows[0].differences[0].interval is None
+    assert "b has no list of judged videos; evaluate it again" in comparison.notes[0]
+
+
+def test_of_retrieval_only_the_nearest_neighbour_has_an_interval(two_runs):
+    for run in two_runs:
+        metrics = {"label": {"features": {"R@1": 0.5, "R@5": 0.8}, "P2": {"R@1": 0.4, "R@5": 0.7}}}
+        write_result(run, "retrieval", judgements(some_right(0.5, 1)), metrics=metrics)
+
+    rows = {(row.source, row.metric): row for row in compare_runs(two_runs).rows if row.protocol == "retrieval"}
+
+    with_interval = [key for key, row in rows.items() if row.differences[0].interval]
+    assert with_interval == [("features", "R@1")] and len(rows) == 4
+
+
+def test_what_only_some_runs_have_is_named(two_runs, tmp_path):
+    third = write_run(tmp_path / "c")
+    write_result(third, "linear", judgements(some_right(0.6, 5)))
+    for run in (*two_runs[:1], third):
+        write_result(run, "knn", judgements(some_right(0.6, 5)))
+    write_result(third, "retrieval", judgements(some_right(0.6, 5)))
+
+    comparison = compare_runs([*two_runs, third])
+
+    knn, linear = comparison.rows
+    assert knn.values[1] is None and knn.differences[0] is None and knn.differences[1].value == 0
+    assert None not in linear.values
+    assert comparison.notes == (
+        "knn-moving-shapes: not judged in b.",
+        "retrieval-moving-shapes: not judged in a, b.",
+    )
+
+
+def test_names_are_as_short_as_tells_runs_apart(tmp_path):
+    assert distinct_names([tmp_path / "x" / "run", tmp_path / "y" / "run"]) == ["x/run", "y/run"]
+    assert distinct_names([tmp_path / "x" / "one", tmp_path / "x" / "two"]) == ["one", "two"]
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda folder: folder, "holds no run: there is no config.yaml"),
+        (write_run, "has no results. Judge what it learned first: hdc-keras evaluate --run"),
+    ],
+)
+def test_a_folder_without_a_run_or_results_is_refused(two_runs, tmp_path, make, said):
+    with pytest.raises(RunError, match=said):
+        compare_runs([two_runs[0], make(tmp_path / "empty")])
+
+
+def test_one_run_is_too_few(two_runs):
+    with pytest.raises(ConfigError, match="two runs or more"):
+        compare_runs(two_runs[:1])
+
+
+def test_a_damaged_result_is_named(two_runs):
+    (two_runs[1] / "results" / "linear-moving-shapes.json").write_text('{"protocol"')
+
+    with pytest.raises(RunError, match=r"linear-moving-shapes\.json: cannot be read"):
+        compare_runs(two_runs)
+
+
+def test_the_published_figures_are_those_of_the_papers():
+    fine_tuned = {(f.method, f.network, f.dataset): f.percent for f in PUBLISHED if f.task == "fine-tuning"}
+
+    assert len(fine_tuned) == 28 and all(figure.source for figure in PUBLISHED)
+    assert fine_tuned["HDC", "R(2+1)D-18", "UCF101"] == 76.2 and fine_tuned["TCLR", "R3D-18", "HMDB51"] == 53.6
+    pcl = [f.percent for f in PUBLISHED if f.method == "PCL (VCP)" and f.task == "retrieval"]
+    assert pcl == [55.1, 71.2, 78.9, 85.5, 92.3]
+
+
+def test_files_hold_what_the_comparison_does(two_runs):
+    comparison = compare_runs(two_runs)
+    (row,) = comparison.rows
+    (difference,) = row.differences
+
+    as_json = json.loads(render_comparison(comparison, PUBLISHED, ".json"))
+    as_csv = list(csv.DictReader(render_comparison(comparison, (), ".csv").splitlines()))
+    markdown = render_comparison(comparison, PUBLISHED, ".md")
+
+    assert as_json["runs"] == ["a", "b"] and len(as_json["published"]) == len(PUBLISHED)
+    assert as_json["rows"][0]["differences"][0] == {
+        "value": difference.value,
+        "interval": list(difference.interval),
+        "videos": 200,
+    }
+    assert [line["run"] for line in as_csv] == ["a", "b"] and float(as_csv[1]["low"]) == difference.interval[0]
+    shown = f"| {100 * difference.value:+.1f} [{100 * difference.interval[0]:+.1f}, "
+    assert shown in markdown and "## Published: retrieval" in markdown and "one block a stage" in markdown
+    assert all(line.count("|") == 9 for line in markdown.split("\n\n")[2].splitlines())
+
+
+def test_the_command_prints_and_writes(two_runs, hdc_keras_command, tmp_path):
+    done = hdc_keras_command("compare", *two_runs, "--published", "--out", "out/table.md")
+
+    assert done.code == 0, done.out
+    for expected in (
+        "linear v1",
+        "b − a",
+        "features",
+        "top1",
+        "Published: fine-tuning",
+        "VideoMoCo",
+        "[1] third",
+        "Wrote",
+    ):
+        assert expected in done.out
+    assert "| top1 |" in (tmp_path / "out" / "table.md").read_text()
+
+
+def test_the_command_refuses_other_files_and_folders(two_runs, hdc_keras_command, tmp_path):
+    wrong_file = hdc_keras_command("compare", *two_runs, "--out", "table.xlsx")
+    no_run = hdc_keras_command("compare", two_runs[0], tmp_path)
+
+    assert wrong_file.code == 2 and ".md, .csv, .json" in wrong_file.out
+    assert no_run.code == 1 and "holds no run" in no_run.out and "Traceback" not in no_run.out
