@@ -8,32 +8,57 @@ import typer
 
 def export(
     run: Annotated[Path, typer.Option(help="Run directory of a pretraining run.")],
-    format: Annotated[str, typer.Option(help="saved_model or keras.")] = "saved_model",
+    format: Annotated[str, typer.Option(help="saved_model, onnx, litert or keras.")] = "saved_model",
     out: Annotated[
         Path | None,
-        typer.Option(help="File or folder to create. [default: RUN/export/FORMAT]", show_default=False),
+        typer.Option(
+            help="File or folder to create. [default: in RUN/export: saved_model, model.onnx, model.tflite or "
+            "backbone.keras]",
+            show_default=False,
+        ),
+    ] = None,
+    checkpoint: Annotated[str, typer.Option(help="newest or best.")] = "newest",
+    licence: Annotated[
+        str | None,
+        typer.Option(help="Licence of the weights, for the model card. It is for who trained them to decide."),
     ] = None,
 ) -> None:
-    """Write a pretrained network for use elsewhere.
+    """Write a pretrained network for use elsewhere, with a model card.
 
-    saved_model: takes uint8 video (batch, time, height, width, 3) of any size in plain TensorFlow, without hdc_keras.
-    keras: the backbone, for keras.models.load_model.
+    saved_model, onnx and litert take uint8 video (batch, time, height, width, 3) of any size and resize inside; they
+    run in plain TensorFlow, ONNX Runtime and LiteRT, without hdc_keras. keras is the backbone alone, for
+    keras.models.load_model. Each file is read back in its own runtime and compared with the Keras model; one that does
+    not agree to 1e-4 is not kept. onnx and litert need an extra: pip install 'hdc-keras[onnx]'.
 
     Examples:
       hdc-keras export --run runs/moving-shapes --format saved_model
+      hdc-keras export --run runs/mine --format onnx --checkpoint best --licence CC-BY-4.0
       hdc-keras export --run runs/mine --format keras --out backbone.keras
     """
-    from hdc_keras_cli.console import console, start_backend
+    from hdc_keras_cli.console import console, notices_removed, start_backend
 
+    from hdc_keras.evaluation.saved_results import read_results
     from hdc_keras.training.run_directory import RunDirectory
 
     directory = RunDirectory(run)
     experiment = directory.experiment()
+    results = [result.values for result in read_results(run)]
 
     start_backend()
+    from hdc_keras.errors import ConfigError
+    from hdc_keras.export import FORMATS
     from hdc_keras.export import export as write
+    from hdc_keras.pretrained import load_checkpoint
 
-    model, checkpoint = directory.load_checkpoint()
-    default = directory.path / "export" / {"saved_model": "saved_model", "keras": "backbone.keras"}.get(format, format)
-    path = write(model, experiment, format, out or default)
-    console.print(f"Wrote [bold]{path}[/] from {checkpoint.name}")
+    if format not in FORMATS:
+        raise ConfigError(f"unknown format `{format}`. Known: {', '.join(FORMATS)}.")
+    model, file = load_checkpoint(directory, checkpoint)
+    path = out or directory.path / "export" / FORMATS[format].file_name
+    with console.status(f"writing {format}, reading it back and comparing"), notices_removed():
+        written = write(model, experiment, format, path, checkpoint=file, results=results, licence=licence)
+    console.print(
+        f"Wrote [bold]{written.path}[/] from {file.name}: {written.format}, {written.size:,} bytes, greatest "
+        f"difference from the Keras model {written.difference:.2g}",
+        soft_wrap=True,
+    )
+    console.print(f"Its model card is [bold]{written.card}[/]", soft_wrap=True)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from hdc_keras.backbones import R3D, R3D18, R3DTiny, VideoBackbone
     from hdc_keras.config import Experiment, load_experiment, preset
     from hdc_keras.model import HDC
+    from hdc_keras.pretrained import load
 
 __version__ = "0.1.0"
 
@@ -24,6 +25,7 @@ _HOME = {
     "R3D18": "hdc_keras.backbones",
     "R3DTiny": "hdc_keras.backbones",
     "VideoBackbone": "hdc_keras.backbones",
+    "load": "hdc_keras.pretrained",
     "Experiment": "hdc_keras.config",
     "load_experiment": "hdc_keras.config",
     "preset": "hdc_keras.config",
@@ -39,4 +41,4 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module 'hdc_keras' has no attribute {name!r}")
 
 
-__all__ = ["HDC", "R3D", "R3D18", "Experiment", "R3DTiny", "VideoBackbone", "load_experiment", "preset"]
+__all__ = ["HDC", "R3D", "R3D18", "Experiment", "R3DTiny", "VideoBackbone", "load", "load_experiment", "preset"]

@@ -129,6 +129,23 @@ def test_the_exported_backbone_loads_in_keras(smoke_run, hdc_keras_command, tmp_
     assert keras.models.load_model(tmp_path / "backbone.keras").name == "r3d_tiny"
 
 
+def test_an_export_prints_its_size_and_how_far_it_is_from_keras_and_leaves_a_card(
+    smoke_run, hdc_keras_command, tmp_path
+):
+    run, _ = smoke_run
+    file = tmp_path / "model.onnx"
+
+    options = ["--format", "onnx", "--checkpoint", "best", "--licence", "CC0-1.0", "--out", file]
+    done = hdc_keras_command("export", "--run", run, *options)
+
+    assert done.code == 0, done.out
+    size = f"{file.stat().st_size:,} bytes"
+    assert f"from best.keras: onnx, {size}, greatest difference from the Keras model" in done.out
+    assert len(done.out.splitlines()) == 2, done.out
+    card = (tmp_path / "model.onnx.md").read_text()
+    assert size in card and "CC0-1.0" in card and "best.keras" in card
+
+
 def test_ones_own_videos_with_groups_go_the_whole_path(class_folder, hdc_keras_command, tmp_path):
     with (class_folder / "manifest.csv").open("w", newline="") as file:
         writer = csv.writer(file)
@@ -204,6 +221,7 @@ def test_an_unknown_protocol_or_format(refused, smoke_run):
     run, _ = smoke_run
     refused("evaluate", "--run", run, "--protocol", "lineal", code=2, says=["`lineal`", "linear"])
     refused("export", "--run", run, "--format", "onyx", code=2, says=["`onyx`", "saved_model"])
+    refused("export", "--run", run, "--checkpoint", "last", code=2, says=["`last`", "newest, best"])
 
 
 def test_an_export_that_is_in_the_way_is_left_alone(refused, smoke_run, tmp_path):

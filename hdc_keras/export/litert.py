@@ -1,0 +1,73 @@
+"""LiteRT (formerly TensorFlow Lite), of its built-in operations alone."""
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from hdc_keras.config import Experiment
+from hdc_keras.encoder import ClipEncoder
+from hdc_keras.errors import ExportError
+from hdc_keras.export.format import Format, Outputs
+from hdc_keras.export.portable import freeze, with_flat_poolings
+from hdc_keras.model import HDC
+
+_SIGNATURE = "serve"
+_SCRIPT = f"""\
+import numpy as np
+from ai_edge_litert.interpreter import Interpreter
+
+encode = Interpreter("FILE", num_threads=4).get_signature_runner("{_SIGNATURE}")
+video = np.random.randint(0, 255, (1, 16, 240, 320, 3), dtype="uint8")  # RGB; any batch, length, height and width
+outputs = encode(video=video)
+print({{name: value.shape for name, value in outputs.items()}})
+"""
+
+
+def _write(model: HDC, experiment: Experiment, path: Path) -> None:
+    import tensorflow as tf
+    from tensorflow.lite.python.convert_phase import ConverterError
+
+    encoder = ClipEncoder(model, experiment.data.decode_size)
+    encoder.pyramid = with_flat_poolings(encoder.pyramid)  # LiteRT pools in 2D only
+    frozen = freeze(encoder)
+    module = tf.Module()
+    module.encode = tf.function(
+        lambda video: dict(zip(frozen.output_names, frozen.function(video), strict=True)),
+        input_signature=[tf.TensorSpec((None, None, None, None, 3), tf.uint8, name="video")],
+    )
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        # Only by way of a SavedModel do outputs keep their names.
+        tf.saved_model.save(module, folder, signatures={_SIGNATURE: module.encode})
+        converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=[_SIGNATURE])
+        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
+        try:
+            converted = converter.convert()
+        except ConverterError as error:
+            cause = " ".join(str(error).split())[:500]
+            raise ExportError(f"the backbone `{model.backbone.name}` cannot be written for LiteRT: {cause}") from error
+    path.write_bytes(converted)
+
+
+def _open(path: Path) -> Callable[[np.ndarray], Outputs]:
+    from ai_edge_litert.interpreter import Interpreter
+
+    encode = Interpreter(str(path), num_threads=os.cpu_count()).get_signature_runner(_SIGNATURE)
+    return lambda video: encode(video=video)
+
+
+LITERT = Format(
+    name="litert",
+    file_name="model.tflite",
+    summary="A LiteRT (TensorFlow Lite) model of built-in operations alone, with float32 weights: for phones and small "
+    "machines.",
+    takes_video=True,
+    write=_write,
+    open=_open,
+    script=_SCRIPT,
+    modules=("ai_edge_litert",),
+    extra="litert",
+    packages=("tensorflow", "ai-edge-litert"),
+)

@@ -1,0 +1,99 @@
+"""ONNX, converted by tf2onnx from the frozen TensorFlow graph."""
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hdc_keras.config import Experiment
+from hdc_keras.encoder import ClipEncoder
+from hdc_keras.errors import ExportError
+from hdc_keras.export.format import Format, Outputs
+from hdc_keras.export.portable import freeze
+from hdc_keras.model import HDC
+
+# Our choice: what ONNX Runtime knows since 1.14 (2023).
+_OPSET = 18
+_AXES = ("batch", "time", "height", "width")
+
+_SCRIPT = """\
+import numpy as np
+import onnxruntime
+
+session = onnxruntime.InferenceSession("FILE", providers=["CPUExecutionProvider"])
+video = np.random.randint(0, 255, (1, 16, 240, 320, 3), dtype="uint8")  # RGB; any batch, length, height and width
+names = [output.name for output in session.get_outputs()]
+outputs = dict(zip(names, session.run(names, {"video": video})))
+print({name: value.shape for name, value in outputs.items()})
+"""
+
+
+def _write(model: HDC, experiment: Experiment, path: Path) -> None:
+    import onnx
+    import tf2onnx
+
+    frozen = freeze(ClipEncoder(model, experiment.data.decode_size))
+    inputs = [tensor.name for tensor in frozen.function.inputs]
+    outputs = [tensor.name for tensor in frozen.function.outputs]
+    with _warnings_off("tensorflow", "tf2onnx"):
+        # Not `from_function`, which Keras' own ONNX export uses: it makes inputs of constants that a layer holds.
+        converted, _ = tf2onnx.convert.from_graph_def(
+            frozen.function.graph.as_graph_def(),
+            name=model.backbone.name,
+            input_names=inputs,
+            output_names=outputs,
+            tensors_to_rename=dict(zip([*inputs, *outputs], ["video", *frozen.output_names], strict=True)),
+            opset=_OPSET,
+        )
+    _name_axes(converted.graph.input[0], _AXES)
+    for output in converted.graph.output:
+        _name_axes(output, _AXES[:1])
+    try:
+        onnx.checker.check_model(converted)
+    except onnx.checker.ValidationError as error:
+        raise ExportError(f"the backbone `{model.backbone.name}` cannot be written as ONNX: {error}") from error
+    onnx.save(converted, path)
+
+
+def _name_axes(value: Any, names: tuple[str, ...]) -> None:
+    """Axes of unknown length are numbered by the converter."""
+    for axis, name in zip(value.type.tensor_type.shape.dim, names, strict=False):
+        axis.dim_param = name
+
+
+@contextmanager
+def _warnings_off(*loggers: str) -> Iterator[None]:
+    """tf2onnx has TensorFlow warn of its own old functions, and nobody who exports can do anything about it."""
+    levels = {name: logging.getLogger(name).level for name in loggers}
+    for name in loggers:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
+
+
+def _open(path: Path) -> Callable[[np.ndarray], Outputs]:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    return lambda video: dict(zip(names, session.run(names, {"video": video}), strict=True))
+
+
+ONNX = Format(
+    name="onnx",
+    file_name="model.onnx",
+    summary=f"An ONNX model of operator set {_OPSET}: runs in ONNX Runtime 1.14 and later, and what else reads ONNX.",
+    takes_video=True,
+    write=_write,
+    open=_open,
+    script=_SCRIPT,
+    modules=("tf2onnx", "onnx", "onnxruntime"),
+    extra="onnx",
+    packages=("tensorflow", "tf2onnx", "onnx", "onnxruntime"),
+)

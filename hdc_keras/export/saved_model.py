@@ -1,0 +1,52 @@
+"""SavedModel: a folder for any TensorFlow runtime."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from hdc_keras.config import Experiment
+from hdc_keras.encoder import ClipEncoder
+from hdc_keras.export.format import Format, Outputs, as_numpy
+from hdc_keras.model import HDC
+
+_SCRIPT = """\
+import numpy as np
+import tensorflow as tf
+
+model = tf.saved_model.load("FILE")
+video = np.random.randint(0, 255, (1, 16, 240, 320, 3), dtype="uint8")  # RGB; any batch, length, height and width
+outputs = model.serve(video)
+print({name: value.shape for name, value in outputs.items()})
+"""
+
+
+def _write(model: HDC, experiment: Experiment, path: Path) -> None:
+    import tensorflow as tf
+
+    encoder = ClipEncoder(model, experiment.data.decode_size)
+    signature = tf.TensorSpec((None, None, None, None, 3), tf.uint8, name="video")
+    # Not `keras.export.ExportArchive`, which writes every weight twice (Keras 3.15).
+    module = tf.Module()
+    module.weights = [variable.value for variable in encoder.variables]
+    module.serve = tf.function(encoder.call, input_signature=[signature])
+    tf.saved_model.save(module, str(path), signatures={"serve": module.serve, "serving_default": module.serve})
+
+
+def _open(path: Path) -> Callable[[np.ndarray], Outputs]:
+    import tensorflow as tf
+
+    loaded = tf.saved_model.load(str(path))
+    return lambda video: as_numpy(loaded.serve(video))
+
+
+SAVED_MODEL = Format(
+    name="saved_model",
+    file_name="saved_model",
+    summary="A SavedModel: runs in TensorFlow 2, TensorFlow Serving and what else reads SavedModels.",
+    takes_video=True,
+    write=_write,
+    open=_open,
+    script=_SCRIPT,
+    packages=("tensorflow",),
+)

@@ -1,0 +1,346 @@
+"""Exported networks, used where hdc_keras is not: the same numbers, any shape of video, and a card that says so."""
+
+import hashlib
+import json
+import re
+import subprocess
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from hdc_keras import HDC
+from hdc_keras.backbones import build_backbone
+from hdc_keras.config import Experiment, preset
+from hdc_keras.encoder import ClipEncoder, resize_frames
+from hdc_keras.errors import ConfigError, ExportError, RunError
+from hdc_keras.export import FORMATS, Exported, export
+from hdc_keras.export import job as export_job
+from hdc_keras.export.job import greatest_difference
+from hdc_keras.export.portable import FlatMaxPooling, in_float32, resize_by_matrices
+
+VIDEO_FORMATS = ("saved_model", "onnx", "litert")
+OUTPUTS = ["P2", "P2_spatial", "P3", "P3_spatial", "P4", "P4_temporal", "P5", "P5_temporal", "embedding"]
+# Beside the shapes that export itself tries.
+SHAPES = ((3, 8, 40, 48, 3), (1, 17, 33, 90, 3))
+
+
+def experiment_of(backbone):
+    return Experiment(
+        name="small",
+        data={"frames": 8, "decode_size": (40, 48)},
+        views={"size": 32},
+        model={"backbone": backbone},
+        contrast={"embedding_dim": 16, "hidden_dim": 24},
+    )
+
+
+def model_of(backbone, dtype="float32"):
+    """An HDC whose batch norms do something, as after training."""
+    keras.utils.set_random_seed(0)
+    experiment, rng = experiment_of(backbone), np.random.default_rng(0)
+    model = HDC(build_backbone(backbone, dtype=dtype), experiment.views, experiment.contrast, dtype=dtype)
+    for variable in model.variables:
+        if "moving_mean" in variable.path:
+            variable.assign(rng.normal(0, 0.1, variable.shape))
+        if "moving_variance" in variable.path:
+            variable.assign(rng.uniform(0.8, 1.2, variable.shape))
+    return model
+
+
+@pytest.fixture(scope="module")
+def model():
+    return model_of("r3d_tiny")
+
+
+@dataclass
+class Exports:
+    """Every format of one network, written when it is first asked for."""
+
+    model: HDC
+    folder: Path
+    written: dict[str, Exported]
+
+    def __getitem__(self, format):
+        if format not in self.written:
+            path = self.folder / FORMATS[format].file_name
+            self.written[format] = export(self.model, experiment_of("r3d_tiny"), format, path)
+        return self.written[format]
+
+
+@pytest.fixture(scope="module")
+def exports(model, tmp_path_factory):
+    return Exports(model, tmp_path_factory.mktemp("exports"), {})
+
+
+def facts_of(exported):
+    if exported.path.is_dir():
+        return json.loads((exported.path / "assets.extra" / "hdc_keras.json").read_text())
+    return json.loads(exported.path.with_name(f"{exported.path.name}.json").read_text())
+
+
+def script_in(card):
+    return re.search(r"```python\n(.*?)```", card.read_text(), re.DOTALL).group(1)
+
+
+# The script runs as it stands, and then with videos that the test knows.
+WITHOUT_HDC_KERAS = """
+import re, sys
+sys.modules["hdc_keras"] = None  # whoever imports it fails
+import numpy as np
+script = open("script.py").read()
+exec(script, {})
+for number in range(2):
+    space = {}
+    exec(re.sub(r"(?m)^video = .*$", f"video = np.load('video{number}.npy')", script), space)
+    np.savez(f"out{number}.npz", **{name: np.asarray(value) for name, value in space["outputs"].items()})
+"""
+
+
+@pytest.mark.parametrize("format", VIDEO_FORMATS)
+def test_the_cards_script_encodes_any_video_without_hdc_keras(exports, model, format):
+    exported, rng = exports[format], np.random.default_rng(1)
+    folder = exported.path.parent
+    (folder / "script.py").write_text(script_in(exported.card))
+    videos = [rng.integers(0, 256, shape, dtype=np.uint8) for shape in SHAPES]
+    for number, video in enumerate(videos):
+        np.save(folder / f"video{number}.npy", video)
+
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_HDC_KERAS], cwd=folder, capture_output=True, text=True, timeout=120
+    )
+
+    assert done.returncode == 0, done.stderr[-3000:]
+    encoder = ClipEncoder(model, (40, 48))
+    for number, video in enumerate(videos):
+        expected, found = encoder(video), np.load(folder / f"out{number}.npz")
+        assert sorted(found) == OUTPUTS
+        for name in OUTPUTS:
+            np.testing.assert_allclose(
+                found[name], ops.convert_to_numpy(expected[name]), atol=1e-4, rtol=1e-4, err_msg=name
+            )
+
+
+def test_the_cards_script_loads_every_kind_of_backbone_in_plain_keras(exports, tmp_path):
+    scripts = [script_in(exports["keras"].card).replace("backbone.keras", str(exports["keras"].path))]
+    for name in ("r2plus1d_tiny", "c3d_tiny", "s3d_tiny"):
+        exported = export(model_of(name), experiment_of(name), "keras", tmp_path / f"{name}.keras")
+        scripts.append(script_in(exported.card))
+
+    without = "import sys\nsys.modules['hdc_keras'] = None\n"
+    done = subprocess.run(
+        [sys.executable, "-c", without + "\n".join(scripts)], cwd=tmp_path, capture_output=True, text=True, timeout=120
+    )
+
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "'P5': (1, 2, 7, 7, 96)" in done.stdout and done.stdout.count("'P2'") == 4
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_an_export_says_how_great_it_is_and_how_far_from_keras(exports, format):
+    exported = exports[format]
+
+    assert exported.difference < 1e-5  # a tenth of what is allowed
+    assert exported.size > 4 * exports.model.backbone.count_params()
+    if exported.path.is_file():
+        assert exported.size == exported.path.stat().st_size
+    else:  # each weight once
+        assert exported.size < 6 * exports.model.count_params()
+
+
+def test_outputs_and_free_axes_have_their_names_in_every_runtime(exports):
+    import onnxruntime
+    from ai_edge_litert.interpreter import Interpreter
+
+    session = onnxruntime.InferenceSession(exports["onnx"].path, providers=["CPUExecutionProvider"])
+    assert [(value.name, value.type, value.shape) for value in session.get_inputs()] == [
+        ("video", "tensor(uint8)", ["batch", "time", "height", "width", 3])
+    ]
+    assert {value.name: value.shape for value in session.get_outputs()}["P5_temporal"] == ["batch", 16]
+    assert sorted(value.name for value in session.get_outputs()) == OUTPUTS
+    signatures = Interpreter(str(exports["litert"].path)).get_signature_list()
+    assert {name: (found["inputs"], sorted(found["outputs"])) for name, found in signatures.items()} == {
+        "serve": (["video"], OUTPUTS)
+    }
+
+
+@pytest.mark.parametrize("format", ["onnx", "litert"])
+@pytest.mark.parametrize("backbone", ["r2plus1d_tiny", "c3d_tiny", "s3d_tiny"])
+def test_every_kind_of_backbone_is_converted(backbone, format, tmp_path):
+    exported = export(model_of(backbone), experiment_of(backbone), format, tmp_path / FORMATS[format].file_name)
+
+    assert exported.difference < 1e-4 and exported.path.exists()
+
+
+def test_a_network_trained_in_half_precision_is_exported_in_single(tmp_path):
+    model = model_of("r3d_tiny", "mixed_bfloat16")
+
+    exported = export(model, experiment_of("r3d_tiny"), "onnx", tmp_path / "model.onnx")
+
+    assert exported.difference < 1e-5
+    copy = in_float32(model)
+    assert copy.backbone.get_config()["dtype"]["config"]["name"] == "float32" and in_float32(copy) is copy
+    for ours, theirs in zip(copy.get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_levels_and_tasks_of_an_ablation(tmp_path):
+    contrast = preset("hdc-top-level")["contrast"] | {"embedding_dim": 16}
+    model = HDC(build_backbone("r3d_tiny"), {"size": 32}, contrast)
+
+    exported = export(model, experiment_of("r3d_tiny"), "onnx", tmp_path / "model.onnx")
+
+    assert list(facts_of(exported)["outputs"]) == ["P5", "P5_spatial", "P5_temporal", "embedding"]
+
+
+RESULT = {
+    "protocol": "linear",
+    "dataset": "/home/someone/moves",
+    "split": {"train": 30, "test": 12},
+    "chance": {"motion": 0.25},
+    "metrics": {"motion": {"features": {"top1": 0.875, "l2": 0.001}}},
+    "random_weights": {"motion": {"features": {"top1": 0.5, "l2": 0.1}}},
+    "deviation": {"metrics": {"motion": {"features": {"top1": 0.0125}}}},
+    "weights_sha256": "another",
+}
+
+
+def test_the_card_says_what_it_is_how_it_came_about_and_how_good_it_is(model, tmp_path):
+    checkpoint = tmp_path / "step-000000012.keras"
+    checkpoint.write_bytes(b"weights")
+    sha256 = hashlib.sha256(b"weights").hexdigest()
+    path = tmp_path / "export" / "backbone.keras"
+
+    exported = export(
+        model,
+        experiment_of("r3d_tiny"),
+        "keras",
+        path,
+        checkpoint=checkpoint,
+        results=[RESULT, RESULT | {"protocol": "knn", "weights_sha256": sha256}],
+        licence="CC-BY-4.0",
+    )
+
+    card, facts = exported.card.read_text(), facts_of(exported)
+    assert exported.card == tmp_path / "export" / "backbone.keras.md"
+    for said in (
+        "r3d_tiny",
+        "moving-shapes",
+        "8 frames, stride 2, 32 x 32 pixels",
+        sha256,
+        "| linear | moves | motion | features | top1 0.875 ± 0.013 | top1 0.500 | 0.250 | 12 | no |",
+        "| knn | moves |",
+        "## Licence\n\nCC-BY-4.0",
+        f"keras {keras.__version__}",
+        "  decode_size:\n",
+        f"{exported.size:,} bytes",
+    ):
+        assert said in card, said
+    assert facts["weights_sha256"] == sha256 and facts["config"]["data"]["decode_size"] == [40, 48]
+    assert facts["check"] == {
+        "tolerance": 1e-4,
+        "greatest_difference": exported.difference,
+        "inputs": [[2, 8, 32, 32, 3], [1, 13, 48, 24, 3]],
+    }
+
+
+def test_a_card_without_results_or_licence_says_who_decides(exports):
+    exported = exports["saved_model"]
+    card = exported.card.read_text()
+
+    assert exported.card == exported.path / "MODEL_CARD.md"
+    assert "## Results" not in card and "whoever trained them decides" in card
+    assert "`P5_temporal` | (batch, 16) | embedding of the temporal task at stage P5" in card
+    assert facts_of(exported)["resized_to"] == [40, 48]
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_network_whose_numbers_are_not_finite_leaves_nothing(format, tmp_path):
+    model = model_of("r3d_tiny")
+    model.backbone.get_layer("stage5_block1_2_norm").beta.assign(np.full(96, np.nan))
+
+    with pytest.raises(ExportError, match="not finite"):
+        export(model, experiment_of("r3d_tiny"), format, tmp_path / FORMATS[format].file_name)
+
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_that_does_something_else_leaves_nothing(model, tmp_path, monkeypatch):
+    onnx = FORMATS["onnx"]
+    another = model_of("r3d_tiny")
+    another.heads["P5_temporal"].projection.bias.assign_add(np.full(16, 0.01))
+    monkeypatch.setitem(
+        export_job.FORMATS,
+        "onnx",
+        replace(onnx, write=lambda _, experiment, path: onnx.write(another, experiment, path)),
+    )
+
+    with pytest.raises(ExportError, match=r"does not do what the network does: for an input of \(2, 8, 40, 48, 3\)"):
+        export(model, experiment_of("r3d_tiny"), "onnx", tmp_path / "model.onnx")
+
+    assert not list(tmp_path.iterdir())
+
+
+def test_differences_count_as_shares_where_outputs_are_great():
+    wanted = {"a": np.array([0.5, 0.1]), "b": np.array([[200.0, 1.0]])}
+
+    def found(**changed):
+        return greatest_difference(wanted, {**wanted, **changed})
+
+    assert found() == 0
+    assert found(a=np.array([0.5, 0.11])) == pytest.approx(0.01)
+    assert found(b=np.array([[200.0, 1.5]])) == pytest.approx(0.0025)
+    assert found(a=np.array([0.5, np.nan])) == np.inf
+    assert found(a=np.array([0.5])) == found(c=np.array([0.5])) == np.inf
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "model.onnx.md", "model.onnx.json"])
+def test_nothing_is_overwritten(model, tmp_path, name):
+    (tmp_path / name).write_text("mine")
+
+    with pytest.raises(RunError, match=f"{name} exists and is left as it is"):
+        export(model, experiment_of("r3d_tiny"), "onnx", tmp_path / "model.onnx")
+
+    assert (tmp_path / name).read_text() == "mine" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_what_cannot_be_written_here_is_refused_with_what_to_do(model, tmp_path, monkeypatch):
+    def refused(format, name, match):
+        with pytest.raises(ConfigError, match=match):
+            export(model, experiment_of("r3d_tiny"), format, tmp_path / name)
+
+    refused("onnx", "model.tflite", r"must end in \.onnx")
+    refused("onyx", "model.onnx", "unknown format `onyx`")
+    with monkeypatch.context() as patched:
+        patched.setitem(sys.modules, "onnxruntime", None)
+        patched.setitem(sys.modules, "ai_edge_litert", None)
+        refused("onnx", "model.onnx", r"onnxruntime, which is not installed: pip install 'hdc-keras\[onnx\]'")
+        refused("litert", "model.tflite", r"pip install 'hdc-keras\[litert\]'")
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+    for format in VIDEO_FORMATS:
+        refused(format, FORMATS[format].file_name, "KERAS_BACKEND=tensorflow. Received: jax")
+
+
+@pytest.mark.parametrize("size", [(40, 48), (17, 90), (100, 31), (1, 1)])
+def test_resizing_by_matrices_is_antialiased_resizing(size):
+    video = np.random.default_rng(0).integers(0, 256, (2, 3, *size, 3), dtype=np.uint8)
+
+    ours = ops.convert_to_numpy(resize_by_matrices(video, (40, 48)))
+
+    np.testing.assert_allclose(ours, ops.convert_to_numpy(resize_frames(video, (40, 48))), atol=1e-3)  # of 255
+
+
+@pytest.mark.parametrize("size", [(1, 2, 2), (2, 2, 2), (1, 3, 3), (3, 3, 3)])
+@pytest.mark.parametrize("strides", [(1, 1, 1), (1, 2, 2), (2, 2, 2)])
+def test_two_flat_poolings_are_one_in_3d(size, strides):
+    clips = np.random.default_rng(0).normal(size=(2, 5, 7, 8, 3)).astype("float32")
+    whole, flat = keras.layers.MaxPooling3D(size, strides), FlatMaxPooling(size, strides)
+
+    expected = ops.convert_to_numpy(whole(clips))
+
+    np.testing.assert_array_equal(ops.convert_to_numpy(flat(clips)), expected)
+    assert flat.compute_output_shape((None, None, 7, 8, 3)) == (None, None, *expected.shape[2:])

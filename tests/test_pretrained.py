@@ -1,0 +1,121 @@
+"""`hdc_keras.load`: from a run or a checkpoint to features of a video."""
+
+import os
+import shutil
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+import hdc_keras
+from hdc_keras import HDC, R3DTiny
+from hdc_keras.config import Experiment
+from hdc_keras.encoder import ClipEncoder
+from hdc_keras.errors import ConfigError, RunError, WeightsError
+from hdc_keras.training.run_directory import RunDirectory
+from tests.test_backends import needs
+
+EXPERIMENT = Experiment(data={"frames": 8, "decode_size": (40, 48)}, views={"size": 32}, model={"backbone": "r3d_tiny"})
+VIDEO = np.random.default_rng(0).integers(0, 256, (2, 8, 50, 70, 3), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def models():
+    """Two networks, by the step that their checkpoints were taken after."""
+    keras.utils.set_random_seed(0)
+    return {step: HDC(R3DTiny(), EXPERIMENT.views, EXPERIMENT.contrast) for step in (1, 2)}
+
+
+@pytest.fixture(scope="module")
+def run(models, tmp_path_factory):
+    """A run whose first checkpoint is the best."""
+    run = RunDirectory(tmp_path_factory.mktemp("runs") / "mine")
+    run.create(EXPERIMENT)
+    for step, model in models.items():
+        checkpoint = run.save_checkpoint(model, step, keep=2)
+        run.keep_best(checkpoint, "knn", 1 / step)
+    return run
+
+
+def embedding(encoder):
+    return ops.convert_to_numpy(encoder(VIDEO)["embedding"])
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "step"),
+    [({}, 2), ({"checkpoint": "newest"}, 2), ({"checkpoint": "best"}, 1)],
+)
+def test_a_run_is_its_newest_checkpoint_or_its_best(run, models, checkpoint, step):
+    encoder = hdc_keras.load(run.path, **checkpoint)
+
+    np.testing.assert_array_equal(embedding(encoder), embedding(ClipEncoder(models[step], (40, 48))))
+    assert encoder.backbone.name == "r3d_tiny" and not np.allclose(embedding(encoder), 0)
+
+
+def test_a_checkpoint_of_a_run_has_the_runs_frame_size(run, models, monkeypatch):
+    monkeypatch.chdir(run.checkpoint_folder)
+
+    encoder = hdc_keras.load("step-000000001.keras")
+
+    assert encoder.frame_size == (40, 48)
+    np.testing.assert_array_equal(embedding(encoder), embedding(ClipEncoder(models[1], (40, 48))))
+
+
+def test_a_checkpoint_elsewhere_needs_a_frame_size(run, models, tmp_path):
+    file = shutil.copy(run.checkpoints()[0], tmp_path / "checkpoint.keras")
+
+    with pytest.raises(ConfigError, match=r"frame_size=\(128, 171\)"):
+        hdc_keras.load(file)
+    encoder = hdc_keras.load(file, frame_size=(36, 36))
+
+    np.testing.assert_array_equal(embedding(encoder), embedding(ClipEncoder(models[1], (36, 36))))
+
+
+def test_what_is_no_checkpoint_is_refused_with_what_to_do(run, models, tmp_path):
+    models[1].backbone.save(tmp_path / "backbone.keras")
+    keras.Sequential([keras.layers.Input((2,)), keras.layers.Dense(1)]).save(tmp_path / "other.keras")
+    (tmp_path / "damaged.keras").write_bytes(run.checkpoints()[0].read_bytes()[:1000])
+
+    for name, error, says in (
+        ("backbone.keras", ConfigError, r"backbone alone \(r3d_tiny\).*keras.models.load_model"),
+        ("other.keras", ConfigError, "holds a Sequential"),
+        ("damaged.keras", WeightsError, "cannot be loaded"),
+        ("none.keras", RunError, "does not exist"),
+        ("", RunError, "holds no run"),
+    ):
+        with pytest.raises(error, match=says):
+            hdc_keras.load(tmp_path / name)
+    with pytest.raises(ConfigError, match=r"unknown checkpoint `last`\. Known: newest, best"):
+        hdc_keras.load(run.path, checkpoint="last")
+    with pytest.raises(ConfigError, match="is a file"):
+        hdc_keras.load(run.checkpoints()[0], checkpoint="best")
+
+
+ENCODE = """
+import sys
+import numpy as np
+import hdc_keras
+from keras import ops
+outputs = hdc_keras.load(sys.argv[1])(np.load(sys.argv[2]))
+np.savez(sys.argv[3], **{name: ops.convert_to_numpy(value) for name, value in outputs.items()})
+"""
+
+
+@pytest.mark.parametrize("backend", [pytest.param(name, marks=needs(name)) for name in ("jax", "torch")])
+def test_every_backend_gives_the_same_features(run, models, backend, tmp_path):
+    np.save(tmp_path / "video.npy", VIDEO)
+
+    subprocess.run(
+        [sys.executable, "-c", ENCODE, run.path, tmp_path / "video.npy", tmp_path / "out.npz"],
+        env={**os.environ, "KERAS_BACKEND": backend},
+        check=True,
+        timeout=200,
+    )
+
+    found, expected = np.load(tmp_path / "out.npz"), ClipEncoder(models[2], (40, 48))(VIDEO)
+    assert set(found) == set(expected)
+    for name in expected:
+        np.testing.assert_allclose(found[name], ops.convert_to_numpy(expected[name]), atol=1e-4, err_msg=name)
