@@ -22,6 +22,27 @@ def test_the_ten_lines_of_python_run(tmp_path):
     assert (tmp_path / "backbone.keras").exists()
 
 
+def test_the_scripts_for_exported_models_run_without_hdc_keras(tmp_path):
+    from hdc_keras import HDC, Experiment, R3DTiny
+    from hdc_keras.export import FORMATS, export
+
+    experiment = Experiment.model_validate({"data": {"frames": 8, "decode_size": [40, 40]}, "views": {"size": 32}})
+    model, folder = HDC(R3DTiny(), experiment.views), tmp_path / "runs" / "moving-shapes" / "export"
+    for name, format in FORMATS.items():
+        export(model, experiment, name, folder / format.file_name)
+    section = README.read_text(encoding="utf-8").split("## Exported models, without hdc_keras\n")[1].split("\n## ")[0]
+    scripts = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+    assert len(scripts) == len(FORMATS)
+
+    without = "import sys\nsys.modules['hdc_keras'] = None\n"
+    done = subprocess.run(
+        [sys.executable, "-c", without + "\n".join(scripts)], cwd=tmp_path, capture_output=True, text=True, timeout=300
+    )
+
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.count("'P5'") == 4 and done.stdout.count("'embedding': (1, 256)") == 3
+
+
 def test_fit_takes_a_tf_data_dataset_of_video_files(shapes_folder):
     import keras
 
