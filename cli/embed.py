@@ -40,7 +40,7 @@ def embed(
       hdc-keras embed --run runs/mine --out own.parquet --checkpoint best --set evaluate.clips=5
     """
     from hdc_keras_cli.console import NamedBars, console, errors, progress_bar, start_backend
-    from hdc_keras_cli.experiments import absolute
+    from hdc_keras_cli.experiments import other_videos
 
     from hdc_keras.config import load_experiment
     from hdc_keras.errors import ConfigError
@@ -52,10 +52,7 @@ def embed(
         raise ConfigError(f"--checkpoint {checkpoint}: expected newest or best.")
     directory = RunDirectory(run)
     directory.experiment()
-    # What the run's config says of its own videos does not hold for others.
-    other = ("layout=auto", "annotations=null", "limit=null", "limit_per_class=null") if data else ()
-    overrides = [f"data.{override}" for override in (*other, *([f"path={absolute(data)}"] if data else []))]
-    experiment = load_experiment(directory.config_file, [*overrides, *(set_ or [])])
+    experiment = load_experiment(directory.config_file, [*other_videos(data), *(set_ or [])])
 
     from hdc_keras.evaluation.embedding_table import check_free
 

@@ -46,7 +46,7 @@ def evaluate(
       hdc-keras evaluate --run runs/mine --protocol linear-cvrl --set evaluate.crops=3
     """
     from hdc_keras_cli.console import NamedBars, console, progress_bar, start_backend
-    from hdc_keras_cli.experiments import absolute
+    from hdc_keras_cli.experiments import other_videos
 
     from hdc_keras.config import load_experiment
     from hdc_keras.errors import ConfigError
@@ -56,8 +56,7 @@ def evaluate(
         raise ConfigError(f"--checkpoint {checkpoint}: expected newest or best.")
     directory = RunDirectory(run)
     directory.experiment()
-    overrides = [*([f"data.path={absolute(data)}"] if data else []), *(set_ or [])]
-    experiment = load_experiment(directory.config_file, overrides)
+    experiment = load_experiment(directory.config_file, [*other_videos(data), *(set_ or [])])
 
     start_backend()
     from hdc_keras.evaluation.job import evaluate as evaluate_run

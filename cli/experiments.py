@@ -43,6 +43,14 @@ def resolve(config: str, preset: str | None, data: str | None, overrides: list[s
     return shrunk(experiment) if smoke else experiment
 
 
+def other_videos(data: str | None) -> list[str]:
+    """Overrides for `--data` beside a run: what its config says of its own videos does not hold for others."""
+    if data is None:
+        return []
+    of_its_own = ("layout=auto", "annotations=null", "limit=null", "limit_per_class=null")
+    return [f"data.{override}" for override in (f"path={absolute(data)}", *of_its_own)]
+
+
 def absolute(data: str) -> str:
     """A path that holds from any folder; a URL is one."""
     return data if is_remote(data) else str(Path(data).resolve())

@@ -23,7 +23,7 @@ from hdc_keras.evaluation.protocols import (
     judged_by_scores,
     require_labels,
 )
-from hdc_keras.evaluation.protocols.fine_tuning import changed, repeats
+from hdc_keras.evaluation.protocols.fine_tuning import changed
 from hdc_keras.evaluation.results import Outcome, summarise, write_result
 from hdc_keras.model import HDC
 from hdc_keras.training.distribution import is_multi_process
@@ -52,7 +52,8 @@ class _Evaluation:
 
     @property
     def seeds(self) -> list[int]:
-        return repeats(self.experiment.evaluate, self.experiment.seed)
+        """`evaluate.seeds` of them, from the run's own on."""
+        return list(range(self.experiment.seed, self.experiment.seed + self.experiment.evaluate.seeds))
 
 
 def load_splits(

@@ -22,7 +22,7 @@ def test_importing_the_package_and_asking_for_help_load_no_backend():
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("command", ["pretrain", "evaluate", "embed", "export"])
+@pytest.mark.parametrize("command", ["pretrain", "evaluate", "embed", "report", "export"])
 def test_every_command_helps_with_examples(command):
     done = subprocess.run([COMMAND, command, "--help"], capture_output=True, text=True)
 

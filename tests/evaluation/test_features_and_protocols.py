@@ -221,8 +221,11 @@ def test_the_updates_of_published_probes_are_those_of_keras():
     rng = np.random.default_rng(2)
     gradients = [[rng.normal(size=(4, 3)).astype("float32"), rng.normal(size=3).astype("float32")] for _ in range(5)]
     pairs = [
-        (momentum_update(0.5, 0.9, 5), keras.optimizers.SGD(WarmupCosine(0.5, 0, 5), momentum=0.9)),
-        (adam_update(0.01), keras.optimizers.Adam(0.01, epsilon=1e-8)),
+        (
+            momentum_update(lambda step: 0.25 * (1 + np.cos(np.pi * step / 5)), 0.9),
+            keras.optimizers.SGD(WarmupCosine(0.5, 0, 5), momentum=0.9),
+        ),
+        (adam_update(lambda step: 0.01), keras.optimizers.Adam(0.01, epsilon=1e-8)),
     ]
     for update, optimizer in pairs:
         ours = [np.ones((4, 3)), np.ones(3)]

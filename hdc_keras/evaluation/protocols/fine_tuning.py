@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
-from hdc_keras.config import EvaluateConfig, Experiment
+from hdc_keras.config import Experiment
 
 _NO_JITTER = {"flip": 0.0, "jitter": 0.0, "grey": 0.0, "blur": 0.0, "fade_static": 0.0}
 
@@ -135,7 +135,8 @@ FINE_TUNING = {
     ),
     "finetune-severe": FineTuning(
         version=1,
-        source="SEVERE (Thoker et al., ECCV 2022, arXiv 2203.14221), as in its code, action_recognition/configs",
+        source="SEVERE (Thoker et al., ECCV 2022, arXiv 2203.14221), as its code's configuration for HMDB51 "
+        "(112x112x32-fold1)",
         frames=32,
         stride=2,  # 16 frames a second of videos with about 30
         size=112,
@@ -149,7 +150,6 @@ FINE_TUNING = {
         clips_per_video=10,
         drops=(6, 10, 14),
         drop_factor=0.3,
-        weight_decay=1e-4,
         views={
             **_NO_JITTER,
             "flip": 0.5,
@@ -161,8 +161,3 @@ FINE_TUNING = {
         },
     ),
 }
-
-
-def repeats(settings: EvaluateConfig, seed: int) -> list[int]:
-    """The seeds of an evaluation: `evaluate.seeds` of them, from the run's own on."""
-    return list(range(seed, seed + settings.seeds))
