@@ -127,6 +127,15 @@ def by_seed(results: list[dict], folds: int, protocol: str, key: str = "metrics"
     return shares
 
 
+def merged(trained: dict[str, list[dict]]) -> list[dict]:
+    """What random weights got on each fold, which is the same beside every variant, but not by as many protocols."""
+    folds: dict[tuple[int, int], dict] = {}
+    for result in (result for runs in trained.values() for result in runs):
+        place = folds.setdefault((result["seed"], result["fold"]), {**result, "random_weights": {}})
+        place["random_weights"] |= result["random_weights"]
+    return list(folds.values())
+
+
 def over_folds(results: list[dict], shares: dict[int, float], protocol: str, key: str) -> float:
     """Standard deviation over the folds of the seeds that are complete."""
     values = [result[key][protocol] for result in results if result["seed"] in shares and protocol in result[key]]
@@ -162,7 +171,7 @@ def write_table(folder: Path, records: list[VideoRecord], folds: int) -> str:
         "|---|---|" + "---|" * len(PROTOCOLS),
     ]
     trained = {name: runs for name, runs in results.items() if name not in BASELINES}
-    everything = {"random initialisation": ("random_weights", next(iter(trained.values()), []))}
+    everything = {"random initialisation": ("random_weights", merged(trained))}
     everything |= {name: ("metrics", runs) for name, runs in trained.items()}
     for name, (key, runs) in everything.items():
         shares = [by_seed(runs, folds, protocol, key) for protocol in PROTOCOLS]
@@ -180,7 +189,7 @@ def write_table(folder: Path, records: list[VideoRecord], folds: int) -> str:
             hdc, coupled = (by_seed(results[name], folds, protocol) for name in ("hdc", "coupled"))
             common = {seed: hdc[seed] - coupled[seed] for seed in hdc if seed in coupled}
             differences += [f"{protocol} {shown(common)}"] if common else []
-        lines.append(f"HDC less coupled, seed by seed: {', '.join(differences)}.")
+        lines += [f"HDC less coupled, seed by seed: {', '.join(differences)}."] if differences else []
     by_video, by_group = (0.5 / count**0.5 for count in (len(records), groups))
     lines += [
         "",
