@@ -16,6 +16,8 @@ DRAWS = 10_000
 _SHARE_OF_VIDEOS = ("top1", "R@1")
 # Written beside metrics, but no measure of quality: the penalty that the linear probe chose.
 _NO_SCORE = ("l2",)
+# A protocol that says how many are right, and nothing of single videos.
+_WITHOUT_VIDEOS = "lowlabel"
 # What a result says of how it was judged; two that differ in any of these have nothing to tell each other.
 _HOW_JUDGED = ("version", "views", "splits")
 
@@ -236,6 +238,8 @@ def _labels(result: SavedResult) -> dict[tuple[str, str], str]:
 
 def _notes_on_videos(key: str, first: SavedResult, other: SavedResult, name: str, first_name: str) -> list[str]:
     """What to know of the test videos of two comparable results."""
+    if first.protocol == _WITHOUT_VIDEOS:
+        return []
     for result, of_run in ((first, first_name), (other, name)):
         if not result.videos:
             return [f"{key}: no intervals for {name}: {of_run} has no list of judged videos; evaluate it again."]
