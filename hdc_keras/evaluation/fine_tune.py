@@ -17,20 +17,17 @@ from hdc_keras.data.loading import DecodeFailures, FrameStore, WindowLoader
 from hdc_keras.data.records import VideoRecord, with_splits
 from hdc_keras.data.sampling import WindowSpec
 from hdc_keras.devices import refuse_wrong_gradients, uses_xla
-from hdc_keras.errors import DataError, RunError, StoppedError, TrainingError
+from hdc_keras.errors import DataError, StoppedError, TrainingError
 from hdc_keras.evaluation.classifier import ClipScorer, VideoClassifier
 from hdc_keras.evaluation.features import digest_of_weights, encoded_batches
+from hdc_keras.evaluation.fine_tuning_directory import FineTuningDirectory, Scores
 from hdc_keras.evaluation.protocols.fine_tuning import FineTuning
 from hdc_keras.training.callbacks import RunLogger, SaveCheckpoints, StopOnSignal
 from hdc_keras.training.distribution import Distribution, synchronise_batch_norm
 from hdc_keras.training.optimizers import WarmupCosine
 from hdc_keras.training.run import Batches, fit_epochs
-from hdc_keras.training.run_directory import RunDirectory
 
 Progress = Callable[[str, int, int], None]
-
-_SCORES = "scores.npz"
-_CLASSIFIER = "classifier.keras"
 
 
 @dataclass(frozen=True)
@@ -74,39 +71,6 @@ class FineTuningJob:
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
-@dataclass(frozen=True)
-class Scores:
-    """What a fine-tuned network says of the test videos.
-
-    Attributes:
-        records: the test videos that decoded.
-        scores: (videos, classes) mean over views of logits or softmax.
-        failed: reason by path of every test video that did not decode.
-        training_failed: the same of the training and validation videos.
-    """
-
-    records: list[VideoRecord]
-    scores: np.ndarray
-    failed: dict[str, str]
-    training_failed: dict[str, str]
-
-
-class FineTuningDirectory(RunDirectory):
-    """The folder of one training: as a run directory, but its checkpoints hold a `VideoClassifier`."""
-
-    def check_model(self, model: Any, file: Path) -> None:
-        """Raises `RunError` when a checkpoint holds something else."""
-        if not isinstance(model, VideoClassifier):
-            raise RunError(f"{file} holds no classifier. Remove {self.path} to train it anew.")
-
-    def unwritable(self, file: Path, error: OSError) -> RunError:
-        """The error that says so, and what to do."""
-        return RunError(
-            f"{file} cannot be written ({error.strerror or error}); what was saved before is still there. Free some "
-            "space or make the folder writable, and repeat the command."
-        )
-
-
 def hold_out(
     records: Sequence[VideoRecord], share: float, column: str, seed: int
 ) -> tuple[list[VideoRecord], list[VideoRecord]]:
@@ -145,7 +109,7 @@ def fine_tune(job: FineTuningJob, folder: Path, store: FrameStore, progress: Pro
         TrainingError: the loss was not finite.
     """
     run = FineTuningDirectory(folder / f"{job.title.replace(' ', '-').replace(',', '')}-{job.digest()[:12]}")
-    finished = _read_scores(run.path / _SCORES, job.test)
+    finished = run.read_scores(job.test)
     if finished:
         return finished
     train = job.experiment.train.model_copy(
@@ -164,10 +128,8 @@ def fine_tune(job: FineTuningJob, folder: Path, store: FrameStore, progress: Pro
         model = _train(job, experiment, run, store, failures, distribution, progress)
         scores = _score(model, job, experiment, store, dict(failures.reasons), progress)
     if job.backbone:  # random weights that were trained are of no use to anyone
-        temporary = run.path / f".{_CLASSIFIER}"
-        model.save(temporary)
-        temporary.replace(run.path / _CLASSIFIER)
-    _write_scores(run, scores)
+        run.save_classifier(model)
+    run.write_scores(scores)
     shutil.rmtree(run.checkpoint_folder)
     return scores
 
@@ -318,28 +280,6 @@ def _score(
         kept += records
         scores.append(values.mean(axis=1))
     return Scores(kept, np.concatenate(scores), dict(failures.reasons), training_failed)
-
-
-def _write_scores(run: RunDirectory, scores: Scores) -> None:
-    note = {
-        "videos": [record.video_id for record in scores.records],
-        "failed": scores.failed,
-        "training_failed": scores.training_failed,
-    }
-    temporary = run.path / f".{_SCORES}"
-    with temporary.open("wb") as stream:
-        np.savez(stream, note=np.array(json.dumps(note)), scores=scores.scores)
-    temporary.replace(run.path / _SCORES)
-
-
-def _read_scores(file: Path, test: Sequence[VideoRecord]) -> Scores | None:
-    if not file.exists():
-        return None
-    by_id = {record.video_id: record for record in test}
-    with np.load(file) as stored:
-        note = json.loads(str(stored["note"]))
-        records = [by_id[video_id] for video_id in note["videos"]]
-        return Scores(records, stored["scores"], note["failed"], note["training_failed"])
 
 
 class _RefuseNan(keras.callbacks.Callback):

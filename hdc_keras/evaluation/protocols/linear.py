@@ -22,7 +22,7 @@ _SEVERE: dict[str, Any] = {
     "optimizer": "adam",
     "learning_rate": 1e-2,
     "batch_size": 128,
-    "drops": (4, 8),
+    "drops": [4, 8],
     "drop_factor": 0.3,
     "epochs": 10,
 }
