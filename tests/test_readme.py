@@ -40,7 +40,7 @@ def test_the_scripts_for_exported_models_run_without_hdc_keras(tmp_path):
     )
 
     assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.count("'P5'") == 4 and done.stdout.count("'embedding': (1, 256)") == 3
+    assert done.stdout.count("'P5'") == 4 and done.stdout.count("'embedding'") == 3
 
 
 def test_fit_takes_a_tf_data_dataset_of_video_files(shapes_folder):

@@ -24,7 +24,7 @@ classifier = keras.Model(backbone.input, keras.layers.Dense(10)(pooled))  # to f
 
 def _write(model: HDC, experiment: Experiment, path: Path) -> None:
     # A model of Keras' own layers, so that whoever loads it needs nothing of this package.
-    model.backbone.level_model(tuple(model.backbone.pyramid_outputs)).save(path)
+    keras.Model(model.backbone.input, dict(model.backbone.pyramid_outputs), name=model.backbone.name).save(path)
 
 
 def _open(path: Path) -> Callable[[np.ndarray], Outputs]:

@@ -120,8 +120,6 @@ def test_the_exported_saved_model_agrees_with_the_model_in_a_clean_process(
 def test_the_exported_backbone_loads_in_keras(smoke_run, hdc_keras_command, tmp_path):
     import keras
 
-    import hdc_keras.backbones  # noqa: F401
-
     run, _ = smoke_run
     done = hdc_keras_command("export", "--run", run, "--format", "keras", "--out", tmp_path / "backbone.keras")
 
