@@ -31,7 +31,7 @@ def compare(
     from hdc_keras.evaluation.comparison import compare_runs
     from hdc_keras.evaluation.comparison_files import check_suffix, explanation, render_comparison
     from hdc_keras.evaluation.published import PUBLISHED
-    from hdc_keras.evaluation.whole_files import write_whole
+    from hdc_keras.whole_files import write_out
 
     if out:
         check_suffix(out)
@@ -47,7 +47,7 @@ def compare(
     if published:
         _print_published(figures)
     if out:
-        write_whole(out, render_comparison(comparison, figures, out.suffix.lower()).encode())
+        write_out(out, render_comparison(comparison, figures, out.suffix.lower()).encode())
         console.print(f"Wrote [bold]{out}[/]")
 
 

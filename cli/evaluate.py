@@ -61,7 +61,9 @@ def evaluate(
     start_backend()
     from hdc_keras.evaluation.job import evaluate as evaluate_run
     from hdc_keras.evaluation.job import load_splits
+    from hdc_keras.evaluation.protocols import require_known
 
+    require_known(protocol)  # before any video is read
     with progress_bar() as bar:
         bars = NamedBars(bar)
         videos, notes = load_splits(

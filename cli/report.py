@@ -34,9 +34,9 @@ def report(
 
     start_backend()
     from hdc_keras.evaluation.report.job import build_report
-    from hdc_keras.evaluation.whole_files import write_whole
+    from hdc_keras.whole_files import write_out
 
     with progress_bar() as bar:
         page = build_report(directory, NamedBars(bar)).encode()
-    write_whole(file, page)
+    write_out(file, page)
     console.print(f"Wrote [bold]{file}[/], {len(page) / 1e6:.1f} MB")

@@ -78,8 +78,7 @@ def extract_features(
     Raises:
         DataError: too many videos cannot be decoded, or counts do not add up.
     """
-    file = cache / f"{_digest(encoder, records, experiment, keep_views)}.npz" if cache else None
-    known = _read_cache(file, records) if file else None
+    known = kept_features(encoder, records, experiment, cache, keep_views) if cache else None
     if known:
         if progress:
             progress(len(records), len(records))
@@ -99,9 +98,33 @@ def extract_features(
     arrays = {name: np.concatenate(values) for name, values in means.items()}
     kept_views = {name: np.concatenate(values) for name, values in views.items()}
     features = VideoFeatures(kept, arrays, len(records), dict(failures.reasons), kept_views)
-    if file:
-        _write_cache(file, features)
+    if cache:
+        _write_cache(_cache_file(cache, _digest(encoder, records, experiment), keep_views), features)
     return features
+
+
+def kept_features(
+    encoder: ClipEncoder,
+    records: Sequence[VideoRecord],
+    experiment: Experiment,
+    cache: Path,
+    with_views: bool = False,
+) -> VideoFeatures | None:
+    """What `extract_features` has kept of the same videos, in whatever order they were; `None` where it has not.
+
+    Args:
+        encoder: as in `extract_features`.
+        records: as in `extract_features`.
+        experiment: as in `extract_features`.
+        cache: as in `extract_features`.
+        with_views: whether the features of every single view are wanted too.
+    """
+    digest = _digest(encoder, records, experiment)
+    for has_views in (True,) if with_views else (False, True):
+        known = _read_cache(_cache_file(cache, digest, has_views), records)
+        if known:
+            return known
+    return None
 
 
 def encoded_batches(
@@ -188,12 +211,17 @@ def digest_of_weights(model: keras.Model) -> str:
     return found.hexdigest()
 
 
-def _digest(encoder: ClipEncoder, records: Sequence[VideoRecord], experiment: Experiment, keep_views: bool) -> str:
+def _cache_file(cache: Path, digest: str, has_views: bool) -> Path:
+    return cache / f"{digest}{'-views' if has_views else ''}.npz"
+
+
+def _digest(encoder: ClipEncoder, records: Sequence[VideoRecord], experiment: Experiment) -> str:
     data, settings = experiment.data, experiment.evaluate
     made = [data.frames, data.stride, data.decode_size, data.decoder, settings.clips, encoder.crops, encoder.view_size]
     names = [encoder.pyramid.dtype_policy.name, list(encoder.levels), list(encoder.heads), keras.backend.backend()]
-    parts = [_CACHE_VERSION, digest_of_weights(encoder), made, names, keep_views]
-    return hashlib.sha256(json.dumps([*parts, [_identity(record) for record in records]]).encode()).hexdigest()
+    parts = [_CACHE_VERSION, digest_of_weights(encoder), made, names]
+    videos = [_identity(record) for record in sorted(records, key=lambda record: record.video_id)]
+    return hashlib.sha256(json.dumps([*parts, videos]).encode()).hexdigest()
 
 
 def _identity(record: VideoRecord) -> list[str | int]:
@@ -235,4 +263,4 @@ def _read_cache(file: Path, records: Sequence[VideoRecord]) -> VideoFeatures | N
         return None
     by_id = {record.video_id: record for record in records}
     kept = [by_id[video_id] for video_id in note["videos"]]
-    return VideoFeatures(kept, groups["mean"], len(records), note["failed"], groups["view"])
+    return VideoFeatures(kept, groups["mean"], len(records), note["failed"], groups["view"]).select(records)

@@ -15,12 +15,12 @@ from hdc_keras.evaluation.fine_tune import FineTuningJob, fine_tune, hold_out
 from hdc_keras.evaluation.protocols import (
     FINE_TUNING,
     FROZEN,
-    PROTOCOLS,
     Answer,
     chance,
     feature_sources,
     judge,
     judged_by_scores,
+    require_known,
     require_labels,
 )
 from hdc_keras.evaluation.protocols.fine_tuning import changed
@@ -126,9 +126,7 @@ def evaluate(
         StoppedError: a signal came.
         WeightsError: `supervised` does not fit.
     """
-    unknown = [name for name in protocols if name not in PROTOCOLS]
-    if unknown:
-        raise ConfigError(f"unknown protocol `{unknown[0]}`. Known: {', '.join(PROTOCOLS)}.")
+    require_known(protocols)
     if is_multi_process():
         raise ConfigError("evaluation runs in one process, which may use all GPUs of its machine: start it only once.")
     model, checkpoint = run.load_checkpoint(best=best)

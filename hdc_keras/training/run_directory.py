@@ -1,6 +1,5 @@
 """A run directory: all that is needed to repeat, resume, evaluate and export a run."""
 
-import contextlib
 import csv
 import hashlib
 import io
@@ -19,6 +18,7 @@ from typing import Any
 
 from hdc_keras.config import Experiment, dump_experiment, load_experiment
 from hdc_keras.errors import RunError
+from hdc_keras.whole_files import write_whole
 
 _BEST_NOTE = "best.json"
 _PACKAGES = ("hdc-keras", "keras", "tensorflow", "jax", "torch", "numpy", "av")
@@ -233,14 +233,9 @@ class RunDirectory:
     def write_bytes(self, name: str, content: bytes) -> Path:
         """Write a file under the run directory, whole or not at all. Raises `RunError` when it cannot be written."""
         file = self.path / name
-        temporary = file.with_name(f".{file.name}.{os.getpid()}")
         try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_bytes(content)
-            temporary.replace(file)
+            write_whole(file, content)
         except OSError as error:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
             raise self.unwritable(file, error) from error
         return file
 

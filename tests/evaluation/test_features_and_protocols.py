@@ -286,7 +286,10 @@ def test_features_are_kept_and_made_anew_for_other_weights_clips_or_videos(shape
     with monkeypatch.context() as patch:
         patch.setattr(network, "predict_on_batch", None)  # nothing is encoded again
         again = extract()
+        backwards = extract_features(network, records[::-1], EXPERIMENT, store, cache=tmp_path / "features")
 
+    assert [record.video_id for record in backwards.records] == [record.video_id for record in first.records][::-1]
+    np.testing.assert_array_equal(backwards.arrays["P5"], first.arrays["P5"][::-1])
     assert again.failed == first.failed and list(again.failed) == [records[-1].path]
     assert [record.video_id for record in again.records] == [record.video_id for record in first.records]
     for name, array in first.arrays.items():

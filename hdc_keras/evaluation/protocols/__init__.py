@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from hdc_keras.config import EvaluateConfig
-from hdc_keras.errors import DataError
+from hdc_keras.errors import ConfigError, DataError
 from hdc_keras.evaluation.features import VideoFeatures
 from hdc_keras.evaluation.protocols.fine_tuning import FINE_TUNING
 from hdc_keras.evaluation.protocols.linear import LINEAR, LINEAR_CVRL, LINEAR_SEVERE
@@ -100,6 +100,13 @@ def judge(
     return answers
 
 
+def require_known(protocols: Sequence[str]) -> None:
+    """Raises `ConfigError` when one is no name in `PROTOCOLS`."""
+    unknown = [name for name in protocols if name not in PROTOCOLS]
+    if unknown:
+        raise ConfigError(f"unknown protocol `{unknown[0]}`. Known: {', '.join(PROTOCOLS)}.")
+
+
 def require_labels(train: VideoFeatures, test: VideoFeatures) -> list[str]:
     """The label columns that can be judged. Raises `DataError` when none can."""
     if not train.records or not test.records:
@@ -135,5 +142,6 @@ __all__ = [
     "feature_sources",
     "judge",
     "judged_by_scores",
+    "require_known",
     "require_labels",
 ]

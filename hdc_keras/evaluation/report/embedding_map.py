@@ -11,7 +11,7 @@ from hdc_keras.config import Experiment
 from hdc_keras.data.loading import FrameStore
 from hdc_keras.data.records import VideoRecord
 from hdc_keras.encoder import ClipEncoder
-from hdc_keras.evaluation.features import VideoFeatures, extract_features, joined
+from hdc_keras.evaluation.features import VideoFeatures, extract_features, joined, kept_features
 from hdc_keras.model import HDC
 
 # Extent of the map in the units of its SVG, and the margin in which no point lies.
@@ -82,14 +82,9 @@ def features_of(
         progress: called with (videos done, videos in all).
     """
     encoder = ClipEncoder(model, experiment.data.decode_size, experiment.evaluate.crops)
-    # In the order of the evaluation, since features are kept under a digest of the videos in their order.
-    whole = sorted(every_record, key=lambda record: record.split == "test")
-    for with_views in (False, True):
-        try:
-            nothing = _CacheOnly(experiment.data.decode_size, 0.0)
-            return extract_features(encoder, whole, experiment, nothing, None, cache, with_views).select(records)
-        except _NotCachedError:
-            continue
+    of_evaluation = kept_features(encoder, every_record, experiment, cache)
+    if of_evaluation:
+        return of_evaluation.select(records)
     return extract_features(encoder, records, experiment, store, progress, cache)
 
 
@@ -154,19 +149,3 @@ def to_page(places: np.ndarray) -> list[tuple[int, int]]:
     scale = (room / np.maximum(high - low, 1e-9)).min()
     centred = (places - (low + high) / 2) * scale + np.array([WIDTH, HEIGHT]) / 2
     return [(int(x), int(y)) for x, y in centred.round()]
-
-
-class _NotCachedError(Exception):
-    """Features are not kept, so that videos would have to be decoded."""
-
-
-class _CacheOnly(FrameStore):
-    """Decodes nothing: for features that are taken only where they are kept."""
-
-    def count(self, record: VideoRecord) -> int:
-        """Refuse."""
-        raise _NotCachedError
-
-    def clips(self, record: VideoRecord, indices: np.ndarray) -> np.ndarray:
-        """Refuse."""
-        raise _NotCachedError
