@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 from hdc_keras.data.synthetic import MovingShapes, ensure_moving_shapes
-from hdc_keras.evaluation.protocols import FINE_TUNING
+from hdc_keras.finetuning.recipes import FINE_TUNING
 
 EPOCHS = {"finetune-rspnet": 30, "finetune-vcop": 40, "finetune-severe": 4}
 LABELS_PER_CLASS = 20

@@ -40,10 +40,10 @@ def measure(manifest):
     """Runs in a process of its own."""
     began = [time.perf_counter()]
     from hdc_keras.config import Experiment
+    from hdc_keras.data.from_experiment import load_videos
     from hdc_keras.data.loading import DecodeFailures, FrameStore, WindowLoader
     from hdc_keras.data.pipeline import windows_dataset
     from hdc_keras.data.sampling import WindowSpec
-    from hdc_keras.training.run import load_videos
 
     began.append(time.perf_counter())
     records, _ = load_videos(Experiment.model_validate({"data": {"path": manifest}}))

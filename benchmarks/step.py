@@ -79,7 +79,7 @@ def measure(name, rounds, views):
     clips = rng.random((clip_count, frames, size, size, 3), dtype=np.float32)
     bare = Bare(build_backbone(name))
     bare.compile(keras.optimizers.SGD(0.01), jit_compile=model.jit_compile)
-    generator = Views(ViewGenerator(model.views, model.contrast.task, 0))
+    generator = Views(ViewGenerator(model.views_config, model.contrast_config.task, 0))
     generator.compile(jit_compile=model.jit_compile)
     timed = ((model.train_on_batch, windows), (bare.train_on_batch, clips), (generator.predict_on_batch, windows))
     for step, batch in timed:

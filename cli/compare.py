@@ -26,12 +26,12 @@ def compare(
       hdc-keras compare runs/hdc runs/coupled runs/spatial --out comparison.md
       hdc-keras compare runs/hdc runs/coupled --published
     """
-    from hdc_keras_cli.console import console
+    from hdc_keras.files import write_requested
+    from hdc_keras.results.comparison import compare_runs
+    from hdc_keras.results.comparison_tables import check_suffix, explanation, render_comparison
+    from hdc_keras.results.published import PUBLISHED
 
-    from hdc_keras.evaluation.comparison import compare_runs
-    from hdc_keras.evaluation.comparison_files import check_suffix, explanation, render_comparison
-    from hdc_keras.evaluation.published import PUBLISHED
-    from hdc_keras.whole_files import write_out
+    from .console import console
 
     if out:
         check_suffix(out)
@@ -47,7 +47,7 @@ def compare(
     if published:
         _print_published(figures)
     if out:
-        write_out(out, render_comparison(comparison, figures, out.suffix.lower()).encode())
+        write_requested(out, render_comparison(comparison, figures, out.suffix.lower()).encode())
         console.print(f"Wrote [bold]{out}[/]")
 
 
@@ -56,7 +56,7 @@ def _table(comparison: Any) -> Any:
     from rich.markup import escape
     from rich.table import Table
 
-    from hdc_keras.evaluation.comparison_files import WORDS, cells, headers
+    from hdc_keras.results.comparison_tables import WORDS, cells, headers
 
     titles = headers(comparison)
     alike = len({row.dataset for row in comparison.rows}) == 1
@@ -87,13 +87,14 @@ def _table(comparison: Any) -> Any:
 
 
 def _print_published(figures: Sequence[Any]) -> None:
-    from hdc_keras_cli.console import console
     from rich import box
     from rich.markup import escape
     from rich.table import Table
 
-    from hdc_keras.evaluation.comparison_files import published_tables
-    from hdc_keras.evaluation.published import CAVEATS
+    from hdc_keras.results.comparison_tables import published_tables
+    from hdc_keras.results.published import CAVEATS
+
+    from .console import console
 
     tables, sources = published_tables(figures)
     for content in tables:

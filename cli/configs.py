@@ -8,8 +8,8 @@ configs_app = typer.Typer(help="List and show the named configs.", no_args_is_he
 @configs_app.command("list")
 def list_configs() -> None:
     """List the named configs and what each is for."""
-    from hdc_keras_cli.console import console
-    from hdc_keras_cli.experiments import named_configs
+    from .console import console
+    from .experiments import named_configs
 
     for name, path in named_configs().items():
         console.print(f"[bold]{name}[/]  {path.read_text(encoding='utf-8').splitlines()[0].lstrip('# ')}")
@@ -25,9 +25,9 @@ def show_config(
       hdc-keras configs show
       hdc-keras configs show moving-shapes
     """
-    from hdc_keras_cli.experiments import find_config
-
     from hdc_keras.config import Experiment, dump_experiment, load_experiment
+
+    from .experiments import find_config
 
     if name:
         print(dump_experiment(load_experiment(find_config(name))), end="")

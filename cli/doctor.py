@@ -27,7 +27,7 @@ def doctor(
       hdc-keras doctor --data path/to/videos
       hdc-keras doctor --data path/to/UCF-101 --set data.official_split=2
     """
-    from hdc_keras_cli.console import console, start_backend
+    from .console import console, start_backend
 
     start_backend()
     console.print(_machine())
@@ -74,11 +74,11 @@ def _version(package: str) -> str:
 
 
 def _look_through(data: str, overrides: list[str]) -> None:
-    from hdc_keras_cli.console import console, progress_bar
-    from hdc_keras_cli.experiments import resolve
-
+    from hdc_keras.data.from_experiment import load_videos
     from hdc_keras.data.inspection import inspect_videos
-    from hdc_keras.training.run import load_videos
+
+    from .console import console, progress_bar
+    from .experiments import resolve
 
     experiment = resolve("videos", None, data, overrides, smoke=False)
     records, notes = load_videos(experiment)

@@ -10,7 +10,7 @@ import typer
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-    from hdc_keras.evaluation.embedding import Embedded
+    from hdc_keras.features.embedding import Embedded
 
 _FAILURES_SHOWN = 20
 
@@ -39,12 +39,12 @@ def embed(
       hdc-keras embed --run runs/mine --data path/to/videos --out videos.parquet
       hdc-keras embed --run runs/mine --out own.parquet --checkpoint best --set evaluate.clips=5
     """
-    from hdc_keras_cli.console import NamedBars, console, errors, progress_bar, start_backend
-    from hdc_keras_cli.experiments import other_videos
-
     from hdc_keras.config import load_experiment
     from hdc_keras.errors import ConfigError
-    from hdc_keras.training.run_directory import RunDirectory
+    from hdc_keras.runs.directory import RunDirectory
+
+    from .console import NamedBars, console, errors, progress_bar, start_backend
+    from .experiments import other_videos
 
     if out.suffix != ".parquet" or ":/" in out.as_posix():  # a URL, of which a path keeps one slash
         raise ConfigError(f"--out {out}: expected a local file ending in .parquet.")
@@ -54,13 +54,13 @@ def embed(
     directory.experiment()
     experiment = load_experiment(directory.config_file, [*other_videos(data), *(set_ or [])])
 
-    from hdc_keras.evaluation.embedding_table import check_free
+    from hdc_keras.features.embedding_table import check_free
 
     check_free(out)
     start_backend()
-    from hdc_keras.evaluation.embedding import embed as embed_videos
-    from hdc_keras.evaluation.embedding import read_videos
-    from hdc_keras.training.run import load_videos
+    from hdc_keras.data.from_experiment import load_videos
+    from hdc_keras.features.embedding import embed as embed_videos
+    from hdc_keras.features.embedding import read_videos
 
     try:
         with progress_bar() as bar:
@@ -103,9 +103,9 @@ class _Speed:
 
 
 def _say(outcome: "Embedded", out: Path) -> None:
-    from hdc_keras_cli.console import console
+    from hdc_keras.features.embedding_table import failures_file
 
-    from hdc_keras.evaluation.embedding_table import failures_file
+    from .console import console
 
     for failure in outcome.failed[:_FAILURES_SHOWN]:
         console.print(f"{failure['file']}: {failure['cause']}", style="red", markup=False, soft_wrap=True)

@@ -45,12 +45,12 @@ def evaluate(
       hdc-keras evaluate --run runs/mine --data UCF-101 --splits all --protocol finetune-rspnet --set evaluate.seeds=3
       hdc-keras evaluate --run runs/mine --protocol linear-cvrl --set evaluate.crops=3
     """
-    from hdc_keras_cli.console import NamedBars, console, progress_bar, start_backend
-    from hdc_keras_cli.experiments import other_videos
-
     from hdc_keras.config import load_experiment
     from hdc_keras.errors import ConfigError
-    from hdc_keras.training.run_directory import RunDirectory
+    from hdc_keras.runs.directory import RunDirectory
+
+    from .console import NamedBars, console, progress_bar, start_backend
+    from .experiments import other_videos
 
     if checkpoint not in ("newest", "best"):
         raise ConfigError(f"--checkpoint {checkpoint}: expected newest or best.")
@@ -89,8 +89,9 @@ def evaluate(
 
 
 def _print_result(result: dict[str, Any]) -> None:
-    from hdc_keras_cli.console import console
     from rich.table import Table
+
+    from .console import console
 
     table = Table(
         title=f"{result['protocol']} (version {result['version']}) on {result['dataset']}, {result['split']['test']} "

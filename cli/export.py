@@ -35,10 +35,10 @@ def export(
       hdc-keras export --run runs/mine --format onnx --checkpoint best --licence CC-BY-4.0
       hdc-keras export --run runs/mine --format keras --out backbone.keras
     """
-    from hdc_keras_cli.console import console, notices_removed, start_backend
+    from hdc_keras.results.store import read_results
+    from hdc_keras.runs.directory import RunDirectory
 
-    from hdc_keras.evaluation.saved_results import read_results
-    from hdc_keras.training.run_directory import RunDirectory
+    from .console import console, notices_removed, start_backend
 
     directory = RunDirectory(run)
     experiment = directory.experiment()

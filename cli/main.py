@@ -4,18 +4,19 @@ import os
 import sys
 
 import typer
-from hdc_keras_cli.compare import compare
-from hdc_keras_cli.configs import configs_app
-from hdc_keras_cli.console import errors
-from hdc_keras_cli.doctor import doctor
-from hdc_keras_cli.embed import embed
-from hdc_keras_cli.evaluate import evaluate
-from hdc_keras_cli.export import export
-from hdc_keras_cli.prepare import prepare
-from hdc_keras_cli.pretrain import pretrain
-from hdc_keras_cli.report import report
 
 from hdc_keras.errors import HDCError, StoppedError
+
+from .compare import compare
+from .configs import configs_app
+from .console import errors
+from .doctor import doctor
+from .embed import embed
+from .evaluate import evaluate
+from .export import export
+from .prepare import prepare
+from .pretrain import pretrain
+from .report import report
 
 app = typer.Typer(
     help="Pretrain a video backbone on unlabelled videos, measure what it learned, hand it on.\n\n"

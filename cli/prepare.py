@@ -52,13 +52,13 @@ def prepare(
 
 
 def _prepare(data: str, overrides: list[str], out: Path, short_side: int | None, options: dict[str, Any]) -> None:
-    from hdc_keras_cli.console import console, progress_bar, start_backend
-    from hdc_keras_cli.experiments import resolve
-
     from hdc_keras.data.datasets import read_dataset
     from hdc_keras.data.preparing import prepare as prepare_videos
     from hdc_keras.data.shards import is_prepared
     from hdc_keras.errors import ConfigError
+
+    from .console import console, progress_bar, start_backend
+    from .experiments import resolve
 
     if ":/" in out.as_posix():  # a URL, of which a path keeps one slash
         raise ConfigError(f"--out {out}: shards are written to a local or mounted folder; copy them from there.")
@@ -79,7 +79,7 @@ def _prepare(data: str, overrides: list[str], out: Path, short_side: int | None,
 
 
 def _say(report: dict[str, Any], out: Path) -> None:
-    from hdc_keras_cli.console import console
+    from .console import console
 
     for failure in report["failed"][:_FAILURES_SHOWN]:
         console.print(f"{failure['path']}: {failure['cause']}", style="red", markup=False, soft_wrap=True)
@@ -100,11 +100,11 @@ def _say(report: dict[str, Any], out: Path) -> None:
 
 
 def _verify(out: Path) -> int:
-    from hdc_keras_cli.console import console, progress_bar
-
     from hdc_keras.data.preparing import verify
     from hdc_keras.data.shards import is_prepared
     from hdc_keras.errors import DataError
+
+    from .console import console, progress_bar
 
     if not is_prepared(out):
         raise DataError(f"{out}: holds no prepared set (there is no prepared.json).")

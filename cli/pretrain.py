@@ -54,17 +54,17 @@ def pretrain(
 
     Ctrl-C or SIGTERM: the step is finished, a checkpoint is saved, and the exit code is 128 + the signal's number.
     """
-    from hdc_keras_cli.console import console, start_backend
-    from hdc_keras_cli.experiments import resolve
-
     from hdc_keras.errors import ConfigError
+
+    from .console import console, start_backend
+    from .experiments import resolve
 
     if resume:
         if run is None or config or preset or data or set_ or smoke or init_from or dry_run:
             raise ConfigError(
                 "--resume continues the run that --run names, with that run's own config: give it only --run."
             )
-        from hdc_keras.training.run_directory import RunDirectory
+        from hdc_keras.runs.directory import RunDirectory
 
         directory = RunDirectory(run)
         experiment = directory.experiment()
@@ -78,7 +78,7 @@ def pretrain(
         console.print("Data: [bold]moving shapes[/], rendered here (give your own videos with --data)")
 
     start_backend()
-    from hdc_keras_cli.pretrain_job import rehearse_job, run_job
+    from .pretrain_job import rehearse_job, run_job
 
     if dry_run:
         raise typer.Exit(rehearse_job(experiment))
@@ -86,7 +86,7 @@ def pretrain(
 
 
 def _config_for_videos() -> str:
-    from hdc_keras_cli.console import start_backend
+    from .console import start_backend
 
     start_backend()
     from hdc_keras.devices import has_accelerator

@@ -8,19 +8,21 @@ from pathlib import Path
 from typing import Any
 
 import keras
-from hdc_keras_cli.console import console, progress_bar
 from rich.console import Group
 from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
 from hdc_keras.config import Experiment
+from hdc_keras.data.from_experiment import host_policy, load_videos, steps_per_epoch
 from hdc_keras.data.records import VideoRecord
 from hdc_keras.devices import list_devices
+from hdc_keras.runs.directory import RunDirectory
 from hdc_keras.training.distribution import Distribution
+from hdc_keras.training.pretraining import Outcome, pretrain
 from hdc_keras.training.rehearsal import rehearse
-from hdc_keras.training.run import Outcome, host_policy, load_videos, pretrain, steps_per_epoch
-from hdc_keras.training.run_directory import RunDirectory
+
+from .console import console, progress_bar
 
 # How often the screen is redrawn, in seconds: reading the metrics costs a moment.
 _REDRAW_S = 0.5
@@ -172,19 +174,19 @@ class Screen(keras.callbacks.Callback):
     def _levels(self, values: dict[str, float]) -> str:
         return "  ".join(
             f"{level} {task} {values[f'{level}_{task}_loss']:.2f} (x{values[f'{level}_{task}_weight']:.2f})"
-            for level, task in self.model.pairs
+            for level, task in self.model.objective.pairs
         )
 
     def _draw(self, values: dict[str, float]) -> None:
         table = Table(box=None, padding=(0, 2))
         table.add_column("level")
-        for task in self.model.tasks:
+        for task in self.model.objective.tasks:
             for column in ("loss", "accuracy", "weight"):
                 table.add_column(f"{task} {column}", justify="right")
-        for level in self.model.contrast.used_levels:
+        for level in self.model.contrast_config.used_levels:
             cells = [
-                f"{values[f'{level}_{task}_{column}']:.2f}" if (level, task) in self.model.pairs else ""
-                for task in self.model.tasks
+                f"{values[f'{level}_{task}_{column}']:.2f}" if (level, task) in self.model.objective.pairs else ""
+                for task in self.model.objective.tasks
                 for column in ("loss", "accuracy", "weight")
             ]
             table.add_row(level, *cells)

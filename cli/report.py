@@ -21,10 +21,10 @@ def report(
       hdc-keras report --run runs/moving-shapes
       hdc-keras report --run runs/mine --out report.html
     """
-    from hdc_keras_cli.console import NamedBars, console, progress_bar, start_backend
-
     from hdc_keras.errors import ConfigError
-    from hdc_keras.training.run_directory import RunDirectory
+    from hdc_keras.runs.directory import RunDirectory
+
+    from .console import NamedBars, console, progress_bar, start_backend
 
     directory = RunDirectory(run)
     directory.experiment()
@@ -33,10 +33,10 @@ def report(
         raise ConfigError(f"--out {file}: expected a file that ends in .html.")
 
     start_backend()
-    from hdc_keras.evaluation.report.job import build_report
-    from hdc_keras.whole_files import write_out
+    from hdc_keras.files import write_requested
+    from hdc_keras.report.job import build_report
 
     with progress_bar() as bar:
         page = build_report(directory, NamedBars(bar)).encode()
-    write_out(file, page)
+    write_requested(file, page)
     console.print(f"Wrote [bold]{file}[/], {len(page) / 1e6:.1f} MB")

@@ -7,10 +7,10 @@ from pathlib import Path
 import keras
 
 from hdc_keras.backbones import VideoBackbone
-from hdc_keras.encoder import ClipEncoder
 from hdc_keras.errors import ConfigError, RunError, WeightsError
+from hdc_keras.features.encoder import ClipEncoder
 from hdc_keras.model import HDC
-from hdc_keras.training.run_directory import RunDirectory
+from hdc_keras.runs.directory import RunDirectory
 
 _CHECKPOINTS = ("newest", "best")
 
@@ -53,7 +53,7 @@ def load(
         raise RunError(f"{path} does not exist: expected a run directory or a checkpoint (.keras).")
     model = _read(path)
     run = RunDirectory(path.resolve().parent.parent)
-    if path.resolve().parent == run.checkpoint_folder and run.config_file.exists():
+    if path.resolve().parent == run.checkpoints.folder and run.config_file.exists():
         run.check_model(model, path)
         frame_size = frame_size or run.experiment().data.decode_size
     if frame_size is None:
@@ -73,7 +73,7 @@ def load_checkpoint(run: RunDirectory, checkpoint: str) -> tuple[HDC, Path]:
     """
     if checkpoint not in _CHECKPOINTS:
         raise ConfigError(f"unknown checkpoint `{checkpoint}`. Known: {', '.join(_CHECKPOINTS)}.")
-    return run.load_checkpoint(best=checkpoint == "best")
+    return run.checkpoints.load(best=checkpoint == "best")
 
 
 def _read(file: Path) -> HDC:

@@ -16,12 +16,12 @@ from keras import ops
 from hdc_keras import HDC
 from hdc_keras.backbones import build_backbone
 from hdc_keras.config import Experiment, preset
-from hdc_keras.encoder import ClipEncoder, resize_frames
 from hdc_keras.errors import ConfigError, ExportError, RunError
 from hdc_keras.export import FORMATS, Exported, export
 from hdc_keras.export import job as export_job
 from hdc_keras.export.job import greatest_difference
 from hdc_keras.export.portable import FlatMaxPooling, in_float32, resize_by_matrices
+from hdc_keras.features.encoder import ClipEncoder, resize_frames
 
 VIDEO_FORMATS = ("saved_model", "onnx", "litert")
 OUTPUTS = ["P2", "P2_spatial", "P3", "P3_spatial", "P4", "P4_temporal", "P5", "P5_temporal", "embedding"]
@@ -272,7 +272,7 @@ def test_a_network_whose_numbers_are_not_finite_leaves_nothing(format, tmp_path)
 def test_a_file_that_does_something_else_leaves_nothing(model, tmp_path, monkeypatch):
     onnx = FORMATS["onnx"]
     another = model_of("r3d_tiny")
-    another.heads["P5_temporal"].projection.bias.assign_add(np.full(16, 0.01))
+    another.objective.heads["P5_temporal"].projection.bias.assign_add(np.full(16, 0.01))
     monkeypatch.setitem(
         export_job.FORMATS,
         "onnx",

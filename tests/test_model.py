@@ -4,9 +4,9 @@ import pytest
 from keras import ops
 
 from hdc_keras import HDC, R3D
-from hdc_keras.contrast.heads import unit_length
-from hdc_keras.contrast.losses import info_nce
 from hdc_keras.errors import ConfigError
+from hdc_keras.objective.heads import unit_length
+from hdc_keras.objective.losses import info_nce
 from tests.contrast.test_losses import slow_info_nce
 
 RNG = np.random.default_rng(0)
@@ -89,10 +89,10 @@ def test_a_task_may_have_levels_of_its_own():
     model = small_model(contrast={"levels": {"spatial": ["P2", "P3"], "temporal": ["P5"]}})
     outputs = model(WINDOWS, training=True)
     model.compute_loss(y_pred=outputs)
-    weights = ops.convert_to_numpy(model.invariance_weights.loss_weights())
+    weights = ops.convert_to_numpy(model.objective.invariance_weights.loss_weights())
 
-    assert sorted(model.heads) == ["P2_spatial", "P3_spatial", "P5_temporal"]
-    assert {name for name in outputs if name.endswith("al")} == set(model.heads)
+    assert sorted(model.objective.heads) == ["P2_spatial", "P3_spatial", "P5_temporal"]
+    assert {name for name in outputs if name.endswith("al")} == set(model.objective.heads)
     np.testing.assert_array_equal(weights > 0, [[True, False], [True, False], [False, True]])
     np.testing.assert_allclose(weights.sum(axis=0), [2.0, 1.0], atol=1e-6)
     assert np.isfinite(model.fit(WINDOWS, batch_size=6, verbose=0).history["loss"][0])
@@ -117,7 +117,8 @@ def test_saving_keeps_weights_optimizer_invariance_and_randomness(tmp_path):
     assert loaded.get_config() == model.get_config()
     assert int(loaded.optimizer.iterations) == 2
     np.testing.assert_array_equal(
-        ops.convert_to_numpy(loaded.invariance_weights.average), ops.convert_to_numpy(model.invariance_weights.average)
+        ops.convert_to_numpy(loaded.objective.invariance_weights.average),
+        ops.convert_to_numpy(model.objective.invariance_weights.average),
     )
     for again in (model, loaded):
         again.fit(WINDOWS, batch_size=6, epochs=2, verbose=0, shuffle=False)
@@ -161,7 +162,7 @@ def test_the_gradient_of_the_loss_is_that_of_finite_differences_of_a_slow_refere
         unit = unit_length(variable)
         outputs = {f"{level}_features": variable[row, 0] for row, level in enumerate(weights)}
         for row, level in enumerate(weights):
-            outputs |= {f"{level}_{task}": unit[row, column] for column, task in enumerate(model.tasks)}
+            outputs |= {f"{level}_{task}": unit[row, column] for column, task in enumerate(model.objective.tasks)}
         return model.compute_loss(y_pred=outputs, training=False)
 
     def slow(values):
@@ -229,7 +230,7 @@ def test_weights_follow_a_slow_reference_over_fifty_steps_of_the_model():
         average = measured if average is None else 0.9 * average + 0.1 * measured
         powered = np.maximum(average, 1e-3) ** 2
         clipped = np.clip(powered / powered.mean(axis=0), 0.2, 3.0)
-        weights = ops.convert_to_numpy(model.invariance_weights.loss_weights())
+        weights = ops.convert_to_numpy(model.objective.invariance_weights.loss_weights())
         np.testing.assert_allclose(weights, clipped / clipped.mean(axis=0), rtol=2e-3)
     assert np.ptp(weights) > 0.1
 
@@ -237,18 +238,18 @@ def test_weights_follow_a_slow_reference_over_fifty_steps_of_the_model():
 def test_restored_weights_go_on_from_the_average(tmp_path):
     model = small_model(contrast={"momentum": 0.9})
     model.fit(WINDOWS, batch_size=6, epochs=3, verbose=0)
-    weights = ops.convert_to_numpy(model.invariance_weights.loss_weights())
+    weights = ops.convert_to_numpy(model.objective.invariance_weights.loss_weights())
     model.save_weights(tmp_path / "model.weights.h5")
     restored = small_model(contrast={"momentum": 0.9})
     restored.load_weights(tmp_path / "model.weights.h5")
 
     assert np.ptp(weights) > 1e-3
-    np.testing.assert_array_equal(ops.convert_to_numpy(restored.invariance_weights.loss_weights()), weights)
-    before = ops.convert_to_numpy(restored.invariance_weights.average)
+    np.testing.assert_array_equal(ops.convert_to_numpy(restored.objective.invariance_weights.loss_weights()), weights)
+    before = ops.convert_to_numpy(restored.objective.invariance_weights.average)
     measured = np.full((4, 2), 0.5, "float32")
-    restored.invariance_weights.update(measured)
+    restored.objective.invariance_weights.update(measured)
     np.testing.assert_allclose(
-        ops.convert_to_numpy(restored.invariance_weights.average), 0.9 * before + 0.1 * measured, rtol=1e-5
+        ops.convert_to_numpy(restored.objective.invariance_weights.average), 0.9 * before + 0.1 * measured, rtol=1e-5
     )
 
 

@@ -13,9 +13,9 @@ from keras import ops
 import hdc_keras
 from hdc_keras import HDC, R3DTiny
 from hdc_keras.config import Experiment
-from hdc_keras.encoder import ClipEncoder
 from hdc_keras.errors import ConfigError, RunError, WeightsError
-from hdc_keras.training.run_directory import RunDirectory
+from hdc_keras.features.encoder import ClipEncoder
+from hdc_keras.runs.directory import RunDirectory
 from tests.test_backends import needs
 
 EXPERIMENT = Experiment(data={"frames": 8, "decode_size": (40, 48)}, views={"size": 32}, model={"backbone": "r3d_tiny"})
@@ -35,8 +35,8 @@ def run(models, tmp_path_factory):
     run = RunDirectory(tmp_path_factory.mktemp("runs") / "mine")
     run.create(EXPERIMENT)
     for step, model in models.items():
-        checkpoint = run.save_checkpoint(model, step, keep=2)
-        run.keep_best(checkpoint, "knn", 1 / step)
+        checkpoint = run.checkpoints.save(model, step, keep=2)
+        run.checkpoints.keep_best(checkpoint, "knn", 1 / step)
     return run
 
 
@@ -56,7 +56,7 @@ def test_a_run_is_its_newest_checkpoint_or_its_best(run, models, checkpoint, ste
 
 
 def test_a_checkpoint_of_a_run_has_the_runs_frame_size(run, models, monkeypatch):
-    monkeypatch.chdir(run.checkpoint_folder)
+    monkeypatch.chdir(run.checkpoints.folder)
 
     encoder = hdc_keras.load("step-000000001.keras")
 
@@ -65,7 +65,7 @@ def test_a_checkpoint_of_a_run_has_the_runs_frame_size(run, models, monkeypatch)
 
 
 def test_a_checkpoint_elsewhere_needs_a_frame_size(run, models, tmp_path):
-    file = shutil.copy(run.checkpoints()[0], tmp_path / "checkpoint.keras")
+    file = shutil.copy(run.checkpoints.files()[0], tmp_path / "checkpoint.keras")
 
     with pytest.raises(ConfigError, match=r"frame_size=\(128, 171\)"):
         hdc_keras.load(file)
@@ -77,7 +77,7 @@ def test_a_checkpoint_elsewhere_needs_a_frame_size(run, models, tmp_path):
 def test_what_is_no_checkpoint_is_refused_with_what_to_do(run, models, tmp_path):
     models[1].backbone.save(tmp_path / "backbone.keras")
     keras.Sequential([keras.layers.Input((2,)), keras.layers.Dense(1)]).save(tmp_path / "other.keras")
-    (tmp_path / "damaged.keras").write_bytes(run.checkpoints()[0].read_bytes()[:1000])
+    (tmp_path / "damaged.keras").write_bytes(run.checkpoints.files()[0].read_bytes()[:1000])
 
     for name, error, says in (
         ("backbone.keras", ConfigError, r"backbone alone \(r3d_tiny\).*keras.models.load_model"),
@@ -91,7 +91,7 @@ def test_what_is_no_checkpoint_is_refused_with_what_to_do(run, models, tmp_path)
     with pytest.raises(ConfigError, match=r"unknown checkpoint `last`\. Known: newest, best"):
         hdc_keras.load(run.path, checkpoint="last")
     with pytest.raises(ConfigError, match="is a file"):
-        hdc_keras.load(run.checkpoints()[0], checkpoint="best")
+        hdc_keras.load(run.checkpoints.files()[0], checkpoint="best")
 
 
 ENCODE = """

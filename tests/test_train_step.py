@@ -98,7 +98,7 @@ def test_the_whole_gradient_is_clipped(whole, limit):
 
 def test_a_step_that_is_not_finite_changes_nothing_and_is_named():
     model = gradients_of(PlainConvolutions)[1]
-    kept = [*model.trainable_variables, *model.pyramid.variables, *model.invariance_weights.variables]
+    kept = [*model.trainable_variables, *model.pyramid.variables, *model.objective.invariance_weights.variables]
     before = [ops.convert_to_numpy(v).copy() for v in kept]
     bad = WINDOWS.astype("float32")
     bad[3, 0, 1, 4, 4] = np.nan
@@ -109,7 +109,7 @@ def test_a_step_that_is_not_finite_changes_nothing_and_is_named():
     for variable, old in zip(kept, before, strict=True):
         np.testing.assert_array_equal(ops.convert_to_numpy(variable), old)
     assert int(model.step_record.skipped) == 1 and int(model.step_record.steps) == 2
-    assert model.step_record.first_trouble().startswith("step 2: P2_spatial_loss")
+    assert model.step_record.first_non_finite().startswith("step 2: P2_spatial_loss")
 
 
 @pytest.mark.parametrize("options", [{"micro_batches": 0}, {"accumulate": "magic"}, {"clip_norm": -1.0}])

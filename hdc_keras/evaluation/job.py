@@ -6,29 +6,26 @@ from pathlib import Path
 from typing import Any
 
 from hdc_keras.config import Experiment
+from hdc_keras.data.from_experiment import frame_store, load_videos
 from hdc_keras.data.records import VideoRecord, at_most_per_class
-from hdc_keras.encoder import ClipEncoder
 from hdc_keras.errors import ConfigError, DataError
-from hdc_keras.evaluation.factors import draw_factors
-from hdc_keras.evaluation.features import VideoFeatures, extract_features
-from hdc_keras.evaluation.fine_tune import FineTuningJob, fine_tune, hold_out
-from hdc_keras.evaluation.protocols import (
-    FINE_TUNING,
-    FROZEN,
-    Answer,
-    chance,
-    feature_sources,
-    judge,
-    judged_by_scores,
-    require_known,
-    require_labels,
-)
-from hdc_keras.evaluation.protocols.fine_tuning import changed
-from hdc_keras.evaluation.results import Outcome, summarise, write_result
+from hdc_keras.evaluation.factors_chart import draw_factors
+from hdc_keras.evaluation.protocols import require_known
+from hdc_keras.features.encoder import ClipEncoder
+from hdc_keras.features.extraction import extract_features
+from hdc_keras.features.store import FeatureStore
+from hdc_keras.features.video_features import VideoFeatures
+from hdc_keras.files import digest
+from hdc_keras.finetuning.job import FineTuningJob, fine_tune, hold_out
+from hdc_keras.finetuning.recipes import FINE_TUNING, changed
 from hdc_keras.model import HDC
+from hdc_keras.probes.protocol import Answer, judged_by_scores
+from hdc_keras.probes.registry import PROBES, chance, feature_sources, judge, require_labels
+from hdc_keras.results.outcomes import Outcome, summarise
+from hdc_keras.results.store import write_result
+from hdc_keras.runs.directory import RunDirectory
 from hdc_keras.training.distribution import is_multi_process
-from hdc_keras.training.run import build_model, frame_store, load_videos
-from hdc_keras.training.run_directory import RunDirectory, digest
+from hdc_keras.training.models import build_model
 
 Progress = Callable[[str, int, int], None]
 Splits = Mapping[str, Sequence[VideoRecord]]
@@ -129,17 +126,17 @@ def evaluate(
     require_known(protocols)
     if is_multi_process():
         raise ConfigError("evaluation runs in one process, which may use all GPUs of its machine: start it only once.")
-    model, checkpoint = run.load_checkpoint(best=best)
+    model, checkpoint = run.checkpoints.load(best=best)
     networks = {"metrics": model, "random_weights": _untrained(experiment, None)}
     if supervised:
         networks["supervised"] = _untrained(experiment, supervised)
     used = {name: _used(records, experiment) for name, records in splits.items()}
     evaluation = _Evaluation(run, experiment, used, networks, checkpoint, progress)
-    frozen = [name for name in protocols if name in FROZEN]
-    features = _features(evaluation, any(FROZEN[name].needs_views for name in frozen)) if frozen else {}
+    frozen = [name for name in protocols if name in PROBES]
+    features = _features(evaluation, any(PROBES[name].needs_views for name in frozen)) if frozen else {}
     results = {}
     for protocol in protocols:
-        if protocol in FROZEN:
+        if protocol in PROBES:
             results[protocol] = _judge_frozen(evaluation, protocol, features)
         else:
             results[protocol] = _judge_fine_tuned(evaluation, protocol)
@@ -171,7 +168,7 @@ def _features(evaluation: _Evaluation, keep_views: bool) -> dict[str, VideoFeatu
             experiment,
             store,
             evaluation.report(f"features, {_TITLES[name]}"),
-            evaluation.run.path / "features",
+            FeatureStore(evaluation.run.feature_folder),
             keep_views,
         )
         for name, network in evaluation.networks.items()
@@ -180,8 +177,8 @@ def _features(evaluation: _Evaluation, keep_views: bool) -> dict[str, VideoFeatu
 
 def _judge_frozen(evaluation: _Evaluation, protocol: str, features: dict[str, VideoFeatures]) -> dict[str, Any]:
     model, settings = evaluation.networks["metrics"], evaluation.experiment.evaluate
-    every_source = feature_sources(protocol, model.contrast.used_levels, model.pairs)
-    levels = set(model.contrast.used_levels)
+    every_source = feature_sources(protocol, model.contrast_config.used_levels, model.objective.pairs)
+    levels = set(model.contrast_config.used_levels)
     outcomes = []
     for name, of_network in features.items():
         sources = every_source
@@ -195,7 +192,7 @@ def _judge_frozen(evaluation: _Evaluation, protocol: str, features: dict[str, Vi
             outcomes += [Outcome(name, split, answer, test) for answer in answers]
     judged = features["metrics"]
     counts = {"asked": judged.asked, "decoded": len(judged.records), "failed": judged.failed}
-    chosen = FROZEN[protocol]
+    chosen = PROBES[protocol]
     used = {**chosen.settings(settings), "labels_per_class": settings.labels_per_class}
     made = {"version": chosen.version, "source": chosen.source, "settings": used, "reduced": {}}
     first = judged.select(next(iter(evaluation.splits.values())))
@@ -234,7 +231,7 @@ def _judge_fine_tuned(evaluation: _Evaluation, protocol: str) -> dict[str, Any]:
                         column,
                         seed,
                     )
-                    scores = fine_tune(job, evaluation.run.path / "fine-tuning", store, evaluation.progress)
+                    scores = fine_tune(job, evaluation.run.fine_tuning_folder, store, evaluation.progress)
                     labels = [record.labels[column] for record in scores.records]
                     judgement = judged_by_scores(scores.scores, job.classes, labels)
                     outcomes.append(Outcome(name, split, Answer(column, "fine-tuned", seed, judgement), scores.records))

@@ -13,8 +13,8 @@ import yaml
 
 from hdc_keras.config import Experiment
 from hdc_keras.export.format import Format, Outputs
+from hdc_keras.files import digest
 from hdc_keras.model import HDC
-from hdc_keras.training.run_directory import digest
 
 Facts = dict[str, Any]
 
@@ -94,12 +94,12 @@ def describe(
         "summary": format.summary,
         "script": format.script.replace("FILE", file_name),
         "backbone": model.backbone.name,
-        "levels": list(model.contrast.used_levels),
-        "tasks": list(model.tasks),
+        "levels": list(model.contrast_config.used_levels),
+        "tasks": list(model.objective.tasks),
         "input": _input(format),
         "outputs": {name: {"shape": shape, "what": _meaning(name, shape)} for name, shape in trial.outputs.items()},
         "resized_to": list(experiment.data.decode_size),
-        "cropped_to": model.views.size,
+        "cropped_to": model.views_config.size,
         "pretrained_on": {
             "dataset": Path(experiment.data.path).name if experiment.data.path else "moving-shapes",
             "frames": experiment.data.frames,

@@ -11,8 +11,8 @@ import numpy as np
 from keras import ops
 
 from hdc_keras.config import Experiment
-from hdc_keras.encoder import ClipEncoder
 from hdc_keras.errors import ConfigError
+from hdc_keras.features.encoder import ClipEncoder
 from hdc_keras.model import HDC
 
 Outputs = dict[str, np.ndarray]
@@ -82,7 +82,9 @@ class Format:
     def probes(self, model: HDC, experiment: Experiment) -> list[np.ndarray]:
         """Two batches that differ in number, length, height and width: every axis must be free."""
         rng, frames = np.random.default_rng(0), experiment.data.frames
-        height, width = experiment.data.decode_size if self.takes_video else (model.views.size, model.views.size)
+        height, width = (
+            experiment.data.decode_size if self.takes_video else (model.views_config.size, model.views_config.size)
+        )
         # Longer, never shorter: pooling in time leaves nothing of a clip that is too short. Higher and narrower, so
         # that frames are both shrunk and enlarged.
         shapes = (2, frames, height, width, 3), (1, frames + frames // 2 + 1, height * 3 // 2, width * 3 // 4, 3)

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from hdc_keras.config import Experiment
-from hdc_keras.encoder import ClipEncoder
 from hdc_keras.errors import ExportError
 from hdc_keras.export.format import Format, Outputs
 from hdc_keras.export.portable import freeze, with_flat_poolings
+from hdc_keras.features.encoder import ClipEncoder
 from hdc_keras.model import HDC
 
 _SIGNATURE = "serve"

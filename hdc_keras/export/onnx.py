@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from hdc_keras.config import Experiment
-from hdc_keras.encoder import ClipEncoder
 from hdc_keras.errors import ExportError
 from hdc_keras.export.format import Format, Outputs
 from hdc_keras.export.portable import freeze
+from hdc_keras.features.encoder import ClipEncoder
 from hdc_keras.model import HDC
 
 # Our choice: what ONNX Runtime knows since 1.14 (2023).

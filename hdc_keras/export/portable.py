@@ -6,7 +6,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from hdc_keras.encoder import ClipEncoder
+from hdc_keras.features.encoder import ClipEncoder
 from hdc_keras.model import HDC
 
 Tensor = Any

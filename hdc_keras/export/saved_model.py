@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from hdc_keras.config import Experiment
-from hdc_keras.encoder import ClipEncoder
 from hdc_keras.export.format import Format, Outputs, as_numpy
+from hdc_keras.features.encoder import ClipEncoder
 from hdc_keras.model import HDC
 
 _SCRIPT = """\

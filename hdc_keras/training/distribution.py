@@ -21,7 +21,7 @@ class Distribution:
 
     Attributes:
         name: "one_device", "mirrored", "multi_worker", or, on JAX, "data_parallel".
-        devices: devices that share a batch, over all machines.
+        device_count: number of devices that share a batch, over all machines.
         is_chief: whether this process writes the run's files; one of several does.
         synchronises: whether batch norm takes its statistics over all devices.
         notes: what a user should know.
@@ -41,12 +41,13 @@ class Distribution:
             self._choose_on_tensorflow(train)
         else:
             self._choose_elsewhere(train, backend)
-        if train.batch_size % (self.devices * train.micro_batches):
+        if train.batch_size % (self.device_count * train.micro_batches):
             raise ConfigError(
-                f"`train.batch_size` is {train.batch_size}, which {self.devices} device(s) with `train.micro_batches` "
-                f"{train.micro_batches} cannot share equally. Use a multiple of {self.devices * train.micro_batches}."
+                f"`train.batch_size` is {train.batch_size}, which {self.device_count} device(s) with "
+                f"`train.micro_batches` {train.micro_batches} cannot share equally. Use a multiple of "
+                f"{self.device_count * train.micro_batches}."
             )
-        several = self.devices > 1
+        several = self.device_count > 1
         if backend == "jax" and several and train.batch_norm == "local":
             raise ConfigError(
                 "`train.batch_norm`: over several devices, JAX takes statistics of the whole batch: use `synchronised`."
@@ -59,11 +60,13 @@ class Distribution:
             )
         if several:
             shared = (
-                "the whole batch" if self.synchronises else f"the {train.batch_size // self.devices} videos of each"
+                "the whole batch"
+                if self.synchronises
+                else f"the {train.batch_size // self.device_count} videos of each"
             )
             self.notes.append(
-                f"{self.devices} devices share a batch ({self.name}); negatives come from the whole batch, and batch "
-                f"norm's statistics in the backbone from {shared}"
+                f"{self.device_count} devices share a batch ({self.name}); negatives come from the whole batch, and "
+                f"batch norm's statistics in the backbone from {shared}"
             )
 
     def _choose_on_tensorflow(self, train: TrainConfig) -> None:
@@ -87,7 +90,7 @@ class Distribution:
         elif self.name == "mirrored":
             kind = "GPU" if tf.config.list_logical_devices("GPU") else "CPU"
             self._strategy = tf.distribute.MirroredStrategy([d.name for d in tf.config.list_logical_devices(kind)])
-        self.devices = self._strategy.num_replicas_in_sync if self._strategy else 1
+        self.device_count = self._strategy.num_replicas_in_sync if self._strategy else 1
 
     def _choose_elsewhere(self, train: TrainConfig, backend: str) -> None:
         if train.strategy == "multi_worker" or (train.strategy == "mirrored" and backend == "torch"):
@@ -100,16 +103,16 @@ class Distribution:
                 )
             )
         seen = len(list_devices())
-        self.devices = seen if backend == "jax" and train.strategy != "one_device" else 1
-        self.name = "data_parallel" if self.devices > 1 else "one_device"
+        self.device_count = seen if backend == "jax" and train.strategy != "one_device" else 1
+        self.name = "data_parallel" if self.device_count > 1 else "one_device"
         if backend == "torch" and seen > 1:
             self.notes.append(
                 f"PyTorch trains on one of the {seen} GPUs here; KERAS_BACKEND=tensorflow or jax would use all"
             )
 
     @property
-    def replicas(self) -> int:
-        """Parts a batch is delivered in: TensorFlow's replicas; JAX cuts a whole batch itself."""
+    def batch_parts(self) -> int:
+        """Parts in which a batch is delivered: one for each TensorFlow replica; JAX shards a whole batch itself."""
         return self._strategy.num_replicas_in_sync if self._strategy else 1
 
     @contextmanager
@@ -165,8 +168,8 @@ class Distribution:
         return self._agree(happened) if self._agree else happened
 
     @property
-    def processes(self) -> bool:
-        """Whether several processes take part."""
+    def is_multi_process(self) -> bool:
+        """Whether several processes train together."""
         return self._agree is not None
 
 

@@ -10,10 +10,12 @@ import keras
 import numpy as np
 
 from hdc_keras.config import Experiment
+from hdc_keras.data.from_experiment import frame_store, host_policy, steps_per_epoch, window_spec
 from hdc_keras.data.loading import DecodeFailures, WindowLoader
 from hdc_keras.data.records import VideoRecord
+from hdc_keras.training.batches import Batches
 from hdc_keras.training.distribution import Distribution
-from hdc_keras.training.run import Batches, compiled_model, frame_store, host_policy, steps_per_epoch, window_spec
+from hdc_keras.training.models import compiled_model
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,7 @@ def rehearse(experiment: Experiment, records: Sequence[VideoRecord], distributio
         view_names=model.view_generator.view_names,
         feature_shapes={level: (views, train.batch_size, width) for level, width in model.feature_widths.items()},
         backbone_weights=_size(model.backbone.trainable_variables),
-        head_weights=sum(_size(head.trainable_variables) for head in model.heads.values()),
+        head_weights=sum(_size(head.trainable_variables) for head in model.objective.heads.values()),
         clips=clips,
         first_batch_s=loaded - began,
         first_step_s=first.seconds[0],

@@ -2,7 +2,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from hdc_keras.contrast.heads import ProjectionHead, unit_length
+from hdc_keras.objective.heads import ProjectionHead, unit_length
 
 FEATURES = np.random.default_rng(0).normal(size=(6, 20)).astype("float32")
 

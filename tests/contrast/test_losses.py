@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from hdc_keras.contrast.losses import info_nce
+from hdc_keras.objective.losses import info_nce
 
 
 def unit(*shape, seed=0):

@@ -3,7 +3,7 @@ import pytest
 from keras import ops
 
 from hdc_keras.config import ContrastConfig
-from hdc_keras.contrast.weighting import InvarianceWeights, invariance
+from hdc_keras.objective.weighting import InvarianceWeights, invariance
 
 TASKS = ("spatial", "temporal")
 EVERY_LEVEL = {task: ("P2", "P3", "P4", "P5") for task in TASKS}

@@ -90,8 +90,8 @@ def test_the_exported_saved_model_agrees_with_the_model_in_a_clean_process(
     import numpy as np
     from keras import ops
 
-    from hdc_keras.encoder import ClipEncoder
-    from hdc_keras.training.run_directory import RunDirectory
+    from hdc_keras.features.encoder import ClipEncoder
+    from hdc_keras.runs.directory import RunDirectory
 
     run, _ = smoke_run
     done = hdc_keras_command("export", "--run", run, "--format", "saved_model", "--out", tmp_path / "exported")
@@ -109,7 +109,7 @@ def test_the_exported_saved_model_agrees_with_the_model_in_a_clean_process(
     )
 
     directory = RunDirectory(run)
-    encoder = ClipEncoder(directory.load_checkpoint()[0], directory.experiment().data.decode_size)
+    encoder = ClipEncoder(directory.checkpoints.load()[0], directory.experiment().data.decode_size)
     expected = encoder(video)
     exported = np.load(tmp_path / "out.npz")
     assert set(exported) == set(expected) and {"P2", "P5", "P5_temporal", "embedding"} <= set(exported)

@@ -23,7 +23,7 @@ EXAMPLE = Path(__file__).parents[2] / "examples" / "search_your_videos.py"
 def run(tmp_path_factory):
     """A run with weights that nothing trained."""
     from hdc_keras import HDC, Experiment, R3DTiny
-    from hdc_keras.training.run_directory import RunDirectory
+    from hdc_keras.runs.directory import RunDirectory
 
     sections = {
         "data": {"frames": 8, "decode_size": [40, 40]},
@@ -33,7 +33,7 @@ def run(tmp_path_factory):
     experiment = Experiment.model_validate(sections)
     directory = RunDirectory(tmp_path_factory.mktemp("runs") / "run")
     directory.create(experiment)
-    directory.save_checkpoint(HDC(R3DTiny(), experiment.views, experiment.contrast), 1, 1)
+    directory.checkpoints.save(HDC(R3DTiny(), experiment.views, experiment.contrast), 1, 1)
     return directory.path
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from hdc_keras.data.records import VideoRecord
-from hdc_keras.evaluation.embedding_table import EmbeddingTable
+from hdc_keras.features.embedding_table import EmbeddingTable
 
 RECORDS = [VideoRecord(f"/videos/{number}.mp4", f"{number}.mp4", {"label": "ab"[number % 2]}) for number in range(8)]
 FAILED = {"1.mp4": "not a video", "5.mp4": "no frames"}

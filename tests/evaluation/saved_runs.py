@@ -193,8 +193,8 @@ def unjudged_run(folder):
 
 
 def _pretrained_run(folder, data):
-    from hdc_keras.training.run import build_model
-    from hdc_keras.training.run_directory import RunDirectory
+    from hdc_keras.runs.directory import RunDirectory
+    from hdc_keras.training.models import build_model
 
     experiment = Experiment.model_validate(
         {
@@ -208,5 +208,5 @@ def _pretrained_run(folder, data):
     )
     directory = RunDirectory(folder)
     directory.create(experiment)
-    directory.save_checkpoint(build_model(experiment), 1, 1)
+    directory.checkpoints.save(build_model(experiment), 1, 1)
     return folder

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from hdc_keras.errors import ConfigError, RunError
-from hdc_keras.evaluation.comparison import compare_runs, distinct_names, paired_bootstrap
-from hdc_keras.evaluation.comparison_files import render_comparison
-from hdc_keras.evaluation.published import PUBLISHED
+from hdc_keras.results.comparison import compare_runs, distinct_names, paired_bootstrap
+from hdc_keras.results.comparison_tables import render_comparison
+from hdc_keras.results.published import PUBLISHED
 from tests.evaluation.saved_runs import judgements, write_result, write_run
 
 VIDEOS = [f"{label}-{number}" for label in ("run", "jump") for number in range(100)]

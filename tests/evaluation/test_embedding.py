@@ -10,11 +10,12 @@ from hdc_keras import HDC, R3D, __version__
 from hdc_keras.config import Experiment, validate
 from hdc_keras.data.loading import FrameStore
 from hdc_keras.data.records import StoredVideo, VideoRecord, read_records
-from hdc_keras.encoder import ClipEncoder
 from hdc_keras.errors import ConfigError, DataError, RunError
-from hdc_keras.evaluation.embedding import embed, read_videos
-from hdc_keras.evaluation.features import extract_features
-from hdc_keras.training.run_directory import RunDirectory, digest
+from hdc_keras.features.embedding import embed, read_videos
+from hdc_keras.features.encoder import ClipEncoder
+from hdc_keras.features.extraction import extract_features
+from hdc_keras.files import digest
+from hdc_keras.runs.directory import RunDirectory
 
 SETTINGS = {
     "data": {"frames": 4, "stride": 1, "decode_size": (20, 20), "max_failed_share": 0.5},
@@ -37,7 +38,7 @@ def run(tmp_path_factory):
     run = RunDirectory(tmp_path_factory.mktemp("runs") / "run")
     run.create(EXPERIMENT)
     model = HDC(R3D([4, 4, 6, 8], [1, 1, 1, 1], name="r3d_tiny"), EXPERIMENT.views, EXPERIMENT.contrast)
-    run.keep_best(run.save_checkpoint(model, 1, 3), "loss", 1.0)
+    run.checkpoints.keep_best(run.checkpoints.save(model, 1, 3), "loss", 1.0)
     return run
 
 
@@ -69,7 +70,7 @@ def test_rows_are_complete_in_order_and_the_means_of_extract_features(run, recor
     assert table["label_motion"].to_pylist() == [record.labels["motion"] for record in records]
     assert told[0] == (0, 10, 0) and told[-1] == (10, 10, 0) and told == sorted(told)
 
-    encoder = ClipEncoder(run.load_checkpoint()[0], (20, 20))
+    encoder = ClipEncoder(run.checkpoints.load()[0], (20, 20))
     expected = extract_features(encoder, records, EXPERIMENT, FrameStore((20, 20), 0.1)).arrays
     found = columns_of(tmp_path / "t.parquet")
     assert set(found) == set(expected) and outcome.widths == {name: a.shape[1] for name, a in expected.items()}
@@ -85,7 +86,7 @@ def test_the_file_says_what_it_was_made_from(run, records, tmp_path):
     expected = {"run": str(run.path), "checkpoint": "step-000000001.keras", "hdc_keras_version": __version__}
     expected |= {"clips": 3, "frames": 4, "stride": 1, "decode_size": [20, 20], "view_size": 16, "videos": 2}
     assert {name: note[name] for name in expected} == expected
-    assert note["weights_sha256"] == digest(run.checkpoints()[-1])
+    assert note["weights_sha256"] == digest(run.checkpoints.files()[-1])
 
 
 def stopping_after(videos, told):
@@ -122,7 +123,7 @@ def test_parts_of_other_weights_are_refused(run, records, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         embed(own, EXPERIMENT, records, tmp_path / "t.parquet", videos_per_part=3, progress=stopping_after(3, []))
     model = own.load_checkpoint()[0]
-    model.heads["P2_spatial"].projection.bias.assign_add(np.ones(8))
+    model.objective.heads["P2_spatial"].projection.bias.assign_add(np.ones(8))
     own.save_checkpoint(model, 2, 3)
 
     with pytest.raises(RunError, match=r"checkpoint: step-000000001\.keras there, step-000000002\.keras now"):

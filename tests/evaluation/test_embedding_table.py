@@ -8,7 +8,7 @@ import pytest
 
 from hdc_keras.data.records import VideoRecord
 from hdc_keras.errors import DataError, RunError
-from hdc_keras.evaluation.embedding_table import EmbeddingTable, check_free, parts_folder
+from hdc_keras.features.embedding_table import EmbeddingTable, check_free, parts_folder
 
 RECORDS = [VideoRecord(f"/videos/{name}.mp4", name, {"label": "x"}, "train", "g") for name in "abcde"]
 WIDTHS = {"P2": 2, "P2_spatial": 3}

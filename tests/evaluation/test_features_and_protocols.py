@@ -9,14 +9,16 @@ from hdc_keras import HDC, R3D
 from hdc_keras.config import Experiment
 from hdc_keras.data.loading import FrameStore
 from hdc_keras.data.records import VideoRecord, read_records, with_splits
-from hdc_keras.encoder import ClipEncoder
 from hdc_keras.errors import DataError
-from hdc_keras.evaluation.factors import draw_factors
-from hdc_keras.evaluation.features import VideoFeatures, extract_features, joined
-from hdc_keras.evaluation.linear_probe import linear_probe
-from hdc_keras.evaluation.protocols import FROZEN, chance, feature_sources, judge, judged_by_scores
-from hdc_keras.evaluation.protocols.linear import adam_update, momentum_update
-from hdc_keras.evaluation.protocols.low_label import draw_per_class
+from hdc_keras.evaluation.factors_chart import draw_factors
+from hdc_keras.features.encoder import ClipEncoder
+from hdc_keras.features.extraction import extract_features
+from hdc_keras.features.video_features import VideoFeatures, joined
+from hdc_keras.probes.linear import linear_probe
+from hdc_keras.probes.low_label import draw_per_class
+from hdc_keras.probes.protocol import judged_by_scores
+from hdc_keras.probes.registry import PROBES, chance, feature_sources, judge
+from hdc_keras.probes.sgd import adam_update, momentum_update
 from hdc_keras.training.optimizers import WarmupCosine
 
 EXPERIMENT = Experiment.model_validate(
@@ -110,7 +112,7 @@ def test_protocols_tell_features_that_know_from_features_that_do_not(protocol, m
 
 
 def test_every_protocol_is_judged_by_name():
-    for protocol in FROZEN:
+    for protocol in PROBES:
         assert metrics_of(protocol, made_features(), {"P5": ["P5"]}, EXPERIMENT.evaluate)["shape"]["P5"]
 
 

@@ -14,9 +14,9 @@ from hdc_keras.data.loading import FrameStore
 from hdc_keras.data.records import VideoRecord, read_records, with_splits
 from hdc_keras.errors import StoppedError
 from hdc_keras.evaluation import fine_tune as module
-from hdc_keras.evaluation.classifier import VideoClassifier
-from hdc_keras.evaluation.fine_tune import FineTuningJob, fine_tune, hold_out
-from hdc_keras.evaluation.protocols.fine_tuning import FINE_TUNING, changed
+from hdc_keras.finetuning.classifier import VideoClassifier
+from hdc_keras.finetuning.job import FineTuningJob, fine_tune, hold_out
+from hdc_keras.finetuning.recipes import FINE_TUNING, changed
 from hdc_keras.views.transforms import draw_geometry
 
 SIZE = (20, 24)

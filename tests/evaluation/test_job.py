@@ -10,8 +10,8 @@ from hdc_keras import Experiment
 from hdc_keras.data.synthetic import MovingShapes, render_video, write_video
 from hdc_keras.errors import ConfigError, DataError
 from hdc_keras.evaluation.job import evaluate, load_splits
-from hdc_keras.training.run import build_model
-from hdc_keras.training.run_directory import RunDirectory
+from hdc_keras.runs.directory import RunDirectory
+from hdc_keras.training.models import build_model
 
 CLASSES = {"Archery": "right", "Basketball": "circling"}
 
@@ -58,7 +58,7 @@ def run(ucf101, tmp_path_factory):
     experiment = experiment_on(ucf101)
     directory = RunDirectory(tmp_path_factory.mktemp("run") / "run")
     directory.create(experiment)
-    directory.save_checkpoint(build_model(experiment), 1, 1)
+    directory.checkpoints.save(build_model(experiment), 1, 1)
     return directory
 
 

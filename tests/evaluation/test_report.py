@@ -12,19 +12,19 @@ import pytest
 from PIL import Image
 
 from hdc_keras.errors import RunError
-from hdc_keras.evaluation.comparison import compare_runs
 from hdc_keras.evaluation.job import evaluate, load_splits
-from hdc_keras.evaluation.report.charts import nice_ticks, spread, thinned
-from hdc_keras.evaluation.report.class_tables import class_panels
-from hdc_keras.evaluation.report.curves import duration
-from hdc_keras.evaluation.report.embedding_map import place_videos, to_page
-from hdc_keras.evaluation.report.job import build_report
-from hdc_keras.evaluation.report.page import breakable
-from hdc_keras.evaluation.report.retrieval_gallery import choose_queries
-from hdc_keras.evaluation.report.shown_videos import every_nth
-from hdc_keras.evaluation.report.thumbnails import FRAMES, ThumbnailSheet, encode_strip, middle_frames
-from hdc_keras.evaluation.saved_results import JudgedVideo, read_results
-from hdc_keras.training.run_directory import RunDirectory
+from hdc_keras.report.charts import nice_ticks, spread, thinned
+from hdc_keras.report.class_tables import class_panels
+from hdc_keras.report.curves import duration
+from hdc_keras.report.embedding_map import place_videos, to_page
+from hdc_keras.report.job import build_report
+from hdc_keras.report.page import breakable
+from hdc_keras.report.retrieval_gallery import choose_queries
+from hdc_keras.report.shown_videos import every_nth
+from hdc_keras.report.thumbnails import FRAMES, ThumbnailSheet, encode_strip, middle_frames
+from hdc_keras.results.comparison import compare_runs
+from hdc_keras.results.store import JudgedVideo, read_results
+from hdc_keras.runs.directory import RunDirectory
 from tests.evaluation.saved_runs import (
     ODD_LABEL,
     judgements,

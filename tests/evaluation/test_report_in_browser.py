@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from hdc_keras.evaluation.report.job import build_report
-from hdc_keras.training.run_directory import RunDirectory
+from hdc_keras.report.job import build_report
+from hdc_keras.runs.directory import RunDirectory
 from tests.evaluation.saved_runs import one_label_run, two_label_run
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

@@ -3,7 +3,7 @@ import pytest
 from sklearn.metrics.pairwise import cosine_similarity as reference_cosine
 from sklearn.neighbors import KNeighborsClassifier
 
-from hdc_keras.evaluation.retrieval import cosine_similarity, knn_votes, recall_at
+from hdc_keras.probes.nearest_neighbours import cosine_similarity, knn_votes, recall_at
 
 RNG = np.random.default_rng(0)
 

@@ -18,8 +18,9 @@ def train(settings):
     from hdc_keras.data.datasets import read_dataset
     from hdc_keras.data.loading import DecodeFailures, FrameStore, WindowLoader
     from hdc_keras.data.sampling import WindowSpec
+    from hdc_keras.training.batches import Batches
     from hdc_keras.training.distribution import Distribution
-    from hdc_keras.training.run import Batches, compile_model
+    from hdc_keras.training.models import compile_model
     from tests.plain_backbone import PlainConvolutions
 
     if settings["devices"] > 1 and os.environ["KERAS_BACKEND"] == "tensorflow":
@@ -51,7 +52,7 @@ def train(settings):
     if distribution.is_chief:
         numbers = {v.path: keras.ops.convert_to_numpy(v) for v in model.variables}
         logs = {f"log:{name}": values[-1] for name, values in history.items()}
-        np.savez(settings["out"], **numbers, **logs, devices=distribution.devices)
+        np.savez(settings["out"], **numbers, **logs, devices=distribution.device_count)
 
 
 if __name__ == "__main__":

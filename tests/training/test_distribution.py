@@ -15,8 +15,8 @@ import pytest
 
 from hdc_keras.config import TrainConfig
 from hdc_keras.errors import ConfigError
+from hdc_keras.runs.directory import RunDirectory
 from hdc_keras.training.distribution import Distribution
-from hdc_keras.training.run_directory import RunDirectory
 
 ROOT = Path(__file__).resolve().parents[2]
 # Clipped, so that the norm of the whole gradient must be known to all.
@@ -141,14 +141,14 @@ def test_processes_stop_together_and_go_on(class_folder_once, tmp_path):
     settings = [f"--set={key}={value}" for key, value in changes.items()]
     run = RunDirectory(tmp_path / "run")
     processes = pretrain("--config", "videos-cpu", "--data", class_folder_once, *settings, "--run", run.path)
-    while not run.checkpoints() and all(process.poll() is None for process in processes):
+    while not run.checkpoints.files() and all(process.poll() is None for process in processes):
         time.sleep(0.05)
     processes[1].send_signal(signal.SIGTERM)  # the other learns of it at their next step
     said = [process.communicate(timeout=60)[0] for process in processes]
 
     assert [process.returncode for process in processes] == [143, 143], said
     assert "2 devices share a batch (multi_worker)" in said[0]
-    step = run.load_checkpoint()[0].steps_taken
+    step = run.checkpoints.load()[0].steps_taken
     assert 0 < step < 400 and [file.name for file in run.path.glob("*.csv")] == ["metrics.csv"]
     text = run.config_file.read_text()
     run.config_file.write_text(text.replace("epochs: 400", f"epochs: {step + 3}"))
@@ -185,7 +185,7 @@ def test_settings_that_do_not_fit_are_refused(monkeypatch, settings, word):
         with pytest.raises(ConfigError, match=word):
             Distribution(TrainConfig(**settings))
     else:
-        assert Distribution(TrainConfig(**settings)).devices == 1
+        assert Distribution(TrainConfig(**settings)).device_count == 1
 
 
 def test_a_broken_tf_config_is_named(monkeypatch):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from hdc_keras.training.run_directory import RunDirectory
+from hdc_keras.runs.directory import RunDirectory
 from tests.training.test_run import assert_identical, weights_of
 
 # `HDC_KERAS_KILLS=20` for the full count.
@@ -49,8 +49,8 @@ def test_a_run_killed_at_any_moment_ends_as_an_undisturbed_one(class_folder, tmp
     arguments = [*fresh, "--run", run.path]
     for _ in range(4 * KILLS):
         process = started(tmp_path, *arguments)
-        before = [file.name for file in run.checkpoints()]
-        while process.poll() is None and [file.name for file in run.checkpoints()] == before:
+        before = [file.name for file in run.checkpoints.files()]
+        while process.poll() is None and [file.name for file in run.checkpoints.files()] == before:
             time.sleep(0.02)
         time.sleep(moments.uniform(0, 0.8))
         if process.poll() is not None:
@@ -77,7 +77,7 @@ def test_a_checkpoint_cut_short_is_passed_over_with_a_word(class_folder, tmp_pat
     process = started(tmp_path, "--config", "videos-cpu", "--data", class_folder, *settings, "--run", "run")
     assert process.wait(timeout=300) == 0, process.stdout.read()
     run = RunDirectory(tmp_path / "run")
-    weights, newest = weights_of(run), run.checkpoints()[-1]
+    weights, newest = weights_of(run), run.checkpoints.files()[-1]
     newest.write_bytes(newest.read_bytes()[: newest.stat().st_size // 2])
 
     process = started(tmp_path, "--run", "run", "--resume")
@@ -93,7 +93,7 @@ def test_a_signal_saves_and_ends_with_its_code(class_folder, tmp_path, number):
     settings = [f"--set={key}={value}" for key, value in {**SETTINGS, "train.epochs": 500}.items()]
     process = started(tmp_path, "--config", "videos-cpu", "--data", class_folder, *settings, "--run", "run")
     run = RunDirectory(tmp_path / "run")
-    while process.poll() is None and not run.checkpoints():
+    while process.poll() is None and not run.checkpoints.files():
         time.sleep(0.02)
 
     process.send_signal(number)
@@ -102,4 +102,4 @@ def test_a_signal_saves_and_ends_with_its_code(class_folder, tmp_path, number):
 
     assert process.returncode == 128 + number, out
     assert time.monotonic() - began < 30 and "--resume" in out
-    assert not list(run.checkpoint_folder.glob(".*"))
+    assert not list(run.checkpoints.folder.glob(".*"))

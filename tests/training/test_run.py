@@ -9,10 +9,12 @@ import pytest
 from keras import ops
 
 from hdc_keras.config import Experiment
+from hdc_keras.data.from_experiment import load_videos
 from hdc_keras.errors import RunError, TrainingError
+from hdc_keras.runs.directory import RunDirectory
+from hdc_keras.training.models import build_model
 from hdc_keras.training.optimizers import WarmupCosine, build_optimizer
-from hdc_keras.training.run import build_model, load_videos, pretrain
-from hdc_keras.training.run_directory import RunDirectory
+from hdc_keras.training.pretraining import pretrain
 
 
 def experiment_on(folder, **train):
@@ -53,7 +55,7 @@ def assert_identical(ones, others):
 
 
 def weights_of(run):
-    model, _ = run.load_checkpoint()
+    model, _ = run.checkpoints.load()
     return [ops.convert_to_numpy(variable) for variable in model.weights]
 
 
@@ -82,7 +84,7 @@ def test_a_run_leaves_all_that_is_needed_to_repeat_it(class_folder, tmp_path):
     assert [int(row["epoch"]) for row in rows] == [1, 2, 3, 4] and float(rows[-1]["loss"]) > 0
     assert [bool(row["knn_label"]) for row in rows] == [False, True, False, True]
     assert json.loads((run.path / "metrics.json").read_text())[-1]["loss"] == float(rows[-1]["loss"])
-    assert [file.name for file in run.checkpoints()] == ["step-000000009.keras", "step-000000012.keras"]
+    assert [file.name for file in run.checkpoints.files()] == ["step-000000009.keras", "step-000000012.keras"]
     assert all(0 <= float(row["data_wait_share"]) <= 1 for row in rows)
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -172,20 +174,20 @@ def test_a_finished_run_cannot_be_resumed(class_folder, tmp_path):
 def test_a_damaged_checkpoint_is_named(class_folder, tmp_path):
     experiment = experiment_on(class_folder)
     run = run_of(tmp_path, experiment)
-    (run.checkpoint_folder / "step-000000001.keras").write_bytes(b"not a checkpoint")
+    (run.checkpoints.folder / "step-000000001.keras").write_bytes(b"not a checkpoint")
 
     with pytest.raises(RunError, match=r"step-000000001.keras cannot be loaded"):
-        run.load_checkpoint()
+        run.checkpoints.load()
 
 
 def test_a_checkpoint_of_another_architecture_is_refused(class_folder, tmp_path):
     experiment = experiment_on(class_folder)
     run = run_of(tmp_path, experiment)
     other = experiment.model_copy(update={"contrast": experiment.contrast.model_copy(update={"embedding_dim": 16})})
-    run.save_checkpoint(build_model(other), 1, keep=1)
+    run.checkpoints.save(build_model(other), 1, keep=1)
 
     with pytest.raises(RunError, match="another architecture"):
-        run.load_checkpoint()
+        run.checkpoints.load()
 
 
 def test_a_seed_gives_the_same_weights(class_folder):
@@ -242,7 +244,7 @@ def test_a_number_that_is_none_stops_the_run_and_is_named(class_folder, tmp_path
     with pytest.raises(TrainingError, match=r"step 8: P2_spatial_loss.*step-000000006.keras was saved before it"):
         pretrain(experiment, run, load_videos(experiment).records)
 
-    assert [file.name for file in run.checkpoints()] == ["step-000000003.keras", "step-000000006.keras"]
+    assert [file.name for file in run.checkpoints.files()] == ["step-000000003.keras", "step-000000006.keras"]
     assert all(np.isfinite(weight).all() for weight in weights_of(run))
 
 
@@ -263,11 +265,11 @@ def test_the_best_checkpoint_is_kept_besides_the_newest(class_folder, tmp_path):
     model = build_model(experiment)
 
     for step, (by, score) in enumerate([("loss", -3.0), ("knn", 0.4), ("knn", 0.3), ("loss", 9.0), ("knn", 0.4)], 1):
-        run.keep_best(run.save_checkpoint(model, step, keep=2), by, score)
+        run.checkpoints.keep_best(run.checkpoints.save(model, step, keep=2), by, score)
 
-    assert [file.name for file in run.checkpoints()] == ["step-000000004.keras", "step-000000005.keras"]
+    assert [file.name for file in run.checkpoints.files()] == ["step-000000004.keras", "step-000000005.keras"]
     assert json.loads((run.path / "best.json").read_text())["checkpoint"] == "step-000000002"
-    assert run.load_checkpoint(best=True)[1] == run.best_checkpoint
+    assert run.checkpoints.load(best=True)[1] == run.checkpoints.best
 
 
 def test_a_run_begins_with_the_weights_of_another_and_nothing_else(class_folder, tmp_path):
@@ -284,7 +286,9 @@ def test_a_run_begins_with_the_weights_of_another_and_nothing_else(class_folder,
     model, (source, _) = build_model(other), first.load_checkpoint()
 
     assert_identical(model.backbone.get_weights(), source.backbone.get_weights())
-    assert_identical(model.heads["P2_spatial"].get_weights(), source.heads["P2_spatial"].get_weights())
+    assert_identical(
+        model.objective.heads["P2_spatial"].get_weights(), source.objective.heads["P2_spatial"].get_weights()
+    )
     assert model.steps_taken == 0 and source.steps_taken == 3
     wrong = other.model_copy(update={"model": other.model.model_copy(update={"backbone": "c3d_tiny"})})
     with pytest.raises(RunError, match="does not fit"):
@@ -312,10 +316,10 @@ def test_what_cannot_be_written_ends_the_run_and_harms_no_checkpoint(class_folde
         resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
         signal.signal(signal.SIGXFSZ, ignored)
 
-    assert [file.name for file in run.checkpoint_folder.iterdir() if file.name != "best.keras"] == [
+    assert [file.name for file in run.checkpoints.folder.iterdir() if file.name != "best.keras"] == [
         "step-000000003.keras"
     ]
-    assert run.load_checkpoint()[0].steps_taken == 3
+    assert run.checkpoints.load()[0].steps_taken == 3
 
 
 @pytest.mark.parametrize("options", [{"micro_batches": 2}, {"rematerialise": True}, {"precision": "mixed_float16"}])
@@ -327,6 +331,6 @@ def test_options_that_save_memory_run_to_the_end(class_folder, tmp_path, options
 
     assert outcome.finished and outcome.step == 6
     assert keras.config.dtype_policy().name == "float32"  # what is built next is not of this run's precision
-    model, _ = run.load_checkpoint(compiled=True)
+    model, _ = run.checkpoints.load(compiled=True)
     assert model.backbone.layers[-1].dtype_policy.name == options.get("precision", "float32")
     assert hasattr(model.optimizer, "inner_optimizer") == ("precision" in options)

@@ -1,0 +1,77 @@
+"""Creates what an experiment says about data: its videos, windows, frame store and host policy."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+
+from hdc_keras.config import Experiment
+from hdc_keras.data.datasets import VideoSet, read_local_dataset
+from hdc_keras.data.loading import FrameStore, count_steps
+from hdc_keras.data.records import SPLITS, VideoRecord, at_most_per_class, read_records, with_splits
+from hdc_keras.data.sampling import WindowSpec, random_generator
+from hdc_keras.data.synthetic import MovingShapes, ensure_moving_shapes
+from hdc_keras.errors import ConfigError
+
+
+def load_videos(experiment: Experiment, progress: Callable[[int, int], None] | None = None) -> VideoSet:
+    """The experiment's videos, each with a split. Moving shapes are rendered if the cache does not hold them.
+
+    With `data.limit_per_class` and `data.limit`, at most that many videos of each class and of each split are kept,
+    drawn at random.
+
+    Args:
+        experiment: which videos.
+        progress: called with (videos rendered, total).
+
+    Raises:
+        DataError: the videos or their manifest cannot be read.
+    """
+    data = experiment.data
+    notes: list[str] = []
+    if data.path is None:
+        train, test = data.shapes_per_pair
+        records = read_records(ensure_moving_shapes(MovingShapes(train, test), progress))
+    else:
+        records, notes = read_local_dataset(data)
+    # Random choices depend on the order, which differs between a set and its prepared form.
+    records = sorted(records, key=lambda record: record.video_id)
+    records = with_splits(records, data.holdout, experiment.seed)
+    if data.limit_per_class:
+        records = at_most_per_class(records, data.limit_per_class, experiment.seed)
+    if data.limit:
+        order = random_generator("limit", experiment.seed).permutation(len(records))
+        kept = [i for split in SPLITS for i in [i for i in order if records[i].split == split][: data.limit]]
+        records = [records[i] for i in sorted(kept)]
+    return VideoSet(records, notes)
+
+
+def steps_per_epoch(experiment: Experiment, records: Sequence[VideoRecord]) -> int:
+    """Batches in one pass over the training videos. Raises `DataError` when there is not even one."""
+    return count_steps(sum(record.split == "train" for record in records), experiment.train.batch_size)
+
+
+def window_spec(experiment: Experiment) -> WindowSpec:
+    """How the experiment draws windows."""
+    data, views = experiment.data, experiment.views
+    return WindowSpec(data.frames, data.stride, views.min_gap, views.second_strides or (data.stride,), views.reverse)
+
+
+def frame_store(experiment: Experiment) -> FrameStore:
+    """Decodes videos to the experiment's frame size, within its memory budget."""
+    return FrameStore(experiment.data.decode_size, experiment.data.cache_gb, experiment.data.decoder)
+
+
+def host_policy(experiment: Experiment) -> Any:
+    """The experiment's `HostPolicy`, or `None`. Raises `ConfigError` when it cannot be built."""
+    layers = experiment.views.host_policy
+    if not layers:
+        return None
+    if keras.backend.backend() != "tensorflow":
+        raise ConfigError(
+            "`views.host_policy` is applied in tf.data, so it needs KERAS_BACKEND=tensorflow. Received: "
+            f"{keras.backend.backend()}"
+        )
+    from hdc_keras.data.host_policy import HostPolicy
+
+    return HostPolicy(layers)

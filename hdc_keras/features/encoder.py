@@ -1,0 +1,73 @@
+"""Frozen use of a pretrained model: videos in, pooled features and embeddings out."""
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from hdc_keras.model import HDC
+from hdc_keras.objective.heads import unit_length
+from hdc_keras.views.transforms import even_crops
+
+Tensor = Any
+
+
+class ClipEncoder(keras.Model):
+    """The pretrained network as evaluation and exported models use it: one centred view, no augmentation.
+
+    Frames of any size are resized to the size that pretraining decoded to; their middle is cropped to the views' size.
+
+    Args:
+        model: the pretrained model, whose weights are shared.
+        frame_size: (height, width) frames are resized to in pixels; `data.decode_size` of the experiment.
+        crops: views of each clip, spread along the frame's longer side; they come out one after the other along the
+            batch (see `even_crops`).
+
+    Attributes:
+        backbone: the pretrained backbone, to build on.
+    """
+
+    def __init__(self, model: HDC, frame_size: tuple[int, int], crops: int = 1, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.backbone = model.backbone
+        self.pyramid = model.pyramid
+        self.heads = model.objective.heads
+        self.levels = model.contrast_config.used_levels
+        self.tasks = model.objective.tasks
+        self.pairs = model.objective.pairs
+        self.view_size = model.views_config.size
+        self.frame_size = (frame_size[0], frame_size[1])
+        self.crops = crops
+        self.built = True
+
+    def call(self, video: Tensor) -> dict[str, Tensor]:
+        """Encode clips.
+
+        Args:
+            video: (batch, time, height, width, 3) uint8.
+
+        Returns:
+            float32: `P2` ... : (batch, channels) features of each level, averaged over time and space;
+            `P2_spatial` ... : (batch, embedding_dim) of unit length, for each level and task it carries;
+            `embedding`: each task's embedding at its deepest level, joined, of unit length.
+        """
+        clips = even_crops(resize_frames(video, self.frame_size), self.view_size, self.crops)
+        outputs: dict[str, Tensor] = {}
+        for level, feature_map in self.pyramid(clips, training=False).items():
+            outputs[level] = ops.mean(ops.cast(feature_map, "float32"), axis=(1, 2, 3))
+        deepest = {}
+        for level, task in self.pairs:
+            deepest[task] = outputs[f"{level}_{task}"] = self.heads[f"{level}_{task}"](outputs[level], training=False)
+        joined = ops.concatenate([deepest[task] for task in self.tasks], axis=-1)
+        outputs["embedding"] = unit_length(joined)
+        return outputs
+
+
+def resize_frames(video: Tensor, size: tuple[int, int]) -> Tensor:
+    """(batch, time, height, width, 3) of any height and width to (batch, time, *size, 3) float32, antialiased."""
+    if tuple(video.shape[2:4]) == tuple(size):
+        return ops.cast(video, "float32")
+    batch, time, height, width = ops.shape(video)[:4]
+    frames = ops.reshape(ops.cast(video, "float32"), (batch * time, height, width, 3))
+    frames = ops.image.resize(frames, size, antialias=True, data_format="channels_last")
+    return ops.reshape(frames, (batch, time, *size, 3))

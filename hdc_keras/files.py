@@ -1,0 +1,124 @@
+"""Writing files so that a reader, a crash or a full disk never meets half of one.
+
+Every file and folder that the package writes under its final name goes through here: it is written under a temporary
+name beside the final one, flushed to disk, and renamed. `remove_leftovers` removes what a killed process has left.
+"""
+
+import contextlib
+import hashlib
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from hdc_keras.errors import RunError
+
+# Part of every temporary name. Such names are hidden and lack the final suffix, so that no `*.json` matches them.
+_MARK = ".unfinished-"
+
+
+@contextlib.contextmanager
+def replacing(file: Path, suffix: str = "") -> Iterator[Path]:
+    """Yield a temporary path; when the block ends, move what was written there to `file`.
+
+    Args:
+        file: the final path of a file or folder. Its parent folder is created if needed. A file that is already there
+            is replaced; a folder is not.
+        suffix: what the temporary path must end in, for writers that choose the format by it.
+
+    Raises:
+        OSError: it cannot be written; whatever was at `file` is unchanged, and nothing temporary remains.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = temporary_beside(file, suffix)
+    try:
+        yield temporary
+        flush_to_disk(temporary)
+        temporary.replace(file)
+        flush_to_disk(file.parent)
+    finally:
+        _remove(temporary)
+
+
+@contextlib.contextmanager
+def replacing_stream(file: Path) -> Iterator[BinaryIO]:
+    """Like `replacing`, but yields a binary stream to write to."""
+    with replacing(file) as temporary, temporary.open("wb") as stream:
+        yield stream
+
+
+def write_bytes(file: Path, content: bytes) -> None:
+    """Write a whole file or nothing. Raises `OSError` when it cannot be written."""
+    with replacing_stream(file) as stream:
+        stream.write(content)
+
+
+def write_text(file: Path, text: str) -> None:
+    """Write a whole UTF-8 file or nothing. Raises `OSError` when it cannot be written."""
+    write_bytes(file, text.encode())
+
+
+def write_requested(file: Path, content: bytes) -> None:
+    """Write the file that a user asked for with `--out`. Raises `RunError` when it cannot be written."""
+    try:
+        write_bytes(file, content)
+    except OSError as error:
+        raise RunError(f"{file} cannot be written ({error.strerror or error}). Choose another with --out.") from error
+
+
+def link_or_copy(source: Path, file: Path) -> None:
+    """Give a file that is never changed a second name: by a hard link, which takes no space, or else by a copy.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    with replacing(file) as temporary:
+        try:
+            os.link(source, temporary)
+        except OSError:
+            shutil.copyfile(source, temporary)
+
+
+def temporary_beside(path: Path, suffix: str = "") -> Path:
+    """A hidden path in the same folder that no other process, machine or container uses."""
+    return path.with_name(f".{path.name}{_MARK}{secrets.token_hex(6)}{suffix}")
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove temporary files and folders of `path` that killed processes have left behind.
+
+    Args:
+        path: a final path, or a folder to clean of all its leftovers. Call it only where nobody else is writing.
+    """
+    folder, of = (path, "") if path.is_dir() else (path.parent, f".{path.name}{_MARK}")
+    for leftover in folder.glob(f".*{_MARK}*"):
+        if leftover.name.startswith(of):
+            _remove(leftover)
+
+
+def flush_to_disk(path: Path) -> None:
+    """Make the operating system write what it still holds in memory of a file, or of a folder and everything in it."""
+    for found in [*path.rglob("*"), path] if path.is_dir() else [path]:
+        # Some file systems, and Windows, cannot flush a folder.
+        with contextlib.suppress(OSError) if found.is_dir() else contextlib.nullcontext():
+            number = os.open(found, os.O_RDONLY)
+            try:
+                os.fsync(number)
+            finally:
+                os.close(number)
+
+
+def digest(file: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _remove(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)

@@ -1,0 +1,120 @@
+"""The objective of HDC: InfoNCE for each level and task, weighted by measured invariance."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from keras import ops
+
+from hdc_keras.config import ContrastConfig
+from hdc_keras.objective.heads import ProjectionHead
+from hdc_keras.objective.losses import ContrastResult, info_nce
+from hdc_keras.objective.objective import Features, Objective, ObjectiveOutput
+from hdc_keras.objective.weighting import InvarianceWeights, invariance
+from hdc_keras.views.generator import positives_of
+
+Tensor = Any
+
+# What is reported for each level and task, in the order in which `ContrastObjective` stacks it.
+_MONITORED = ("loss", "accuracy", "weight", "invariance")
+
+
+class ContrastObjective(Objective):
+    """`sum_l (w_spatial_l L_spatial_l + lambda w_temporal_l L_temporal_l)` over levels `l` and tasks.
+
+    Args:
+        config: tasks, levels, heads, losses and weighting.
+        feature_widths: channels of the pooled features by level.
+        view_names: the views, in the order in which features hold them; the first is the anchor.
+        negative_views: names of the views that are temporal negatives.
+        **kwargs: `name`, `dtype` (of the projection heads; losses are float32).
+
+    Attributes:
+        tasks: names of the tasks.
+        levels: levels that carry a loss.
+        pairs: each (level, task) that has a loss.
+        heads: a `ProjectionHead` by `{level}_{task}`.
+        invariance_weights: the weight of each level and task.
+    """
+
+    def __init__(
+        self,
+        config: ContrastConfig,
+        feature_widths: Mapping[str, int],
+        view_names: Sequence[str],
+        negative_views: Sequence[str] = (),
+        **kwargs: Any,
+    ):
+        positives = positives_of(config.task)
+        levels, tasks = config.used_levels, tuple(positives)
+        pairs = tuple((level, task) for level in levels for task in tasks if level in config.levels_of(task))
+        super().__init__([f"{level}_{task}_{kind}" for level, task in pairs for kind in _MONITORED], **kwargs)
+        self.config = config
+        self.levels = levels
+        self.tasks = tasks
+        self.pairs = pairs
+        self._positive_views = {task: list(view_names).index(view) for task, view in positives.items()}
+        self._negative_views = [list(view_names).index(view) for view in negative_views]
+        self.heads = {}
+        for level, task in pairs:
+            name = f"{level}_{task}"
+            head = ProjectionHead(config.embedding_dim, config.hidden_dim, dtype=self.dtype_policy, name=f"{name}_head")
+            head.build((None, feature_widths[level]))
+            self.heads[name] = head
+        self.invariance_weights = InvarianceWeights(config, tasks, name="invariance_weights")
+        self.built = True
+
+    def embed(self, features: Features, training: bool | None = None) -> dict[str, Tensor]:
+        """Project features by level, (views, batch, channels).
+
+        Returns:
+            `{level}_features`: the features themselves, and `{level}_{task}`: (views, batch, embedding_dim) float32 of
+            unit length.
+        """
+        outputs = {f"{level}_features": value for level, value in features.items()}
+        for level, task in self.pairs:
+            views, batch, width = ops.shape(features[level])
+            rows = ops.reshape(features[level], (views * batch, width))
+            embedded = self.heads[f"{level}_{task}"](rows, training=training)
+            outputs[f"{level}_{task}"] = ops.reshape(embedded, (views, batch, self.config.embedding_dim))
+        return outputs
+
+    def loss_of(self, outputs: Mapping[str, Tensor], training: bool | None = None) -> ObjectiveOutput:
+        """The weighted loss of what `embed` returned; updates the average of the invariance when training."""
+        results = {pair: self._info_nce(*pair, outputs) for pair in self.pairs}
+        measured = ops.stack(
+            [ops.stack([self._invariance(level, task, outputs) for task in self.tasks]) for level in self.levels]
+        )
+        if training:
+            self.invariance_weights.update(measured)
+        weights = ops.stop_gradient(self.invariance_weights.loss_weights())
+        total, monitored = 0.0, []
+        for level, task in self.pairs:
+            place = self.levels.index(level), self.tasks.index(task)
+            result = results[level, task]
+            task_weight = self.config.temporal_weight if task == "temporal" else 1.0
+            total = total + task_weight * weights[place] * result.loss
+            monitored += [result.loss, result.accuracy, weights[place], measured[place]]  # in the order of _MONITORED
+        return ObjectiveOutput(total, ops.stack(monitored))
+
+    def _info_nce(self, level: str, task: str, outputs: Mapping[str, Tensor]) -> ContrastResult:
+        views = outputs[f"{level}_{task}"]
+        negatives = None
+        if task == "temporal" and self._negative_views:
+            negatives = ops.stack([views[view] for view in self._negative_views])
+        return info_nce(
+            *self._positive_pair(task, views),
+            self.config.temperature,
+            negatives,
+            self.config.temporal_negative_weight,
+        )
+
+    def _invariance(self, level: str, task: str, outputs: Mapping[str, Tensor]) -> Tensor:
+        """Invariance of a level to what a task's pairs differ in; 0 where the level does not carry the task."""
+        if (level, task) not in self.pairs:
+            return ops.zeros(())
+        basis = f"{level}_features" if self.config.measure_on == "features" else f"{level}_{task}"
+        return invariance(*self._positive_pair(task, outputs[basis]))
+
+    def _positive_pair(self, task: str, views: Tensor) -> tuple[Tensor, Tensor]:
+        """Anchor and positive of a task, from (views, batch, channels)."""
+        return views[0], views[self._positive_views[task]]

@@ -1,0 +1,62 @@
+"""How much a linear probe reads from few labels."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+from hdc_keras.data.sampling import random_generator
+from hdc_keras.features.video_features import VideoFeatures, joined
+from hdc_keras.probes.linear import linear_probe
+from hdc_keras.probes.protocol import Judgement, Protocol, Question, judged_by_scores
+
+_PER_CLASS = (1, 5, 10, 20)
+_IN_ALL = 1000
+_DRAWS = 5
+
+
+def _low_label(question: Question) -> Judgement:
+    labels = question.train_labels
+    metrics = {}
+    for name, count in _budgets(labels).items():
+        rows = draw_per_class(labels, count, question.seed)
+        records = [question.train.records[row] for row in rows]
+        drawn = VideoFeatures(records, {n: question.train.arrays[n][rows] for n in question.names}, len(records), {})
+        train, test = joined(drawn, question.test, question.names)
+        scores, classes, _ = linear_probe(
+            train,
+            [labels[row] for row in rows],
+            test,
+            [question.train_groups[row] for row in rows],
+            question.settings.linear_l2,
+        )
+        metrics[name] = judged_by_scores(scores, classes, question.test_labels).metrics["top1"]
+    return Judgement(metrics)
+
+
+def _budgets(labels: Sequence[str]) -> dict[str, int]:
+    """Videos per class by the metric's name; those that all training videos would serve are left out."""
+    counts = Counter(labels)
+    wanted = {f"top1, {count} per class": count for count in _PER_CLASS}
+    wanted[f"top1, {_IN_ALL:,} in all"] = -(-_IN_ALL // len(counts))
+    return {name: count for name, count in wanted.items() if count < max(counts.values())}
+
+
+def draw_per_class(labels: Sequence[str], count: int, seed: int) -> list[int]:
+    """Rows of at most `count` videos of each class, drawn at random; fewer are some of those that more would be."""
+    taken: Counter[str] = Counter()
+    rows = []
+    for row in random_generator("low label", seed).permutation(len(labels)):
+        taken[labels[row]] += 1
+        if taken[labels[row]] <= count:
+            rows.append(int(row))
+    return sorted(rows)
+
+
+LOW_LABEL = Protocol(
+    1,
+    "a linear probe (our choice) with 1, 5, 10 and 20 labelled videos a class, and ceil(1,000 / classes) a class as in "
+    "SEVERE (arXiv 2203.14221), which fine-tunes with them",
+    _low_label,
+    lambda settings: {"per_class": list(_PER_CLASS), "in_all": _IN_ALL, "linear_l2": list(settings.linear_l2)},
+    is_random=True,
+    least_seeds=_DRAWS,
+)

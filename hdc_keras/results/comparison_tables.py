@@ -1,0 +1,171 @@
+"""A comparison as Markdown, CSV or JSON."""
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from hdc_keras.errors import ConfigError
+from hdc_keras.results.comparison import DRAWS, Comparison, Difference
+from hdc_keras.results.published import CAVEATS, PublishedFigure
+
+SUFFIXES = (".md", ".csv", ".json")
+# Columns that say what a row is; figures follow.
+WORDS = 5
+
+
+def check_suffix(file: Path) -> None:
+    """Refuse a file of another kind. Raises `ConfigError`."""
+    if file.suffix.lower() not in SUFFIXES:
+        raise ConfigError(f"--out {file}: expected a file that ends in {', '.join(SUFFIXES)}.")
+
+
+def render_comparison(comparison: Comparison, published: Sequence[PublishedFigure], suffix: str) -> str:
+    """The comparison as the text of a file.
+
+    Args:
+        comparison: the runs.
+        published: figures to add; a CSV file holds one table, and so leaves them out.
+        suffix: one of `SUFFIXES`.
+    """
+    if suffix == ".json":
+        return _json(comparison, published)
+    return _csv(comparison) if suffix == ".csv" else _markdown(comparison, published)
+
+
+def percent(share: float | None) -> str:
+    """A share in per cent, with one digit; a dash for none."""
+    return "–" if share is None else f"{100 * share:.1f}"
+
+
+def points(difference: Difference | None) -> str:
+    """A difference in percentage points, with its interval where there is one and a star where that excludes 0."""
+    if difference is None:
+        return "–"
+    value = f"{100 * difference.value:+.1f}"
+    if difference.interval is None:
+        return value
+    low, high = (f"{100 * bound:+.1f}" for bound in difference.interval)
+    return f"{value} [{low}, {high}]{' *' if difference.excludes_zero else ''}"
+
+
+def headers(comparison: Comparison) -> list[str]:
+    """Titles of the columns."""
+    first, *others = comparison.runs
+    return ["protocol", "data set", "label", "from", "metric", first, *others, *(f"{run} − {first}" for run in others)]
+
+
+def cells(comparison: Comparison) -> list[list[str]]:
+    """The rows, as text."""
+    return [
+        [
+            f"{row.protocol} v{row.version}",
+            Path(row.dataset).stem,
+            row.column,
+            row.source,
+            row.metric,
+            *map(percent, row.values),
+            *map(points, row.differences),
+        ]
+        for row in comparison.rows
+    ]
+
+
+def explanation() -> str:
+    """What the figures are."""
+    return (
+        "Per cent of test videos; differences in percentage points. In brackets: 95 % interval by a paired bootstrap "
+        f"over test videos ({DRAWS:,} draws), and a star where it excludes 0. It says how much is due to which videos "
+        "were tested, and nothing of how another pretraining run would come out."
+    )
+
+
+@dataclass(frozen=True)
+class PublishedTable:
+    """Published figures of one task.
+
+    Attributes:
+        title: the task.
+        headers: titles of the columns.
+        rows: cells, the last of which is the number of the source.
+    """
+
+    title: str
+    headers: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+def published_tables(published: Sequence[PublishedFigure]) -> tuple[list[PublishedTable], list[str]]:
+    """Published figures by task, and their sources, which are counted from 1."""
+    sources = list(dict.fromkeys(figure.source for figure in published))
+    tables = []
+    for task in dict.fromkeys(figure.task for figure in published):
+        found: dict[tuple[str, ...], dict[str, float]] = {}
+        for figure in published:
+            if figure.task == task:
+                name = f"{figure.method} ({figure.note})" if figure.note else figure.method
+                number = f"[{sources.index(figure.source) + 1}]"
+                by_metric = found.setdefault((name, figure.pretrained_on, figure.network, number), {})
+                by_metric[f"{figure.dataset} {figure.metric}"] = figure.percent
+        metrics = list(dict.fromkeys(metric for by_metric in found.values() for metric in by_metric))
+        rows = [
+            (*key[:3], *(f"{by_metric[m]:.1f}" if m in by_metric else "" for m in metrics), key[3])
+            for key, by_metric in found.items()
+        ]
+        tables.append(
+            PublishedTable(
+                f"Published: {task}", ("method", "pretrained on", "network", *metrics, "source"), tuple(rows)
+            )
+        )
+    return tables, [f"[{number}] {source}" for number, source in enumerate(sources, 1)]
+
+
+def _markdown(comparison: Comparison, published: Sequence[PublishedFigure]) -> str:
+    lines = [f"# {' and '.join(comparison.runs)}", "", explanation(), ""]
+    titles = headers(comparison)
+    lines += _table(titles, cells(comparison), ["---"] * WORDS + ["---:"] * (len(titles) - WORDS))
+    if comparison.notes:
+        lines += ["", *(f"- {_markdown_text(note)}" for note in comparison.notes)]
+    if published:
+        tables, sources = published_tables(published)
+        for table in tables:
+            figures = len(table.headers) - 4
+            lines += ["", f"## {table.title}", ""]
+            lines += _table(table.headers, table.rows, ["---"] * 3 + ["---:"] * figures + ["---"])
+        lines += ["", *(f"- {text}" for text in (*CAVEATS, *sources))]
+    return "\n".join(lines) + "\n"
+
+
+def _table(titles: Sequence[str], rows: Sequence[Sequence[str]], rules: Sequence[str]) -> list[str]:
+    return [
+        f"| {' | '.join(_markdown_text(cell) for cell in row)} |" if row is not rules else f"| {' | '.join(rules)} |"
+        for row in (titles, rules, *rows)
+    ]
+
+
+def _markdown_text(text: str) -> str:
+    return text.replace("|", "\\|").replace("<", "&lt;").replace("*", "\\*")
+
+
+def _csv(comparison: Comparison) -> str:
+    """Shares as they are, a row for each metric and run."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    names = ["protocol", "version", "dataset", "column", "source", "metric"]
+    writer.writerow([*names, "run", "value", "difference", "low", "high", "videos"])
+    for row in comparison.rows:
+        for run, value, difference in zip(comparison.runs, row.values, (None, *row.differences), strict=True):
+            bounds = difference.interval or ("", "") if difference else ("", "")
+            apart = [difference.value, *bounds, difference.videos] if difference else ["", *bounds, ""]
+            shown = "" if value is None else value
+            writer.writerow([*(getattr(row, name) for name in names), run, shown, *apart])
+    return text.getvalue()
+
+
+def _json(comparison: Comparison, published: Sequence[PublishedFigure]) -> str:
+    content = {"draws": DRAWS, "first": comparison.runs[0], **asdict(comparison)}
+    if published:
+        content |= {"published": [asdict(figure) for figure in published], "published_caveats": CAVEATS}
+    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"

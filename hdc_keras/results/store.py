@@ -1,0 +1,169 @@
+"""The files in a run's `results/`: written by `hdc-keras evaluate`, read by comparisons and reports."""
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hdc_keras.errors import RunError
+from hdc_keras.results.outcomes import Outcome
+from hdc_keras.runs.directory import RunDirectory
+
+# The source that is judged video by video; all others have figures alone.
+PRETRAINED = "metrics"
+# Predictions of single videos are kept for the sources that runs are compared by.
+_KEPT_SOURCES = ("features", "fine-tuned")
+_CSV_COLUMNS = ("network", "column", "source", "split", "seed", "video_id", "label", "predicted", "neighbours")
+
+
+@dataclass(frozen=True)
+class JudgedVideo:
+    """What one judge said of one test video: a line of `results/NAME.videos.csv`.
+
+    Attributes:
+        network: "metrics" (the pretrained one), "random_weights" or "supervised".
+        column: label column.
+        source: where the features come from.
+        split: of the data set.
+        seed: of the judge.
+        video_id: the test video.
+        label: its class.
+        predicted: the class that it was given.
+        neighbours: ids of the nearest training videos, nearest first; empty but for retrieval.
+    """
+
+    network: str
+    column: str
+    source: str
+    split: str
+    seed: str
+    video_id: str
+    label: str
+    predicted: str
+    neighbours: tuple[str, ...]
+
+    @property
+    def is_right(self) -> bool:
+        """Whether it was given its class."""
+        return self.label == self.predicted
+
+
+@dataclass(frozen=True)
+class SavedResult:
+    """One protocol's result on one data set.
+
+    Attributes:
+        name: file name without suffix: protocol and data set.
+        values: what the JSON file holds.
+        videos: the judgements video by video; empty where the run has no such list.
+    """
+
+    name: str
+    values: dict[str, Any]
+    videos: tuple[JudgedVideo, ...]
+
+    @property
+    def protocol(self) -> str:
+        """Name of the protocol."""
+        return self.values["protocol"]
+
+    @property
+    def dataset(self) -> str:
+        """Path of the data set, or "moving-shapes"."""
+        return self.values["dataset"]
+
+    def judged(self, network: str, column: str, source: str | None = None) -> list[JudgedVideo]:
+        """The judgements of one network for one label column, and of one source if it is named."""
+        return [
+            video
+            for video in self.videos
+            if video.network == network and video.column == column and source in (None, video.source)
+        ]
+
+
+def write_result(run: RunDirectory, name: str, result: dict[str, Any], outcomes: Sequence[Outcome]) -> None:
+    """Write `results/{name}.json`, and what was said of each test video to `results/{name}.videos.csv`."""
+    run.write_text(f"results/{name}.json", json.dumps(result, indent=2))
+    rows = [row for outcome in outcomes for row in _rows(outcome)]
+    if rows:
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(_CSV_COLUMNS)
+        writer.writerows(rows)
+        run.write_text(f"results/{name}.videos.csv", text.getvalue())
+
+
+def read_results(run: Path) -> list[SavedResult]:
+    """All results of a run, by name.
+
+    Returns:
+        An empty list where it was never evaluated.
+
+    Raises:
+        RunError: the folder holds no run, or a result cannot be read.
+    """
+    if not (run / "config.yaml").exists():
+        raise RunError(f"{run} holds no run: there is no config.yaml. Start one with `hdc-keras pretrain`.")
+    return [_read_result(file) for file in sorted((run / "results").glob("*.json"))]
+
+
+def require_results(run: Path) -> list[SavedResult]:
+    """As `read_results`, but none is an error.
+
+    Raises:
+        RunError: the folder holds no run, it has no results, or one cannot be read.
+    """
+    results = read_results(run)
+    if not results:
+        raise RunError(
+            f"{run} has no results. Judge what it learned first: hdc-keras evaluate --run {run} --protocol linear"
+        )
+    return results
+
+
+def _read_result(file: Path) -> SavedResult:
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+        missing = [key for key in ("protocol", "version", "dataset", PRETRAINED) if key not in values]
+    except (OSError, ValueError, TypeError) as error:
+        raise RunError(f"{file}: cannot be read as a result ({error}). Evaluate the run again.") from error
+    if missing:
+        raise RunError(f"{file}: is no result: it lacks {', '.join(missing)}. Move it away, or evaluate the run again.")
+    list_file = file.with_name(f"{file.stem}.videos.csv")
+    return SavedResult(file.stem, values, tuple(_read_videos(list_file)) if list_file.exists() else ())
+
+
+def _read_videos(file: Path) -> Iterable[JudgedVideo]:
+    with file.open(newline="", encoding="utf-8") as stream:
+        reader = csv.DictReader(stream)
+        missing = set(_CSV_COLUMNS) - set(reader.fieldnames or ())
+        if missing:
+            raise RunError(f"{file}: lacks the column(s) {', '.join(sorted(missing))}. Evaluate the run again.")
+        for row in reader:
+            values = {name: row[name] or "" for name in _CSV_COLUMNS}
+            neighbours = tuple(name for name in values.pop("neighbours").split("|") if name)
+            yield JudgedVideo(**values, neighbours=neighbours)
+
+
+def _rows(outcome: Outcome) -> list[list[str]]:
+    answer, judgement = outcome.answer, outcome.answer.judgement
+    if answer.source not in _KEPT_SOURCES:
+        return []
+    neighbours = judgement.neighbours or [[]] * len(judgement.predicted)
+    return [
+        [
+            outcome.network,
+            answer.column,
+            answer.source,
+            outcome.split,
+            str(answer.seed),
+            record.video_id,
+            record.labels[answer.column],
+            predicted,
+            "|".join(near),
+        ]
+        for record, predicted, near in zip(outcome.test, judgement.predicted, neighbours, strict=False)
+    ]

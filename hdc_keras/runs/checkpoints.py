@@ -1,0 +1,122 @@
+"""The checkpoints of a run: saved whole, pruned, the best one kept, damaged ones passed over."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from hdc_keras.errors import RunError, WeightsError
+from hdc_keras.files import link_or_copy, remove_leftovers, replacing, write_text
+
+_FOLDER = "checkpoints"
+_BEST_NOTE = "best.json"
+
+
+class Checkpoints:
+    """The checkpoints of a run directory: one `.keras` file each, named by the step after which it was saved.
+
+    Args:
+        run: the run directory.
+        check_model: raises `RunError` if a loaded model does not belong to the run; called with the model and its file.
+        unwritable: makes the error for a file that cannot be written.
+    """
+
+    def __init__(
+        self,
+        run: Path,
+        check_model: Callable[[Any, Path], None],
+        unwritable: Callable[[Path, OSError], RunError],
+    ):
+        self.run = run
+        self.folder = run / _FOLDER
+        self._check_model = check_model
+        self._unwritable = unwritable
+
+    @property
+    def best(self) -> Path:
+        """The best checkpoint (see `keep_best`), a copy of a numbered one."""
+        return self.folder / "best.keras"
+
+    def files(self) -> list[Path]:
+        """Complete checkpoints, oldest first."""
+        return sorted(self.folder.glob("step-*.keras"))
+
+    def save(self, model: Any, step: int, keep: int) -> Path:
+        """Save the model with its optimizer and all its state, then remove all but the newest `keep` checkpoints.
+
+        Raises:
+            RunError: it cannot be written; earlier checkpoints are unchanged.
+        """
+        file = self.folder / f"step-{step:09d}.keras"
+        try:
+            with replacing(file, suffix=".keras") as temporary:
+                model.save(temporary)
+        except OSError as error:
+            raise self._unwritable(file, error) from error
+        for old in self.files()[:-keep]:
+            old.unlink()
+        return file
+
+    def keep_best(self, checkpoint: Path, by: str, score: float) -> None:
+        """Keep a copy of `checkpoint` if it is the best so far. A kNN score always counts for more than a loss.
+
+        Args:
+            checkpoint: a saved checkpoint.
+            by: "knn" or "loss".
+            score: greater is better.
+
+        Raises:
+            RunError: it cannot be written.
+        """
+        note = self.run / _BEST_NOTE
+        try:
+            held = json.loads(note.read_text()) if note.exists() and self.best.exists() else None
+        except ValueError:
+            held = None
+        if held and (held["by"] == "knn", held["score"]) >= (by == "knn", score):
+            return
+        try:
+            link_or_copy(checkpoint, self.best)
+            write_text(note, json.dumps({"by": by, "score": score, "checkpoint": checkpoint.stem}))
+        except OSError as error:
+            raise self._unwritable(self.best, error) from error
+
+    def load(
+        self, compiled: bool = False, best: bool = False, warn: Callable[[str], None] | None = None
+    ) -> tuple[Any, Path]:
+        """Load the newest readable checkpoint, or the best one.
+
+        Args:
+            compiled: with its optimizer, to train on.
+            best: the best one (see `keep_best`).
+            warn: called with a message for every damaged checkpoint that is skipped.
+
+        Returns:
+            The model and its file.
+
+        Raises:
+            RunError: there is no checkpoint, all are damaged, or it does not match the run's config.
+        """
+        if best and not self.best.exists():
+            raise RunError(f"{self.run} has no best checkpoint yet: none was saved.")
+        if not best and not self.files():
+            raise RunError(f"{self.folder} holds no checkpoint: the run ended before the first was saved.")
+        from hdc_keras.runs.model_files import read_model
+
+        damaged = []
+        for file in [self.best] if best else self.files()[::-1]:
+            try:
+                model = read_model(file, compiled)
+            except WeightsError as error:
+                damaged.append(str(error))
+                if warn:
+                    warn(f"{error}; passed over")
+                continue
+            self._check_model(model, file)
+            return model, file
+        raise RunError("; ".join(damaged))
+
+    def remove_unfinished(self) -> None:
+        """Remove what a killed process of this run has left half-written. Call it only where nobody else trains."""
+        if self.folder.exists():
+            remove_leftovers(self.folder)

@@ -1,0 +1,66 @@
+"""Reading `.keras` files, including checkpoints whose weights are where earlier versions of this package put them."""
+
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from hdc_keras.errors import WeightsError
+
+_WEIGHTS = "model.weights.h5"
+# Version 0.1.0 kept heads and invariance in `HDC` itself; they are now the objective's.
+_MOVED = {
+    "heads": "layers/contrast_objective/heads",
+    "invariance_weights": "layers/contrast_objective/invariance_weights",
+}
+
+
+def read_model(file: Path, compiled: bool = False) -> Any:
+    """Load a Keras model.
+
+    Args:
+        file: a `.keras` file: a checkpoint of `HDC`, or another model.
+        compiled: whether to load the optimizer and its state too, to train on.
+
+    Raises:
+        WeightsError: it cannot be read.
+    """
+    import keras
+
+    import hdc_keras.model  # noqa: F401, registers the classes that a checkpoint is made of
+
+    try:
+        with _in_current_layout(file) as current:
+            return keras.models.load_model(current, compile=compiled)
+    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile, zlib.error, EOFError) as error:
+        raise WeightsError(f"{file} cannot be loaded: {' '.join(str(error).split())[:300]}") from error
+
+
+@contextmanager
+def _in_current_layout(file: Path) -> Iterator[Path]:
+    """The file itself, or a temporary copy in which the weights are where the current version looks for them."""
+    import h5py
+
+    if not zipfile.is_zipfile(file):  # Keras says what is wrong with it
+        yield file
+        return
+    with zipfile.ZipFile(file) as archive:
+        with archive.open(_WEIGHTS) as stream, h5py.File(stream, "r") as weights:
+            is_current = not any(name in weights for name in _MOVED)
+        if is_current:
+            yield file
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            archive.extractall(folder)
+            with h5py.File(Path(folder) / _WEIGHTS, "r+") as weights:
+                for old, new in _MOVED.items():
+                    if old in weights:
+                        weights.move(old, new)
+            upgraded = Path(folder) / file.name
+            with zipfile.ZipFile(upgraded, "w") as copy:
+                for name in archive.namelist():
+                    copy.write(Path(folder) / name, name)
+            yield upgraded

@@ -1,0 +1,229 @@
+"""The gradient of a step: of the whole batch at once, or of micro-batches.
+
+The computation is cut where it is narrow: at the pooled features of each level. Before the cut, no video depends on any
+other, so each replica and each micro-batch computes the features of its own videos. After the cut everything is small:
+each replica gathers the features of the whole batch and computes the objective for all of it, identically everywhere.
+The gradient with respect to the features is then carried back through the backbone by each replica and micro-batch for
+its own videos. With micro-batches this is gradient caching (GradCache: Gao et al. 2021, arXiv 2101.06983).
+"""
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple
+
+import keras
+from keras import ops, tree
+
+from hdc_keras.step.loops import repeat
+from hdc_keras.step.network import ContrastModel, Features, NetworkValues, Tensor, Values
+from hdc_keras.step.pullbacks import pullback
+from hdc_keras.step.replicas import ReplicaGroup
+
+
+class ObjectiveGradients(NamedTuple):
+    """What the objective says of the whole batch.
+
+    Attributes:
+        loss: scalar.
+        monitored: (names,), see `Objective`.
+        by_features: gradient with respect to this replica's own features.
+        by_weights: gradient with respect to the objective's trainable variables.
+        state: new values of the objective's other variables.
+    """
+
+    loss: Tensor
+    monitored: Tensor
+    by_features: Features
+    by_weights: Values
+    state: Values
+
+
+class StepGradients(NamedTuple):
+    """What one replica has computed before replicas are combined.
+
+    Attributes:
+        loss: scalar, of the whole batch.
+        monitored: (names,), see `Objective`.
+        backbone: gradient of this replica's videos, `None` for variables without one.
+        objective: gradient of the whole batch.
+        backbone_state: new statistics of batch norm.
+        objective_state: new state of the objective.
+    """
+
+    loss: Tensor
+    monitored: Tensor
+    backbone: list[Tensor | None]
+    objective: list[Tensor | None]
+    backbone_state: Values
+    objective_state: Values
+
+
+def step_gradients(
+    model: ContrastModel, replicas: ReplicaGroup, windows: Tensor, draws: Any, loss_scale: Tensor
+) -> StepGradients:
+    """The gradient of this replica's windows, computed as `model.step_options` says.
+
+    Args:
+        model: the model.
+        replicas: the replicas that share the batch.
+        windows: (batch, 2, time, height, width, 3), this replica's own.
+        draws: the augmentation of these windows, as `ViewGenerator.draw` returns it.
+        loss_scale: factor on all gradients, for mixed_float16.
+    """
+    values, options = NetworkValues.of(model), model.step_options
+    if options.micro_batches == 1:
+        return _whole_batch(model, replicas, values, windows, draws, loss_scale)
+    windows, draws = tree.map_structure(lambda x: _split(x, options.micro_batches), (windows, draws))
+    by_micro_batches = _cached if options.accumulate == "cached" else _plain
+    return by_micro_batches(model, replicas, values, windows, draws, loss_scale)
+
+
+def objective_gradients(
+    model: ContrastModel, replicas: ReplicaGroup, values: NetworkValues, features: Features, loss_scale: Tensor
+) -> ObjectiveGradients:
+    """Evaluate the objective on the features of all replicas and differentiate it."""
+    global_features = replicas.gather(features, axis=1)
+
+    def loss_of(inputs: tuple[Values, Features]) -> tuple[Tensor, tuple[Tensor, Values]]:
+        weights, features = inputs
+        output, state = model.objective.stateless_call(weights, values.objective_state, features, training=True)
+        return output.loss, (output.monitored, state)
+
+    loss, (monitored, state), pull = pullback(loss_of, (values.objective, global_features))
+    by_weights, by_features = pull(ops.cast(loss_scale, loss.dtype))
+    return ObjectiveGradients(loss, monitored, replicas.local_part(by_features, axis=1), by_weights, state)
+
+
+def _whole_batch(
+    model: ContrastModel,
+    replicas: ReplicaGroup,
+    values: NetworkValues,
+    windows: Tensor,
+    draws: Any,
+    loss_scale: Tensor,
+) -> StepGradients:
+    features, backbone_state, pull = pullback(
+        lambda weights: model.features_function(weights, values.backbone_state, windows, draws), values.backbone
+    )
+    objective = objective_gradients(model, replicas, values, features, loss_scale)
+    return StepGradients(
+        objective.loss,
+        objective.monitored,
+        pull(objective.by_features),
+        objective.by_weights,
+        backbone_state,
+        objective.state,
+    )
+
+
+def _plain(
+    model: ContrastModel,
+    replicas: ReplicaGroup,
+    values: NetworkValues,
+    windows: Tensor,
+    draws: Any,
+    loss_scale: Tensor,
+) -> StepGradients:
+    """Each (piece, ...) micro-batch for itself; losses and gradients are averaged."""
+    count = model.step_options.micro_batches
+    total: StepGradients | None = None
+    for piece in range(count):
+        # In order: TensorFlow would otherwise start the next piece before it has freed the memory of this one.
+        with _after(total):
+            own_windows, own_draws = tree.map_structure(lambda x, piece=piece: ops.copy(x[piece]), (windows, draws))
+            found = _whole_batch(model, replicas, values, own_windows, own_draws, loss_scale)
+        values = values._replace(backbone_state=found.backbone_state, objective_state=found.objective_state)
+        total = _added(total, found) if total else found
+    assert total is not None
+    return total._replace(
+        loss=total.loss / count,
+        monitored=total.monitored / count,
+        backbone=_divided(total.backbone, count),
+        objective=_divided(total.objective, count),
+    )
+
+
+def _cached(
+    model: ContrastModel,
+    replicas: ReplicaGroup,
+    values: NetworkValues,
+    windows: Tensor,
+    draws: Any,
+    loss_scale: Tensor,
+) -> StepGradients:
+    """First the features of all (piece, ...) micro-batches, then the gradient with respect to them, then each
+    micro-batch again with its part of that gradient."""
+    count = model.step_options.micro_batches
+
+    def features_of(weights: Values, state: Values, piece: Tensor) -> tuple[Features, Values]:
+        own = tree.map_structure(lambda x: ops.take(x, piece, axis=0), (windows, draws))
+        return model.features_function(weights, state, *own)
+
+    views, size = len(model.view_generator.view_names), ops.shape(windows)[1]
+    buffers = {level: ops.zeros((count, views, size, width)) for level, width in model.feature_widths.items()}
+
+    def forward(piece: Tensor, carried: tuple[Features, Values]) -> tuple[Features, Values]:
+        buffers, state = carried
+        features, state = features_of(values.backbone, state, piece)
+        written = {name: _with_row(buffer, piece, features[name]) for name, buffer in buffers.items()}
+        return written, state
+
+    buffers, backbone_state = repeat(count, forward, (buffers, values.backbone_state))
+    features = tree.map_structure(_joined_pieces, buffers)
+    objective = objective_gradients(model, replicas, values, features, loss_scale)
+    parts = tree.map_structure(lambda x: _split(x, count, axis=1), objective.by_features)
+
+    def backward(piece: Tensor, sums: Values) -> Values:
+        _, _, pull = pullback(lambda weights: features_of(weights, values.backbone_state, piece), values.backbone)
+        own = pull(tree.map_structure(lambda x: ops.take(x, piece, axis=0), parts))
+        return [total if more is None else total + more for total, more in zip(sums, own, strict=True)]
+
+    backbone = repeat(count, backward, [ops.zeros_like(value) for value in values.backbone])
+    return StepGradients(
+        objective.loss, objective.monitored, backbone, objective.by_weights, backbone_state, objective.state
+    )
+
+
+def _added(total: StepGradients, found: StepGradients) -> StepGradients:
+    """The sums of losses and gradients, with the newer state."""
+    return found._replace(
+        loss=total.loss + found.loss,
+        monitored=total.monitored + found.monitored,
+        backbone=_sums(total.backbone, found.backbone),
+        objective=_sums(total.objective, found.objective),
+    )
+
+
+def _sums(ones: list[Tensor | None], others: list[Tensor | None]) -> list[Tensor | None]:
+    return [one if other is None else one + other for one, other in zip(ones, others, strict=True)]
+
+
+def _divided(values: list[Tensor | None], count: int) -> list[Tensor | None]:
+    return [None if value is None else value / count for value in values]
+
+
+def _after(gradients: StepGradients | None) -> AbstractContextManager[Any]:
+    """What is computed in this context starts only when `gradients` are there (TensorFlow)."""
+    if gradients is None or keras.backend.backend() != "tensorflow":
+        return nullcontext()
+    import tensorflow as tf
+
+    tensors = [gradients.loss, *gradients.objective, *gradients.backbone]
+    return tf.control_dependencies([x for x in tensors if x is not None])
+
+
+def _split(x: Tensor, count: int, axis: int = 0) -> Tensor:
+    """Cut `axis` into `count` pieces and move them to the front: (count, ...)."""
+    shape = list(ops.shape(x))
+    pieces = ops.reshape(x, (*shape[:axis], count, shape[axis] // count, *shape[axis + 1 :]))
+    return ops.moveaxis(pieces, axis, 0)
+
+
+def _joined_pieces(x: Tensor) -> Tensor:
+    """(pieces, views, size, channels) -> (views, pieces * size, channels)."""
+    count, views, size, width = ops.shape(x)
+    return ops.reshape(ops.moveaxis(x, 0, 1), (views, count * size, width))
+
+
+def _with_row(buffer: Tensor, row: Tensor, value: Tensor) -> Tensor:
+    """`buffer` with `value` in one row."""
+    return ops.slice_update(buffer, (row,) + (0,) * (len(buffer.shape) - 1), value[None])

@@ -1,0 +1,28 @@
+"""A loop whose turns share memory, on every backend."""
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+
+Tensor = Any
+Nested = Any
+
+
+def repeat(count: int, body: Callable[[Tensor, Nested], Nested], state: Nested) -> Nested:
+    """`state = body(i, state)` for i = 0 ... count - 1, one after the other; memory is that of a single turn."""
+    backend = keras.backend.backend()
+    if backend == "jax":
+        import jax
+
+        return jax.lax.fori_loop(0, count, body, state)
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        # TensorFlow would otherwise run up to ten turns in parallel.
+        return tf.while_loop(
+            lambda i, _: i < count, lambda i, state: (i + 1, body(i, state)), (0, state), parallel_iterations=1
+        )[1]
+    for i in range(count):
+        state = body(i, state)
+    return state

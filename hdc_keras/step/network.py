@@ -1,0 +1,81 @@
+"""What the training step needs of a model, and the values that it reads from it."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
+
+from keras import ops
+
+from hdc_keras.config import ContrastConfig
+from hdc_keras.objective.objective import Objective
+from hdc_keras.step.options import StepOptions
+from hdc_keras.step.record import StepRecord
+from hdc_keras.views.generator import ViewGenerator
+
+Tensor = Any
+Values = list[Tensor]
+Features = dict[str, Tensor]
+
+
+class ContrastModel(Protocol):
+    """A model that `train_step` can train: views -> `pyramid` -> `pool` -> `objective`.
+
+    Attributes:
+        backbone: the network to pretrain, a `VideoBackbone`.
+        pyramid: clips to feature maps by level, on the backbone's weights.
+        blocks: the backbone's blocks, to be rematerialised one by one.
+        feature_widths: channels by level.
+        features_function: what `pure_features` returns for this model.
+    """
+
+    backbone: Any
+    pyramid: Any
+    blocks: Sequence[Any]
+    view_generator: ViewGenerator
+    objective: Objective
+    contrast_config: ContrastConfig
+    feature_widths: dict[str, int]
+    step_options: StepOptions
+    step_record: StepRecord
+    features_function: Callable[[Values, Values, Tensor, Any], tuple[Features, Values]]
+    optimizer: Any
+    loss_tracker: Any
+    trainable_variables: list[Any]
+    non_trainable_variables: list[Any]
+    metrics_variables: list[Any]
+
+    def pool(self, maps: dict[str, Tensor]) -> Features:
+        """Feature maps by level to (views, batch, channels)."""
+
+    def get_metrics_result(self) -> dict[str, Tensor]:
+        """Means of the epoch so far."""
+
+
+class NetworkValues(NamedTuple):
+    """The values of a model's variables at the beginning of a step, or of a micro-batch.
+
+    Attributes:
+        backbone: trainable variables of `pyramid`.
+        backbone_state: its other variables: batch norm's statistics.
+        objective: trainable variables of the objective.
+        objective_state: its other variables.
+    """
+
+    backbone: Values
+    backbone_state: Values
+    objective: Values
+    objective_state: Values
+
+    @classmethod
+    def of(cls, model: ContrastModel) -> "NetworkValues":
+        """The current values."""
+        return cls(
+            values_of(model.pyramid.trainable_variables),
+            values_of(model.pyramid.non_trainable_variables),
+            values_of(model.objective.trainable_variables),
+            values_of(model.objective.non_trainable_variables),
+        )
+
+
+def values_of(variables: Sequence[Any]) -> Values:
+    """Tensors with the values of variables."""
+    return [ops.convert_to_tensor(variable.value) for variable in variables]

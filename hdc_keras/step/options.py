@@ -1,0 +1,35 @@
+"""How a training step is computed."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class StepOptions:
+    """How a step is computed. By default the whole batch goes through in one piece.
+
+    Attributes:
+        micro_batches: number of pieces into which each replica splits its videos, to save memory.
+        accumulate: how the micro-batches relate. "cached": negatives come from the whole batch, and the gradient equals
+            that of the whole batch; features are computed twice. "plain": each micro-batch uses only its own negatives,
+            and gradients are averaged, as in ordinary gradient accumulation.
+        rematerialise: keep only the outputs of the backbone's blocks for the backward pass and recompute the rest.
+        clip_norm: maximum global norm of the gradient; no clipping when `None`.
+        compile_features: compile views and backbone separately with XLA, which cannot compile the collectives between
+            the replicas of a TensorFlow strategy.
+
+    Raises:
+        ValueError: an option is out of range.
+    """
+
+    micro_batches: int = 1
+    accumulate: Literal["cached", "plain"] = "cached"
+    rematerialise: bool = False
+    clip_norm: float | None = None
+    compile_features: bool = False
+
+    def __post_init__(self) -> None:
+        if self.micro_batches < 1 or self.accumulate not in ("cached", "plain"):
+            raise ValueError(f"`micro_batches` must be 1 or more and `accumulate` cached or plain. Received: {self}")
+        if self.clip_norm is not None and self.clip_norm <= 0:
+            raise ValueError(f"`clip_norm` must be positive. Received: {self.clip_norm}")

@@ -1,0 +1,61 @@
+"""Counts steps and remembers the first one that was not finite."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+from keras import ops
+
+Tensor = Any
+
+
+class StepRecord(keras.layers.Layer):
+    """Counts steps, and records where values first became non-finite (NaN or infinity).
+
+    Attributes:
+        steps: number of steps taken, including the skipped ones.
+        skipped: number of steps with a non-finite loss or gradient; their gradient is set to zero, and moving averages
+            are not updated.
+
+    Args:
+        names: names of the values that are checked.
+    """
+
+    def __init__(self, names: Sequence[str], **kwargs: Any):
+        super().__init__(**kwargs)
+        self.names = list(names)
+        self.steps = self._counter("steps")
+        self.skipped = self._counter("skipped")
+        self._first_step = self._counter("first_skipped_step")
+        self._first_names = self.add_weight(
+            shape=(len(names),), initializer="zeros", dtype="float32", trainable=False, name="first_not_finite"
+        )
+        self.built = True
+
+    def update(self, is_good: Tensor, values: Tensor) -> None:
+        """Count a step.
+
+        Args:
+            is_good: whether its loss and gradient are finite.
+            values: (names,) the values that are checked.
+        """
+        self.steps.assign(self.steps + 1)
+        is_first = ops.logical_and(ops.logical_not(is_good), ops.equal(self.skipped.value, 0))
+        self._first_step.assign(ops.where(is_first, self.steps.value, self._first_step.value))
+        not_finite = ops.cast(ops.logical_not(ops.isfinite(values)), "float32")
+        self._first_names.assign(ops.where(is_first, not_finite, self._first_names.value))
+        self.skipped.assign(self.skipped + ops.cast(ops.logical_not(is_good), "int32"))
+
+    def first_non_finite(self) -> str:
+        """The first skipped step and what was non-finite in it, as in "step 12: P4_temporal_loss"."""
+        found = ops.convert_to_numpy(self._first_names)
+        names = [name for name, bad in zip(self.names, found, strict=True) if bad]
+        what = ", ".join(names) if names else "the gradient, while all losses are finite"
+        return f"step {int(ops.convert_to_numpy(self._first_step))}: {what}"
+
+    def count(self, name: str) -> int:
+        """`steps` or `skipped` as a Python integer."""
+        return int(ops.convert_to_numpy(getattr(self, name)))
+
+    def _counter(self, name: str) -> Any:
+        return self.add_weight(shape=(), initializer="zeros", dtype="int32", trainable=False, name=name)

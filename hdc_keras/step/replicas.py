@@ -1,0 +1,70 @@
+"""The data-parallel replicas that share a step under a TensorFlow strategy, and their collectives."""
+
+from typing import Any
+
+import keras
+from keras import tree
+
+Tensor = Any
+Nested = Any
+
+
+class ReplicaGroup:
+    """All replicas of the running step, as seen by one of them.
+
+    JAX shards one program over its devices and PyTorch uses one device; there, `count` is 1.
+
+    Attributes:
+        count: number of replicas.
+        index: which of them this is.
+        spans_processes: whether they belong to several processes.
+    """
+
+    def __init__(self) -> None:
+        self.count: int = 1
+        self.spans_processes = False
+        self.index: Any = 0
+        if keras.backend.backend() == "tensorflow":
+            import tensorflow as tf
+
+            self._context = tf.distribute.get_replica_context()
+            if self._context is not None:
+                self.count = self._context.num_replicas_in_sync
+                self.index = self._context.replica_id_in_sync_group
+                self.spans_processes = isinstance(self._context.strategy, tf.distribute.MultiWorkerMirroredStrategy)
+
+    def local_part(self, everything: Nested, axis: int = 0) -> Nested:
+        """This replica's part of tensors that hold the parts of all replicas, in order, along `axis`."""
+        if self.count == 1:
+            return everything
+
+        def part(x: Tensor) -> Tensor:
+            size = keras.ops.shape(x)[axis] // self.count
+            return x[(slice(None),) * axis + (slice(self.index * size, (self.index + 1) * size),)]
+
+        return tree.map_structure(part, everything)
+
+    def gather(self, local: Nested, axis: int) -> Nested:
+        """The tensors of all replicas, concatenated along `axis`."""
+        if self.count == 1:
+            return local
+        return tree.map_structure(lambda x: self._context.all_gather(x, axis), local)
+
+    def sum(self, local: list[Tensor]) -> list[Tensor]:
+        """Sums over the replicas."""
+        return local if self.count == 1 else self._reduce("SUM", local)
+
+    def mean(self, local: list[Tensor]) -> list[Tensor]:
+        """Means over the replicas."""
+        return local if self.count == 1 else self._reduce("MEAN", local)
+
+    def _reduce(self, how: str, local: list[Tensor]) -> list[Tensor]:
+        import tensorflow as tf
+
+        return self._context.all_reduce(tf.distribute.ReduceOp[how], local) if local else local
+
+
+def replica_count_of(model: keras.Model) -> int:
+    """How many replicas a model was built for."""
+    strategy = getattr(model, "distribute_strategy", None)
+    return strategy.num_replicas_in_sync if strategy else 1

@@ -1,0 +1,95 @@
+"""The training step of `HDC`, on every backend: draw, differentiate, combine the replicas, update.
+
+`gradients` computes what one replica contributes, and how the batch is split; `update` decides whether the step is
+finite, clips, and commits.
+"""
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import keras
+from keras import ops
+
+from hdc_keras.step.gradients import step_gradients
+from hdc_keras.step.network import ContrastModel, Tensor, Values
+from hdc_keras.step.replicas import ReplicaGroup
+from hdc_keras.step.update import finish_step
+
+
+def train_step(model: ContrastModel, *arguments: Any) -> Any:
+    """Does what Keras' `train_step` does, with its arguments and results on the active backend."""
+    if keras.backend.backend() == "jax":
+        return _jax_train_step(model, *arguments)
+    with _without_autograd():
+        gradients = _gradients(model, _windows_of(*arguments))
+        # Stages above the deepest level in use have no gradient.
+        pairs = [(g, v) for g, v in zip(gradients, model.trainable_variables, strict=True) if g is not None]
+        model.optimizer.apply(*map(list, zip(*pairs, strict=True)))
+    logs = model.get_metrics_result()
+    # Over several processes Keras averages each value that a step returns along its first axis, which it must have.
+    return {"loss": logs["loss"][None]} if ReplicaGroup().spans_processes else logs
+
+
+def _jax_train_step(
+    model: ContrastModel, state: tuple[Values, ...], data: Any
+) -> tuple[dict[str, Tensor], tuple[Values, ...]]:
+    trainable, _, optimizer, _ = state
+    variables = (
+        model.trainable_variables,
+        model.non_trainable_variables,
+        model.optimizer.variables,
+        model.metrics_variables,
+    )
+    pairs = [pair for kind, values in zip(variables, state, strict=True) for pair in zip(kind, values, strict=True)]
+    with keras.StatelessScope(state_mapping=pairs) as scope:
+        gradients = _gradients(model, _windows_of(data))
+        logs = model.get_metrics_result()
+    trainable, optimizer = model.optimizer.stateless_apply(optimizer, gradients, trainable)
+    non_trainable, metrics = (
+        [scope.get_current_value(variable) for variable in kind]
+        for kind in (model.non_trainable_variables, model.metrics_variables)
+    )
+    return logs, (trainable, non_trainable, optimizer, metrics)
+
+
+def _gradients(model: ContrastModel, windows: Tensor) -> list[Tensor | None]:
+    """Gradients in the order of `model.trainable_variables`. Updates all other state: statistics, metrics, draws."""
+    replicas = ReplicaGroup()
+    _refuse_what_replicas_cannot_share(model, replicas)
+    batch = ops.shape(windows)[0] * replicas.count
+    # Drawn for the whole batch on every replica, so that results do not depend on the number of replicas.
+    draws = replicas.local_part(model.view_generator.draw(batch, windows.shape[2:5]))
+    loss_scale = model.optimizer.scale_loss(ops.ones(()))
+    gradients = step_gradients(model, replicas, windows, draws, loss_scale)
+    return finish_step(model, replicas, gradients, loss_scale, batch)
+
+
+def _windows_of(data: Any) -> Tensor:
+    return keras.utils.unpack_x_y_sample_weight(data)[0]
+
+
+def _refuse_what_replicas_cannot_share(model: ContrastModel, replicas: ReplicaGroup) -> None:
+    if replicas.count == 1:
+        return
+    options = model.step_options
+    inner: Any = getattr(model.optimizer, "inner_optimizer", model.optimizer)
+    if inner.clipnorm or inner.global_clipnorm or inner.clipvalue:
+        raise ValueError(
+            "the optimizer's own clipping sees the gradient of each replica before they are summed. Pass `clip_norm` "
+            "to `HDC.compile` instead, which clips the summed gradient."
+        )
+    synchronised = any(getattr(layer, "synchronized", False) for layer in model.pyramid._flatten_layers())
+    if synchronised and (options.compile_features or options.micro_batches > 1):
+        raise ValueError(
+            "synchronised batch norm needs collectives inside the backbone, which neither XLA nor a loop over "
+            "micro-batches can contain. Use local batch norm, or `jit_compile=False` and `micro_batches=1`."
+        )
+
+
+def _without_autograd() -> AbstractContextManager[Any]:
+    """PyTorch records every operation for its autograd unless told not to."""
+    if keras.backend.backend() != "torch":
+        return nullcontext()
+    import torch
+
+    return torch.no_grad()

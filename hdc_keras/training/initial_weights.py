@@ -1,0 +1,42 @@
+"""`--init-from`: start a new run from the weights of another run or file."""
+
+from pathlib import Path
+
+from hdc_keras.errors import RunError, WeightsError
+from hdc_keras.model import HDC
+from hdc_keras.runs.directory import RunDirectory
+from hdc_keras.runs.model_files import read_model
+
+
+def copy_weights(model: HDC, source: str) -> None:
+    """Copy weights of a run, or of a `.keras` file that holds an `HDC` or a backbone, into a new model.
+
+    The backbone must be the same. Projection heads are copied where the source has the same ones.
+
+    Args:
+        model: gets the weights; everything else about it stays new.
+        source: path of a run directory, whose newest checkpoint is taken, or of a file.
+
+    Raises:
+        RunError: the weights cannot be read, or belong to another backbone.
+    """
+    path = Path(source)
+    if path.is_dir():
+        found, path = RunDirectory(path).checkpoints.load()
+    else:
+        try:
+            found = read_model(path)
+        except WeightsError as error:
+            raise RunError(f"model.init_from: {error}") from error
+    backbone = found.backbone if isinstance(found, HDC) else found
+    shapes = [[tuple(v.shape) for v in network.variables] for network in (backbone, model.backbone)]
+    if shapes[0] != shapes[1]:
+        raise RunError(
+            f"model.init_from: {path} holds the backbone {backbone.name}, which does not fit {model.backbone.name}. "
+            "Set model.backbone to it, or start from other weights."
+        )
+    model.backbone.set_weights(backbone.get_weights())
+    for name, head in model.objective.heads.items():
+        other = found.objective.heads.get(name) if isinstance(found, HDC) else None
+        if other and [v.shape for v in other.variables] == [v.shape for v in head.variables]:
+            head.set_weights(other.get_weights())

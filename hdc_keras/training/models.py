@@ -1,0 +1,58 @@
+"""From an experiment to its model: new, starting from given weights, and compiled for the devices."""
+
+import keras
+
+from hdc_keras.backbones import build_backbone
+from hdc_keras.backbones.torchvision_weights import load_torchvision_weights
+from hdc_keras.config import Experiment, TrainConfig
+from hdc_keras.devices import uses_xla
+from hdc_keras.model import HDC
+from hdc_keras.training.distribution import Distribution, synchronise_batch_norm
+from hdc_keras.training.initial_weights import copy_weights
+from hdc_keras.training.optimizers import build_optimizer
+
+
+def build_model(experiment: Experiment) -> HDC:
+    """The experiment's model, with weights that follow from its seed, or from `model.weights` or `model.init_from`.
+
+    Raises:
+        RunError: the weights of `model.init_from` cannot be read or do not fit.
+        WeightsError: those of `model.weights` cannot be read or do not fit.
+    """
+    keras.utils.set_random_seed(experiment.seed)
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(experiment.train.precision)
+    try:
+        backbone = build_backbone(experiment.model.backbone)
+        if experiment.model.weights:
+            load_torchvision_weights(backbone, experiment.model.weights)
+        model = HDC(backbone, experiment.views, experiment.contrast, seed=experiment.seed, name="hdc")
+    finally:
+        keras.config.set_dtype_policy(before)
+    if experiment.model.init_from:
+        copy_weights(model, experiment.model.init_from)
+    return model
+
+
+def compiled_model(experiment: Experiment, steps_per_epoch: int, distribution: Distribution) -> HDC:
+    """A new model, ready to train. Call it in the distribution's scope."""
+    model = build_model(experiment)
+    compile_model(model, build_optimizer(experiment.train, steps_per_epoch), experiment.train, distribution)
+    return model
+
+
+def compile_model(
+    model: HDC, optimizer: keras.optimizers.Optimizer, train: TrainConfig, distribution: Distribution
+) -> None:
+    """Compile a model as `train` and the devices require."""
+    if distribution.synchronises and keras.backend.backend() == "tensorflow":
+        synchronise_batch_norm(model.backbone)
+    jit = uses_xla(train.jit) and not (distribution.synchronises and keras.backend.backend() == "tensorflow")
+    model.compile(
+        optimizer,
+        jit_compile=jit,
+        micro_batches=train.micro_batches,
+        accumulate=train.accumulate,
+        rematerialise=train.rematerialise,
+        clip_norm=train.clip_norm,
+    )
