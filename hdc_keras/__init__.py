@@ -7,6 +7,8 @@ import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from hdc_keras.version import __version__
+
 # TensorFlow leaves oneDNN off on CPUs without AVX-512, where it makes 3D convolutions faster (docs/performance.md).
 # This must be said before TensorFlow is imported; a user's own setting is kept.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
@@ -16,8 +18,6 @@ if TYPE_CHECKING:
     from hdc_keras.config import Experiment, load_experiment, preset
     from hdc_keras.model import HDC
     from hdc_keras.pretrained import load
-
-__version__ = "0.1.0"
 
 _HOME = {
     "HDC": "hdc_keras.model",
@@ -30,7 +30,24 @@ _HOME = {
     "load_experiment": "hdc_keras.config",
     "preset": "hdc_keras.config",
 }
-_MODULES = ("backbones", "config", "contrast", "data", "evaluation", "export", "model", "training", "views")
+_MODULES = (
+    "backbones",
+    "config",
+    "data",
+    "evaluation",
+    "export",
+    "features",
+    "finetuning",
+    "model",
+    "objective",
+    "probes",
+    "report",
+    "results",
+    "runs",
+    "step",
+    "training",
+    "views",
+)
 
 
 def __getattr__(name: str) -> Any:
@@ -41,4 +58,15 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module 'hdc_keras' has no attribute {name!r}")
 
 
-__all__ = ["HDC", "R3D", "R3D18", "Experiment", "R3DTiny", "VideoBackbone", "load", "load_experiment", "preset"]
+__all__ = [
+    "HDC",
+    "R3D",
+    "R3D18",
+    "Experiment",
+    "R3DTiny",
+    "VideoBackbone",
+    "__version__",
+    "load",
+    "load_experiment",
+    "preset",
+]

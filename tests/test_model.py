@@ -5,9 +5,10 @@ from keras import ops
 
 from hdc_keras import HDC, R3D
 from hdc_keras.errors import ConfigError
+from hdc_keras.objective.contrast import ContrastObjective
 from hdc_keras.objective.heads import unit_length
 from hdc_keras.objective.losses import info_nce
-from tests.contrast.test_losses import slow_info_nce
+from tests.objective.test_losses import slow_info_nce
 
 RNG = np.random.default_rng(0)
 WINDOWS = RNG.integers(0, 255, (6, 2, 4, 20, 20, 3), dtype=np.uint8)
@@ -257,8 +258,10 @@ def test_steps_after_the_first_are_not_traced_again(monkeypatch):
     if keras.backend.backend() == "torch":
         pytest.skip("PyTorch runs eagerly: there is no trace")
     traced = []
-    embed = HDC.embed
-    monkeypatch.setattr(HDC, "embed", lambda self, *args, **kwargs: traced.append(1) or embed(self, *args, **kwargs))
+    embed = ContrastObjective.embed
+    monkeypatch.setattr(
+        ContrastObjective, "embed", lambda self, *args, **kwargs: traced.append(1) or embed(self, *args, **kwargs)
+    )
     model = small_model({"temporal_negatives": ALL_NEGATIVES, "fade_static": 0.8, "own_colour": 0.5})
     model.fit(WINDOWS[:2], batch_size=2, verbose=0)
     first = len(traced)

@@ -9,7 +9,6 @@ from typing import Any
 import keras
 import numpy as np
 
-from hdc_keras import __version__
 from hdc_keras.config import Experiment
 from hdc_keras.data.datasets import VideoSet, read_local_dataset
 from hdc_keras.data.loading import DecodeFailures, FrameStore
@@ -21,6 +20,7 @@ from hdc_keras.features.encoder import ClipEncoder
 from hdc_keras.features.extraction import extract_features
 from hdc_keras.files import digest
 from hdc_keras.runs.directory import RunDirectory
+from hdc_keras.version import __version__
 
 Progress = Callable[[int, int, int], None]
 

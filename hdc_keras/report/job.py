@@ -9,7 +9,6 @@ from typing import Any
 
 import keras
 
-from hdc_keras import __version__
 from hdc_keras.config import Experiment, dump_experiment
 from hdc_keras.data.from_experiment import frame_store, load_videos
 from hdc_keras.errors import DataError, RunError
@@ -26,6 +25,7 @@ from hdc_keras.report.thumbnails import ThumbnailSheet
 from hdc_keras.report.view_strips import draw_views
 from hdc_keras.results.store import SavedResult, read_results
 from hdc_keras.runs.directory import RunDirectory
+from hdc_keras.version import __version__
 
 Progress = Callable[[str, int, int], None]
 

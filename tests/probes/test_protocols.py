@@ -13,6 +13,7 @@ from hdc_keras.errors import DataError
 from hdc_keras.evaluation.factors_chart import draw_factors
 from hdc_keras.features.encoder import ClipEncoder
 from hdc_keras.features.extraction import extract_features
+from hdc_keras.features.store import FeatureStore
 from hdc_keras.features.video_features import VideoFeatures, joined
 from hdc_keras.probes.linear import linear_probe
 from hdc_keras.probes.low_label import draw_per_class
@@ -282,13 +283,17 @@ def test_features_are_kept_and_made_anew_for_other_weights_clips_or_videos(shape
     records.append(broken_video(tmp_path))
 
     def extract(used=network, chosen=records, experiment=EXPERIMENT):
-        return extract_features(used, chosen, experiment, store, cache=tmp_path / "features", keep_views=True)
+        return extract_features(
+            used, chosen, experiment, store, cache=FeatureStore(tmp_path / "features"), keep_views=True
+        )
 
     first = extract()
     with monkeypatch.context() as patch:
         patch.setattr(network, "predict_on_batch", None)  # nothing is encoded again
         again = extract()
-        backwards = extract_features(network, records[::-1], EXPERIMENT, store, cache=tmp_path / "features")
+        backwards = extract_features(
+            network, records[::-1], EXPERIMENT, store, cache=FeatureStore(tmp_path / "features")
+        )
 
     assert [record.video_id for record in backwards.records] == [record.video_id for record in first.records][::-1]
     np.testing.assert_array_equal(backwards.arrays["P5"], first.arrays["P5"][::-1])
@@ -305,11 +310,11 @@ def test_features_are_kept_and_made_anew_for_other_weights_clips_or_videos(shape
 
 def test_a_kept_file_that_is_damaged_is_made_anew(shapes_folder, tmp_path):
     records, network, store = read_records(shapes_folder)[:3], encoder(), FrameStore((20, 20), 0.1)
-    first = extract_features(network, records, EXPERIMENT, store, cache=tmp_path)
+    first = extract_features(network, records, EXPERIMENT, store, cache=FeatureStore(tmp_path))
     (file,) = tmp_path.iterdir()
     file.write_bytes(file.read_bytes()[:100])
 
-    again = extract_features(network, records, EXPERIMENT, store, cache=tmp_path)
+    again = extract_features(network, records, EXPERIMENT, store, cache=FeatureStore(tmp_path))
 
     np.testing.assert_array_equal(again.arrays["P5"], first.arrays["P5"])
 

@@ -13,7 +13,7 @@ from hdc_keras.backbones import build_backbone
 from hdc_keras.data.loading import FrameStore
 from hdc_keras.data.records import VideoRecord, read_records, with_splits
 from hdc_keras.errors import StoppedError
-from hdc_keras.evaluation import fine_tune as module
+from hdc_keras.finetuning import job as module
 from hdc_keras.finetuning.classifier import VideoClassifier
 from hdc_keras.finetuning.job import FineTuningJob, fine_tune, hold_out
 from hdc_keras.finetuning.recipes import FINE_TUNING, changed
@@ -196,7 +196,7 @@ devices, folder, videos = int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * devices)
 from hdc_keras.backbones import BACKBONES
-from tests.evaluation import test_fine_tune as tests
+from tests.finetuning import test_job as tests
 from tests.plain_backbone import PlainConvolutions
 
 BACKBONES["r3d_tiny"] = PlainConvolutions

@@ -10,7 +10,7 @@ import pytest
 
 from hdc_keras.report.job import build_report
 from hdc_keras.runs.directory import RunDirectory
-from tests.evaluation.saved_runs import one_label_run, two_label_run
+from tests.results.saved_runs import one_label_run, two_label_run
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 CHROMEDRIVER = shutil.which("chromedriver")

@@ -25,7 +25,7 @@ from hdc_keras.report.thumbnails import FRAMES, ThumbnailSheet, encode_strip, mi
 from hdc_keras.results.comparison import compare_runs
 from hdc_keras.results.store import JudgedVideo, read_results
 from hdc_keras.runs.directory import RunDirectory
-from tests.evaluation.saved_runs import (
+from tests.results.saved_runs import (
     ODD_LABEL,
     judgements,
     one_label_run,

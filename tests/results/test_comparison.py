@@ -9,7 +9,7 @@ from hdc_keras.errors import ConfigError, RunError
 from hdc_keras.results.comparison import compare_runs, distinct_names, paired_bootstrap
 from hdc_keras.results.comparison_tables import render_comparison
 from hdc_keras.results.published import PUBLISHED
-from tests.evaluation.saved_runs import judgements, write_result, write_run
+from tests.results.saved_runs import judgements, write_result, write_run
 
 VIDEOS = [f"{label}-{number}" for label in ("run", "jump") for number in range(100)]
 
