@@ -17,22 +17,6 @@ import pytest
 pytestmark = pytest.mark.end_to_end
 
 
-@pytest.fixture(scope="module")
-def smoke_run(tmp_path_factory):
-    """The run that `hdc-keras pretrain --smoke` leaves, and what it printed."""
-    folder = tmp_path_factory.mktemp("smoke")
-    done = subprocess.run(
-        [Path(sys.executable).parent / "hdc-keras", "pretrain", "--smoke"],
-        cwd=folder,
-        env={**os.environ, "COLUMNS": "200"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return folder / "runs" / "moving-shapes-smoke", done.stdout + done.stderr
-
-
 def test_pretraining_says_what_it_uses_what_it_learns_and_where_the_run_is(smoke_run):
     run, printed = smoke_run
 
