@@ -1,4 +1,7 @@
-"""The experiment: one validated description of everything a run does. YAML files, `--set` and Python share it."""
+"""The experiment: one validated description of everything that a run does, for YAML files, `--set` and Python.
+
+`hdc-keras configs show` prints every key with its default and its description below.
+"""
 
 import difflib
 import re
@@ -28,7 +31,7 @@ BackboneName = Literal[
 Level = Literal["P2", "P3", "P4", "P5"]
 LEVELS: tuple[Level, ...] = get_args(Level)
 
-# Videos a step that a learning rate is given for where it is scaled (Goyal et al. 2017, arXiv 1706.02677).
+# The batch size for which `train.learning_rate` is meant when it is scaled (Goyal et al. 2017, arXiv 1706.02677).
 _REFERENCE_BATCH = 256
 
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -44,90 +47,117 @@ class _Section(BaseModel):
 class DataConfig(_Section):
     """Which videos are read, and how."""
 
-    path: str | None = Field(None, description="folder or CSV manifest; moving shapes when empty")
+    path: str | None = Field(
+        None,
+        description="folder of videos, CSV or JSONL manifest, or prepared set; empty: moving shapes, rendered here",
+    )
     layout: Literal["auto", "plain", "ucf101", "hmdb51", "kinetics"] = Field(
-        "auto", description="how the set is laid out; plain: class folders, loose videos or a manifest"
+        "auto",
+        description="how the videos are organised: plain (class folders, loose videos or a manifest), ucf101, hmdb51, "
+        "kinetics, or auto (detected)",
     )
     annotations: str | None = Field(
-        None, description="folder (or CSV) of the official lists; looked for in and beside the videos when empty"
+        None,
+        description="folder or CSV file with the official split lists; empty: searched for in and next to the videos",
     )
-    official_split: Annotated[int, Field(ge=1, le=3)] = Field(1, description="which split of UCF101 or HMDB51")
+    official_split: Annotated[int, Field(ge=1, le=3)] = Field(
+        1, description="which of the three official splits of UCF101 or HMDB51"
+    )
     shapes_per_pair: tuple[PositiveInt, PositiveInt] = Field(
-        (16, 6), description="moving shapes: training and test videos for each of the 36 pairs of classes"
+        (16, 6), description="moving shapes: number of training and test videos for each of the 36 pairs of classes"
     )
-    limit: PositiveInt | None = Field(None, description="use at most this many videos of each split, drawn at random")
+    limit: PositiveInt | None = Field(
+        None, description="maximum number of videos per split, drawn at random; empty: all"
+    )
     limit_per_class: PositiveInt | None = Field(
-        None, description="use at most this many videos of each class of each split, drawn at random"
+        None, description="maximum number of videos per class and split, drawn at random; empty: all"
     )
     holdout: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.25, description="share of each class kept for testing where the set has no splits of its own"
+        0.25, description="fraction of each class that is held out for testing if the set comes without splits"
     )
     frames: PositiveInt = Field(16, description="frames per clip")
-    stride: PositiveInt = Field(2, description="source frames from one frame of a clip to the next")
+    stride: PositiveInt = Field(2, description="temporal stride: source frames from one frame of a clip to the next")
     decode_size: tuple[PositiveInt, PositiveInt] = Field(
-        (128, 171), description="(height, width) frames are decoded to, in pixels; the views crop from it"
+        (128, 171), description="(height, width) of decoded frames in pixels; views are cropped from them"
     )
     decoder: Literal["pyav", "tfio"] = Field(
-        "pyav", description="what decodes files; tfio needs TensorFlow 2.17, tensorflow-io and FFmpeg 4"
+        "pyav", description="pyav, or tfio, which needs TensorFlow 2.17, tensorflow-io and FFmpeg 4"
     )
     cache_gb: Annotated[float, Field(ge=0)] = Field(
-        2.0, description="memory for decoded frames; small sets are decoded once"
+        2.0, description="memory for decoded frames, in GB; a set that fits is decoded only once"
     )
-    workers: PositiveInt | None = Field(None, description="videos decoded at once; chosen by tf.data when empty")
-    max_failed_share: Probability = Field(0.1, description="share of undecodable videos that ends the run")
+    workers: PositiveInt | None = Field(
+        None, description="videos decoded in parallel; empty: chosen by tf.data, or one per core on JAX and PyTorch"
+    )
+    max_failed_share: Probability = Field(
+        0.1, description="the run ends with an error when more than this fraction of the videos cannot be decoded"
+    )
 
 
 class HostLayer(_Section):
     """One layer of `views.host_policy`."""
 
-    layer: str = Field(description="name of a keras-cv or Keras augmentation layer")
-    arguments: dict[str, Any] = Field({}, description="of its constructor; value_range is (0, 255) unless given")
+    layer: str = Field(description="class name of a keras-cv or Keras augmentation layer")
+    arguments: dict[str, Any] = Field({}, description="its constructor arguments; value_range defaults to (0, 255)")
 
 
 class ViewsConfig(_Section):
     """How the views of a video are made. All frames of a clip share every draw."""
 
-    size: PositiveInt = Field(112, description="height and width of a view in pixels")
+    size: PositiveInt = Field(112, description="height and width of a view, in pixels")
     crop_area: tuple[PositiveFloat, Annotated[float, Field(le=1)]] = Field(
-        (0.3, 1.0), description="least and greatest share of the frame that a crop covers"
+        (0.3, 1.0), description="range of a crop's area, as a fraction of the frame"
     )
     crop_aspect: tuple[PositiveFloat, PositiveFloat] = Field(
-        (3 / 4, 4 / 3), description="least and greatest width / height of a crop"
+        (3 / 4, 4 / 3), description="range of a crop's aspect ratio, width / height"
     )
-    flip: Probability = Field(0.5, description="probability of a left-right flip; 0 where direction is a class")
-    jitter: Probability = Field(0.8, description="probability of colour jitter")
-    brightness: Annotated[float, Field(ge=0, lt=1)] = Field(0.4, description="factor drawn from 1 -/+ this")
-    contrast: Annotated[float, Field(ge=0, lt=1)] = Field(0.4, description="factor drawn from 1 -/+ this")
-    saturation: Annotated[float, Field(ge=0, le=1)] = Field(0.4, description="factor drawn from 1 -/+ this")
+    flip: Probability = Field(
+        0.5, description="probability of a left-right flip; use 0 if classes differ in left and right"
+    )
+    jitter: Probability = Field(
+        0.8, description="probability of colour jitter: brightness, contrast, saturation and hue change together"
+    )
+    brightness: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.4, description="jitter multiplies brightness by a factor from [1 - this, 1 + this]"
+    )
+    contrast: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.4, description="jitter multiplies contrast by a factor from [1 - this, 1 + this]"
+    )
+    saturation: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.4, description="jitter multiplies saturation by a factor from [1 - this, 1 + this]"
+    )
     hue: Annotated[float, Field(ge=0, le=0.5)] = Field(
-        0.1, description="turn of the colour circle, drawn from -/+ this"
+        0.1, description="jitter rotates hue by a fraction of the colour circle from [-this, this]"
     )
-    grey: Probability = Field(0.2, description="probability of greyscale")
+    grey: Probability = Field(0.2, description="probability of conversion to greyscale")
     blur: Probability = Field(0.5, description="probability of Gaussian blur")
     blur_sigma: tuple[PositiveFloat, PositiveFloat] = Field(
         (0.1, 2.0),
-        description="least and greatest standard deviation of the blur in pixels, at a view size of 112",
+        description="range of the blur's standard deviation in pixels at view size 112; it scales with the view size",
     )
     min_gap: Annotated[int, Field(ge=0)] = Field(
         8,
-        description="least distance of the two windows' starts in source frames, where the video is long enough",
+        description="minimum source frames between the starts of a video's two windows, if the video is long enough",
     )
     second_strides: tuple[PositiveInt, ...] = Field(
-        (), description="strides the second window is drawn from; only data.stride when empty"
+        (), description="temporal strides from which the second window's is drawn; empty: only data.stride"
     )
-    reverse: Probability = Field(0.0, description="probability that the second window runs backwards")
+    reverse: Probability = Field(0.0, description="probability that the second window is played backwards")
     fade_static: Probability = Field(
-        0.5, description="probability that what does not move fades towards grey, by a share drawn from 0 to 1"
+        0.5, description="probability that whatever does not move fades towards grey, by a random fraction"
     )
     own_colour: Probability = Field(
-        1.0, description="probability that the spatial positive has colours of its own; otherwise the anchor's"
+        1.0, description="probability that the spatial positive gets a separate colour draw instead of the anchor's"
     )
     temporal_negatives: tuple[TemporalNegative, ...] = Field(
-        (), description="time-changed versions of the anchor that the temporal task must tell from it"
+        (),
+        description="extra negatives of the temporal task, the anchor with its time altered: any of shifted, reversed, "
+        "shuffled, frozen",
     )
     host_policy: tuple[HostLayer, ...] = Field(
         (),
-        description="keras-cv layers applied on the host before all this, as in [{layer: RandAugment}]; a draw a clip",
+        description="keras-cv layers applied in tf.data before all of the above, one draw per clip, as in [{layer: "
+        "RandAugment}]; TensorFlow only",
     )
 
     @field_validator("crop_area", "crop_aspect", "blur_sigma")
@@ -148,27 +178,27 @@ class ViewsConfig(_Section):
 class ModelConfig(_Section):
     """The network that is pretrained."""
 
-    backbone: BackboneName = Field("r3d18", description="a name in `hdc_keras.backbones.BACKBONES`")
+    backbone: BackboneName = Field("r3d18", description=f"the network: {', '.join(get_args(BackboneName))}")
     weights: str | None = Field(
-        None, description="start from torchvision's Kinetics weights in this local .pth file (r3d18, r2plus1d18)"
+        None, description="local .pth file with torchvision's Kinetics weights to start from (r3d18, r2plus1d18)"
     )
     init_from: str | None = Field(
-        None, description="start from the weights of this run or .keras file; all else begins anew"
+        None, description="run or .keras file whose weights to start from; only weights are taken, not the optimizer"
     )
 
     @model_validator(mode="after")
     def _one_start(self) -> "ModelConfig":
         if self.weights and self.init_from:
-            raise ValueError("weights and init_from are both given: a network starts from one of them")
+            raise ValueError("weights and init_from are both given; a network can start from only one of them")
         return self
 
 
 class TaskLevels(_Section):
-    """At which stages of the backbone each task is done."""
+    """Which stages of the backbone carry the loss of each task."""
 
-    spatial: tuple[Level, ...] = Field(("P2", "P3"), min_length=1, description="levels of the spatial task")
-    temporal: tuple[Level, ...] = Field(("P4", "P5"), min_length=1, description="levels of the temporal task")
-    coupled: tuple[Level, ...] = Field(LEVELS, min_length=1, description="levels of the coupled task")
+    spatial: tuple[Level, ...] = Field(("P2", "P3"), min_length=1, description="stages with a spatial loss")
+    temporal: tuple[Level, ...] = Field(("P4", "P5"), min_length=1, description="stages with a temporal loss")
+    coupled: tuple[Level, ...] = Field(LEVELS, min_length=1, description="stages with a coupled loss")
 
     @field_validator("spatial", "temporal", "coupled")
     @classmethod
@@ -181,27 +211,39 @@ class TaskLevels(_Section):
 class ContrastConfig(_Section):
     """What is contrasted, at which levels, and how the losses are weighted."""
 
-    task: Task = Field("decoupled", description="decoupled (HDC), coupled, or only one of the two tasks")
-    levels: TaskLevels = Field(TaskLevels(), description="stages of the backbone that carry each task's loss")
-    embedding_dim: PositiveInt = Field(128, description="width of an embedding")
-    hidden_dim: PositiveInt | None = Field(None, description="width of a head's hidden layer; the stage's when empty")
-    temperature: PositiveFloat = Field(0.1, description="softmax temperature")
-    temporal_weight: Annotated[float, Field(ge=0)] = Field(1.0, description="lambda: weight of the temporal task")
-    temporal_negative_weight: PositiveFloat = Field(
-        1.0, description="how many negatives each temporal negative counts for in the softmax"
+    task: Task = Field(
+        "decoupled",
+        description="decoupled (HDC: a spatial and a temporal task), coupled, or one task: spatial, temporal",
     )
-    weighting: Weighting = Field("measured", description="how levels are weighted: uniform, fixed or measured")
+    levels: TaskLevels = Field(TaskLevels(), description="backbone stages, P2 to P5, that carry each task's loss")
+    embedding_dim: PositiveInt = Field(128, description="dimension of the embeddings")
+    hidden_dim: PositiveInt | None = Field(
+        None, description="hidden units of a projection head; empty: as many as its stage has channels"
+    )
+    temperature: PositiveFloat = Field(0.1, description="softmax temperature of the contrastive loss")
+    temporal_weight: Annotated[float, Field(ge=0)] = Field(
+        1.0, description="lambda: weight of the temporal loss; the spatial loss has weight 1"
+    )
+    temporal_negative_weight: PositiveFloat = Field(
+        1.0, description="how many ordinary negatives each of views.temporal_negatives counts as in the softmax"
+    )
+    weighting: Weighting = Field(
+        "measured", description="how levels are weighted: uniform, fixed (fixed_weights) or measured (by invariance)"
+    )
     fixed_weights: dict[Level, Annotated[float, Field(ge=0)]] = Field(
         {"P2": 0.25, "P3": 0.5, "P4": 0.75, "P5": 1.0},
-        description="weight by level, where weighting is fixed",
+        description="weight of each level if weighting is fixed",
     )
-    gamma: float = Field(1.0, description="exponent on the measured invariance")
-    momentum: Annotated[float, Field(ge=0, lt=1)] = Field(0.99, description="of the invariance's moving average")
+    gamma: float = Field(1.0, description="measured weights: exponent on the invariance")
+    momentum: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.99, description="measured weights: momentum of the invariance's moving average"
+    )
     weight_range: tuple[PositiveFloat, PositiveFloat] = Field(
-        (0.1, 10.0), description="measured weights are clipped to this before they are scaled to mean 1"
+        (0.1, 10.0),
+        description="measured weights: limits relative to their mean; clipped weights are scaled to mean 1 again",
     )
     measure_on: Literal["features", "embeddings"] = Field(
-        "features", description="where invariance is measured: pooled features or embeddings"
+        "features", description="measured weights: take the invariance of pooled features or of embeddings"
     )
 
     def levels_of(self, task: str) -> tuple[Level, ...]:
@@ -210,7 +252,7 @@ class ContrastConfig(_Section):
 
     @property
     def used_levels(self) -> tuple[Level, ...]:
-        """Levels that carry any loss, in order."""
+        """Levels that carry any loss, shallowest first."""
         tasks = ("spatial", "temporal") if self.task == "decoupled" else (self.task,)
         return tuple(level for level in LEVELS if any(level in self.levels_of(task) for task in tasks))
 
@@ -225,54 +267,76 @@ class ContrastConfig(_Section):
 
 
 class TrainConfig(_Section):
-    """How it is trained."""
+    """How the network is trained, and on which devices."""
 
     epochs: PositiveInt = Field(200, description="passes over the training videos")
-    batch_size: Annotated[int, Field(ge=2)] = Field(64, description="videos per step, over all devices")
-    optimizer: Literal["sgd", "adamw", "lars"] = Field("sgd", description="sgd has Nesterov momentum 0.9")
-    learning_rate: PositiveFloat = Field(0.1, description="greatest learning rate, after the warm-up")
+    batch_size: Annotated[int, Field(ge=2)] = Field(64, description="videos per step, summed over all devices")
+    optimizer: Literal["sgd", "adamw", "lars"] = Field(
+        "sgd", description="sgd (Nesterov momentum 0.9), adamw or lars (for large batches)"
+    )
+    learning_rate: PositiveFloat = Field(0.1, description="peak learning rate, reached after the warm-up")
     scale_learning_rate: Literal["none", "linear", "sqrt"] = Field(
-        "none", description="learning_rate is that of 256 videos a step; linear or sqrt: it follows batch_size"
+        "none", description="linear or sqrt: scale learning_rate by batch_size / 256, or by the square root of that"
     )
-    clip_norm: PositiveFloat | None = Field(None, description="greatest norm of the whole gradient; none when empty")
-    warmup_epochs: Annotated[float, Field(ge=0)] = Field(10, description="linear warm-up; then a cosine down to 0")
-    weight_decay: Annotated[float, Field(ge=0)] = Field(1e-4, description="on kernels; biases and norms have none")
+    clip_norm: PositiveFloat | None = Field(
+        None, description="maximum global norm of the gradient, over all devices; empty: no clipping"
+    )
+    warmup_epochs: Annotated[float, Field(ge=0)] = Field(
+        10, description="epochs of linear warm-up, at most half of epochs; then cosine decay to 0"
+    )
+    weight_decay: Annotated[float, Field(ge=0)] = Field(
+        1e-4, description="weight decay of kernels; biases and norm layers have none"
+    )
     precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = Field(
-        "float32", description="compute type; losses are float32 in any case"
+        "float32",
+        description="float32, mixed_bfloat16 or mixed_float16 (with loss scaling); losses are always float32",
     )
-    jit: Literal["auto", "on", "off"] = Field("auto", description="XLA; auto is on for a GPU or TPU, off for a CPU")
+    jit: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="compile the step with XLA: on, off, or auto (on with JAX, and with TensorFlow on a GPU or TPU)",
+    )
     strategy: Literal["auto", "one_device", "mirrored", "multi_worker"] = Field(
-        "auto", description="devices that share a batch: all of this machine (mirrored), or of several (multi_worker)"
+        "auto",
+        description="devices that share a batch: one_device, mirrored (all of this machine), multi_worker (several "
+        "machines) or auto (all there are)",
     )
     batch_norm: Literal["auto", "local", "synchronised"] = Field(
         "auto",
-        description="the backbone's statistics over several devices: of each (local), or of all; auto is local on "
-        "TensorFlow; JAX can only do synchronised, and XLA on TensorFlow only local",
+        description="the backbone's batch statistics with several devices: local (per device) or synchronised (whole "
+        "batch); auto is local on TensorFlow and synchronised on JAX; JAX can only do synchronised, and TensorFlow with "
+        "XLA or micro-batches only local",
     )
-    micro_batches: PositiveInt = Field(1, description="pieces a device's videos are worked through in, to save memory")
+    micro_batches: PositiveInt = Field(
+        1, description="pieces that each device splits its videos into and processes one at a time, to save memory"
+    )
     accumulate: Literal["cached", "plain"] = Field(
         "cached",
-        description="micro-batches: cached has the negatives and gradient of the whole batch (GradCache), for a second "
-        "forward pass; plain has only each one's own negatives",
+        description="with micro-batches, cached (GradCache) gives the negatives and gradient of the whole batch for a "
+        "second forward pass; plain takes negatives only from the same micro-batch",
     )
-    rematerialise: bool = Field(False, description="compute within blocks again when going backward, to save memory")
+    rematerialise: bool = Field(
+        False, description="recompute activations inside the backbone's blocks in the backward pass, to save memory"
+    )
     deterministic: bool = Field(
-        False, description="the same bits from every run on the same machine; slower, and on TensorFlow data is too"
+        False,
+        description="bit-identical runs on the same machine; slower, and on TensorFlow data loading is slower too",
     )
     on_nan: Literal["stop", "skip"] = Field(
-        "stop", description="what follows a step with numbers that are not finite; its gradient is left out in any case"
+        "stop",
+        description="after a step with a non-finite loss or gradient: stop the run, or skip the step and go on; its "
+        "gradient is never applied",
     )
     knn_every: Annotated[int, Field(ge=0)] = Field(
-        5, description="epochs between kNN checks on held-out videos, where labels exist; 0 for none"
+        5, description="epochs between kNN checks on held-out videos, which need labels; 0: never"
     )
     checkpoint_every: PositiveInt = Field(1, description="epochs between checkpoints")
-    keep_checkpoints: PositiveInt = Field(2, description="checkpoints kept, newest first; the best is kept besides")
+    keep_checkpoints: PositiveInt = Field(2, description="newest checkpoints to keep, in addition to the best one")
 
     @property
     def peak_learning_rate(self) -> float:
         """The learning rate after the warm-up, at this batch size."""
-        share = self.batch_size / _REFERENCE_BATCH
-        return self.learning_rate * {"none": 1.0, "linear": share, "sqrt": share**0.5}[self.scale_learning_rate]
+        factor = self.batch_size / _REFERENCE_BATCH
+        return self.learning_rate * {"none": 1.0, "linear": factor, "sqrt": factor**0.5}[self.scale_learning_rate]
 
     @model_validator(mode="after")
     def _divisible(self) -> "TrainConfig":
@@ -281,44 +345,48 @@ class TrainConfig(_Section):
                 f"batch_size ({self.batch_size}) must be a multiple of micro_batches ({self.micro_batches})"
             )
         if self.accumulate == "plain" and self.batch_size < 2 * self.micro_batches:
-            raise ValueError("plain micro-batches of one video have no negatives: use fewer, or accumulate: cached")
+            raise ValueError(
+                "plain micro-batches of one video have no negatives: use fewer micro_batches, or accumulate: cached"
+            )
         return self
 
 
 class EvaluateConfig(_Section):
-    """How frozen features are judged."""
+    """How a pretrained backbone is evaluated."""
 
     labels_per_class: PositiveInt | None = Field(
-        None, description="labelled training videos of each class that the judge may learn from; all when empty"
+        None, description="labelled training videos per class that a protocol may learn from; empty: all"
     )
-    clips: PositiveInt = Field(10, description="evenly spaced clips averaged for a video")
+    clips: PositiveInt = Field(10, description="evenly spaced clips per video, averaged")
     crops: PositiveInt = Field(
-        1, description="crops of each clip, spread along the frame's longer side; 3 for 10x3 views"
+        1, description="crops per clip, spread along the frame's longer side; 3 gives 10x3 views"
     )
-    seeds: PositiveInt = Field(1, description="times that what is random (fine-tuning, SGD probes, draws) is repeated")
+    seeds: PositiveInt = Field(
+        1, description="repetitions, with different seeds, of whatever is random: fine-tuning, SGD probes, drawn labels"
+    )
     batch_size: PositiveInt = Field(8, description="videos per batch of feature extraction")
-    knn_neighbours: PositiveInt = Field(20, description="k of kNN")
-    knn_temperature: PositiveFloat = Field(0.07, description="of kNN's similarity-weighted vote")
-    recall_at: tuple[PositiveInt, ...] = Field((1, 5, 10, 20, 50), description="k of retrieval's R@k")
+    knn_neighbours: PositiveInt = Field(20, description="kNN: number of neighbours")
+    knn_temperature: PositiveFloat = Field(0.07, description="kNN: temperature of the similarity-weighted vote")
+    recall_at: tuple[PositiveInt, ...] = Field((1, 5, 10, 20, 50), description="retrieval: values of k for R@k")
     linear_l2: tuple[PositiveFloat, ...] = Field(
         (1e-3, 1e-2, 1e-1),
         min_length=1,
-        description="ridge penalties of the linear probe; chosen on training videos",
+        description="linear probe: candidate L2 penalties; the best one on held-out training videos is used",
     )
-    finetune_epochs: PositiveInt | None = Field(None, description="epochs of fine-tuning; the protocol's when empty")
+    finetune_epochs: PositiveInt | None = Field(None, description="fine-tuning: epochs; empty: the protocol's")
     finetune_batch_size: PositiveInt | None = Field(
-        None, description="videos a step of fine-tuning; the protocol's when empty"
+        None, description="fine-tuning: videos per step; empty: the protocol's"
     )
     finetune_learning_rate: PositiveFloat | None = Field(
-        None, description="learning rate of fine-tuning; the protocol's when empty"
+        None, description="fine-tuning: learning rate; empty: the protocol's"
     )
 
 
 class Experiment(_Section):
-    """Everything a run does."""
+    """Everything that a run does."""
 
-    name: str = Field("experiment", min_length=1, description="name of the experiment, and of its run folder")
-    seed: Annotated[int, Field(ge=0)] = Field(0, description="everything random comes from it")
+    name: str = Field("experiment", min_length=1, description="name of the experiment and of its run directory")
+    seed: Annotated[int, Field(ge=0)] = Field(0, description="seed of everything random")
     data: DataConfig = DataConfig()
     views: ViewsConfig = ViewsConfig()
     model: ModelConfig = ModelConfig()
@@ -329,7 +397,7 @@ class Experiment(_Section):
 
 _EVERY_LEVEL = {"spatial": LEVELS, "temporal": LEVELS, "coupled": LEVELS}
 _TOP_LEVEL = {task: LEVELS[-1:] for task in _EVERY_LEVEL}
-# The method and the ablations that the paper asks about: what each sets in the sections `views` and `contrast`.
+# The method and the ablations of the paper: the keys that each preset sets, by section.
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "hdc": {"contrast": {"task": "decoupled", "levels": TaskLevels().model_dump(), "weighting": "measured"}},
     "coupled": {"contrast": {"task": "coupled", "levels": _EVERY_LEVEL, "weighting": "measured"}},
@@ -342,20 +410,20 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
 
 
 def preset(name: str) -> dict[str, dict[str, Any]]:
-    """What a preset sets, by section, as `HDC` takes it: `HDC(backbone, **preset("coupled"))`.
+    """The keys that a preset sets, by section, as arguments of `HDC`: `HDC(backbone, **preset("coupled"))`.
 
     Args:
         name: `hdc` (decoupled: spatial task at P2 and P3, temporal task at P4 and P5, measured weights), `coupled`,
             `spatial` or `temporal` (one task at every level), `hdc-every-level` (both tasks at every level),
-            `hdc-uniform` (equal weights), `hdc-top-level` (both tasks at the last stage alone).
+            `hdc-uniform` (like `hdc`, with equal weights), `hdc-top-level` (both tasks at P5 only, equal weights).
 
     Raises:
-        ConfigError: there is none of that name.
+        ConfigError: the name is unknown.
     """
     if name not in PRESETS:
         near = difflib.get_close_matches(name, PRESETS, 1)
         raise ConfigError(
-            f"there is no preset `{name}`."
+            f"unknown preset `{name}`."
             + (f" Did you mean `{near[0]}`?" if near else "")
             + f" Known: {', '.join(PRESETS)}."
         )
@@ -368,7 +436,8 @@ def load_experiment(
     """Read a YAML file, apply a preset, then `section.key=value` overrides, and validate.
 
     Raises:
-        ConfigError: names the file, the key, what was expected, and the nearest valid key.
+        ConfigError: the file cannot be read, or a key or value is wrong. The message gives the file, the key, what
+            was expected, and the closest valid key.
     """
     path = Path(source)
     try:
@@ -390,7 +459,16 @@ def load_experiment(
 
 
 def validate(model: type[Model], values: Any, where: str) -> Model:
-    """Validate `values` as `model`, with every problem in one `ConfigError`."""
+    """Validate `values` as `model`.
+
+    Args:
+        model: a section, or `Experiment`.
+        values: a dict of its keys.
+        where: the source of the values, such as a file name, for the message.
+
+    Raises:
+        ConfigError: lists every problem.
+    """
     try:
         return model.model_validate(values)
     except ValidationError as error:
@@ -399,7 +477,7 @@ def validate(model: type[Model], values: Any, where: str) -> Model:
 
 
 def dump_experiment(experiment: Experiment) -> str:
-    """The experiment as YAML, every key included."""
+    """The experiment as YAML, with every key."""
     return yaml.safe_dump(experiment.model_dump(mode="json"), sort_keys=False)
 
 
@@ -436,7 +514,7 @@ def _describe(problem: Any, model: type[BaseModel]) -> str:
     message = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "model_type":
         within = [name for name in _keys(model) if name.startswith(f"{key}.")]
-        message = f"is a section of keys: {', '.join(within)}"
+        message = f"expected a section with the keys {', '.join(within)}"
     if problem["type"] == "tuple_type":
         message = "expected a list, as in [1, 2]"
     if problem["type"] == "literal_error":

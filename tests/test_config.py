@@ -48,7 +48,11 @@ def test_overrides_win_and_are_parsed_as_yaml(tmp_path):
         ("contrast: {levels: {temporal: []}}", None, r"`contrast.levels.temporal`"),
         ("contrast: {levels: {spatial: [P5, P5]}}", None, "each level may be given once"),
         ("contrast: {weighting: fixed, fixed_weights: {P2: 1}}", None, "fixed_weights needs a number for P3, P4, P5"),
-        ("contrast: {levels: [P5]}", None, r"is a section of keys: contrast.levels.spatial, contrast.levels.temporal"),
+        (
+            "contrast: {levels: [P5]}",
+            None,
+            r"a section with the keys contrast.levels.spatial, contrast.levels.temporal",
+        ),
         ("contrast: {levels: {spatial: P5}}", None, r"`contrast.levels.spatial`: expected a list, as in \[1, 2\]"),
         ("contrast: {levels: {spatail: [P5]}}", None, r"Did you mean `contrast.levels.spatial`"),
         ("views: {crop_area: [1.0, 0.2]}", None, "first number must not be greater"),
