@@ -1,4 +1,4 @@
-"""The decoupling meter's chart: which factor can be read from which level and task."""
+"""The chart of the protocol `factors`: which factor can be predicted from which level and task."""
 
 import io
 from typing import Any
@@ -7,15 +7,15 @@ import numpy as np
 
 
 def draw_factors(result: dict[str, Any]) -> bytes:
-    """Bars of the linear probe's top-1 by source and factor, beside random weights and chance.
+    """Draw the top-1 accuracy of the linear probe by source and factor, beside random weights and chance.
 
-    A decoupled model shows appearance in the spatial embeddings and motion in the temporal ones (our measure).
+    In a decoupled model, appearance can be predicted from the spatial embeddings and motion from the temporal ones.
 
     Args:
-        result: of the protocol `factors`, as `results/factors-{data}.json` holds it.
+        result: the result of the protocol `factors`, as in `results/factors-{data}.json`.
 
     Returns:
-        A PNG file.
+        The chart as a PNG file.
     """
     from matplotlib.figure import Figure
 
@@ -34,12 +34,12 @@ def draw_factors(result: dict[str, Any]) -> bytes:
             places - 0.46 * width,
             places + 0.46 * width,
             color="black",
-            label="_again" if number else "random weights",  # matplotlib leaves out what begins with an underscore
+            label="_repeated" if number else "random weights",  # the legend omits labels that begin with an underscore
         )
     for number, factor in enumerate(factors):
         label = f"chance, {factor}"
         axes.axhline(result["chance"][factor], color=f"C{number}", linestyle=(3 * number, (3, 3)), label=label)
-    axes.set(ylim=(0, 1), ylabel="linear probe, top-1", title=f"What can be read from where: {result['dataset']}")
+    axes.set(ylim=(0, 1), ylabel="linear probe, top-1", title=f"What each level and task encodes: {result['dataset']}")
     axes.set_xticks(range(len(sources)), [source.replace(" ", "\n") for source in sources], fontsize=8)
     axes.legend(ncols=2 + len(factors), loc="upper center", bbox_to_anchor=(0.5, -0.12), frameon=False)
     file = io.BytesIO()

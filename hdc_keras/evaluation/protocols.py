@@ -1,4 +1,4 @@
-"""The names of all protocols of `hdc-keras evaluate`: those on frozen features, and those that fine-tune."""
+"""The names of all protocols of `hdc-keras evaluate`: those on frozen features and those that fine-tune."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""Frozen use of a pretrained model: videos in, pooled features and embeddings out."""
+"""The frozen pretrained network: clips in, pooled features and embeddings out."""
 
 from typing import Any
 
@@ -13,18 +13,18 @@ Tensor = Any
 
 
 class ClipEncoder(keras.Model):
-    """The pretrained network as evaluation and exported models use it: one centred view, no augmentation.
+    """The pretrained network as evaluation and exported models use it, without augmentation.
 
-    Frames of any size are resized to the size that pretraining decoded to; their middle is cropped to the views' size.
+    Frames of any size are resized to `frame_size`, then cropped to the size of the pretraining views.
 
     Args:
-        model: the pretrained model, whose weights are shared.
-        frame_size: (height, width) frames are resized to in pixels; `data.decode_size` of the experiment.
-        crops: views of each clip, spread along the frame's longer side; they come out one after the other along the
-            batch (see `even_crops`).
+        model: the pretrained model. The encoder shares its weights.
+        frame_size: (height, width) in pixels that frames are resized to; `data.decode_size` of the experiment.
+        crops: number of crops of each clip: 1 is the centre crop, more are evenly spaced along the frame's longer side.
+            They are stacked along the batch axis (see `even_crops`).
 
     Attributes:
-        backbone: the pretrained backbone, to build on.
+        backbone: the pretrained backbone.
     """
 
     def __init__(self, model: HDC, frame_size: tuple[int, int], crops: int = 1, **kwargs: Any):
@@ -47,9 +47,12 @@ class ClipEncoder(keras.Model):
             video: (batch, time, height, width, 3) uint8.
 
         Returns:
-            float32: `P2` ... : (batch, channels) features of each level, averaged over time and space;
-            `P2_spatial` ... : (batch, embedding_dim) of unit length, for each level and task it carries;
-            `embedding`: each task's embedding at its deepest level, joined, of unit length.
+            float32 tensors by name, with crops * batch rows:
+
+            - `P2` ...: (rows, channels) features of each level, averaged over time and space.
+            - `P2_spatial` ...: (rows, embedding_dim) embeddings of unit length, for each level and task with a head.
+            - `embedding`: (rows, tasks * embedding_dim), the embeddings of every task at its deepest level,
+              concatenated and scaled to unit length.
         """
         clips = even_crops(resize_frames(video, self.frame_size), self.view_size, self.crops)
         outputs: dict[str, Tensor] = {}
@@ -58,13 +61,12 @@ class ClipEncoder(keras.Model):
         deepest = {}
         for level, task in self.pairs:
             deepest[task] = outputs[f"{level}_{task}"] = self.heads[f"{level}_{task}"](outputs[level], training=False)
-        joined = ops.concatenate([deepest[task] for task in self.tasks], axis=-1)
-        outputs["embedding"] = unit_length(joined)
+        outputs["embedding"] = unit_length(ops.concatenate([deepest[task] for task in self.tasks], axis=-1))
         return outputs
 
 
 def resize_frames(video: Tensor, size: tuple[int, int]) -> Tensor:
-    """(batch, time, height, width, 3) of any height and width to (batch, time, *size, 3) float32, antialiased."""
+    """Resize clips with antialiasing: (batch, time, height, width, 3) -> (batch, time, *size, 3) float32."""
     if tuple(video.shape[2:4]) == tuple(size):
         return ops.cast(video, "float32")
     batch, time, height, width = ops.shape(video)[:4]

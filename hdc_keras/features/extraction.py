@@ -1,4 +1,4 @@
-"""Frozen features of a set of videos: every video once through a network."""
+"""Extract frozen features: pass every video of a set through a network once."""
 
 from collections.abc import Callable, Iterator, Sequence
 
@@ -12,6 +12,7 @@ from hdc_keras.features.encoder import ClipEncoder
 from hdc_keras.features.store import FeatureStore
 from hdc_keras.features.video_features import Arrays, VideoFeatures
 
+# (videos done, total videos).
 Progress = Callable[[int, int], None]
 
 
@@ -28,21 +29,21 @@ def extract_features(
 
     Args:
         encoder: the frozen network.
-        records: videos; none is dropped, and each that fails is named in the result.
-        experiment: its `data` and `evaluate` sections say how clips are made.
-        store: decodes them.
-        progress: called with (videos done, videos in all).
-        cache: where features are kept for the next time; they are not kept when `None`.
-        keep_views: whether the features of every single view are kept too.
+        records: the videos. Each is either in the result or listed there as failed.
+        experiment: its `data` and `evaluate` sections define the clips.
+        store: decodes the videos.
+        progress: called with (videos done, total videos).
+        cache: looked up first, and filled with what is extracted; `None` for no cache.
+        keep_views: whether to keep the features of every single view too.
 
     Raises:
-        DataError: too many videos cannot be decoded, or counts do not add up.
+        DataError: too many videos cannot be decoded, or a video is neither encoded nor listed as failed.
     """
-    known = cache.find(encoder, records, experiment, keep_views) if cache else None
-    if known:
+    cached = cache.find(encoder, records, experiment, keep_views) if cache else None
+    if cached:
         if progress:
             progress(len(records), len(records))
-        return known
+        return cached
     failures = DecodeFailures(len(records), experiment.data.max_failed_share)
     kept: list[VideoRecord] = []
     means: dict[str, list[np.ndarray]] = {}
@@ -72,22 +73,22 @@ def encoded_batches(
     failures: DecodeFailures,
     progress: Progress | None = None,
 ) -> Iterator[tuple[list[VideoRecord], Arrays]]:
-    """Every video once, through a network: those of a batch that decoded, and what it gives for each of their views.
+    """Pass every video through a network once, and yield the outputs batch by batch.
 
     Args:
-        encode: clips (batch, time, height, width, 3) uint8 -> (crops * batch, ...) by name.
-        crops: how many crops of a clip it makes, one after the other.
+        encode: the network, from clips (batch, time, height, width, 3) uint8 to (crops * batch, ...) arrays by name.
+        crops: number of crops that the network makes of each clip.
         records: as in `extract_features`.
         experiment: as in `extract_features`.
         store: as in `extract_features`.
-        failures: notes the videos that do not decode.
+        failures: collects the videos that cannot be decoded.
         progress: as in `extract_features`.
 
     Returns:
-        An iterator of videos and of (videos, views, ...) arrays by name.
+        An iterator over batches: the videos that were decoded, and (videos, clips * crops, ...) arrays by name.
 
     Raises:
-        DataError: too many videos cannot be decoded, or counts do not add up.
+        DataError: too many videos cannot be decoded, or a video is neither encoded nor listed as failed.
     """
     settings = experiment.evaluate
     reading = clip_batches(
@@ -103,7 +104,7 @@ def encoded_batches(
     done = encoded = 0
     for batch in reading:
         if batch.records:
-            # Always a full batch, so that no backend compiles for the smaller ones.
+            # Fills up smaller batches, because a backend compiles the network for each batch size.
             clips = np.resize(batch.clips, (settings.batch_size, *batch.clips.shape[1:]))
             outputs = {}
             for name, values in encode(clips.reshape(-1, *clips.shape[2:])).items():
@@ -117,5 +118,5 @@ def encoded_batches(
             progress(done, len(records))
     if encoded + len(failures.reasons) != len(records):
         raise DataError(
-            f"{len(records)} videos were asked for, but {encoded} were evaluated and {len(failures.reasons)} failed"
+            f"{len(records)} videos were requested, but {encoded} were encoded and {len(failures.reasons)} failed."
         )

@@ -1,4 +1,4 @@
-"""Extracted features, kept in files so that no video is encoded twice by the same network."""
+"""A cache of extracted features on disk, so no video is encoded twice by the same network."""
 
 import hashlib
 import json
@@ -16,15 +16,15 @@ from hdc_keras.features.encoder import ClipEncoder
 from hdc_keras.features.video_features import Arrays, VideoFeatures
 from hdc_keras.files import replacing_stream
 
-# Increased whenever the same network would give other features for the same videos.
+# Increased whenever a change of the code gives other features for the same network and videos.
 _VERSION = 1
 
 
 class FeatureStore:
-    """A folder of features, each set under a digest of everything it depends on: weights, videos and settings.
+    """A folder of extracted features. Each file is named by a digest of the weights, videos and settings it depends on.
 
     Args:
-        folder: where they are kept.
+        folder: where the files are.
     """
 
     def __init__(self, folder: Path):
@@ -37,18 +37,19 @@ class FeatureStore:
         experiment: Experiment,
         with_views: bool = False,
     ) -> VideoFeatures | None:
-        """Features that were kept for the same videos, in any order.
+        """Look up the features of a set of videos, whatever the order they were extracted in.
 
         Args:
             encoder: the frozen network.
             records: the videos.
-            experiment: its `data` and `evaluate` sections say how clips are made.
+            experiment: its `data` and `evaluate` sections define the clips.
             with_views: whether features of single views are needed too.
 
         Returns:
-            The features in the order of `records`, or `None` where there are none or they cannot be read.
+            The features in the order of `records`, or `None` if they are not cached or cannot be read.
         """
         digest = _digest(encoder, records, experiment)
+        # A file with views serves both kinds of request.
         for has_views in (True,) if with_views else (False, True):
             features = _read(self._file(digest, has_views), records)
             if features:
@@ -63,7 +64,7 @@ class FeatureStore:
         features: VideoFeatures,
         with_views: bool,
     ) -> None:
-        """Keep features for `find`, which is given the same arguments.
+        """Save features. `find` returns them when called with the same arguments.
 
         Raises:
             OSError: the file cannot be written.
@@ -79,29 +80,29 @@ class FeatureStore:
 
 
 def digest_of_weights(model: keras.Model) -> str:
-    """SHA-256 of a network's weights, independent of the file they are in."""
-    found = hashlib.sha256()
+    """SHA-256 of a network's weights, whatever file they were loaded from."""
+    digest = hashlib.sha256()
     for variable in model.weights:
-        found.update(np.ascontiguousarray(keras.ops.convert_to_numpy(variable.value)).tobytes())
-    return found.hexdigest()
+        digest.update(np.ascontiguousarray(keras.ops.convert_to_numpy(variable.value)).tobytes())
+    return digest.hexdigest()
 
 
 def _digest(encoder: ClipEncoder, records: Sequence[VideoRecord], experiment: Experiment) -> str:
     data, settings = experiment.data, experiment.evaluate
-    made = [data.frames, data.stride, data.decode_size, data.decoder, settings.clips, encoder.crops, encoder.view_size]
-    names = [encoder.pyramid.dtype_policy.name, list(encoder.levels), list(encoder.heads), keras.backend.backend()]
-    parts = [_VERSION, digest_of_weights(encoder), made, names]
+    clips = [data.frames, data.stride, data.decode_size, data.decoder, settings.clips, encoder.crops, encoder.view_size]
+    network = [encoder.pyramid.dtype_policy.name, list(encoder.levels), list(encoder.heads), keras.backend.backend()]
+    parts = [_VERSION, digest_of_weights(encoder), clips, network]
     videos = [_identity(record) for record in sorted(records, key=lambda record: record.video_id)]
     return hashlib.sha256(json.dumps([*parts, videos]).encode()).hexdigest()
 
 
 def _identity(record: VideoRecord) -> list[str | int]:
-    """What distinguishes a video from another version of it under the same name."""
+    """The id of a video, and what changes when its file is replaced under the same name."""
     if record.stored:
         return [record.video_id, record.stored.shard, record.stored.offset, record.stored.size]
     try:
         status = os.stat(record.path)  # noqa: PTH116
-    except OSError:  # it will fail to decode, and be counted
+    except OSError:  # extraction will count it as failed
         return [record.video_id, record.path]
     return [record.video_id, record.path, status.st_size, status.st_mtime_ns]
 

@@ -12,14 +12,15 @@ Arrays = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class VideoFeatures:
-    """Features of the videos that decoded, in the order of `records`.
+    """Features of the videos that could be decoded, in the order of `records`.
 
     Attributes:
-        records: the videos that decoded.
-        arrays: (videos, channels) float32 by name: levels, `{level}_{task}` and `embedding`, each the mean over views.
-        asked: number of videos asked for.
-        failed: reason by path of every video that did not decode.
-        views: (videos, views, channels) by name, where they were kept.
+        records: the videos that could be decoded.
+        arrays: (videos, channels) float32 by name, each the mean over views. Names are those of the outputs of
+            `ClipEncoder`: levels, `{level}_{task}` and `embedding`.
+        asked: number of videos requested, decoded or not.
+        failed: cause by path for the videos that could not be decoded.
+        views: (videos, views, channels) float32 by name, the features of single views; empty if they were not kept.
     """
 
     records: list[VideoRecord]
@@ -29,11 +30,14 @@ class VideoFeatures:
     views: Arrays = field(default_factory=dict)
 
     def of_split(self, split: str) -> "VideoFeatures":
-        """The videos of one split; the counts stay those of the whole set."""
+        """The features of one split. `asked` and `failed` still describe the whole set."""
         return self.select([record for record in self.records if record.split == split])
 
     def select(self, records: Sequence[VideoRecord]) -> "VideoFeatures":
-        """The features of those of `records` that decoded, known by their ids; splits and labels are theirs."""
+        """The features of some videos, matched by id, in the order of `records` and with their splits and labels.
+
+        Videos that could not be decoded are left out.
+        """
         rows_by_id = {record.video_id: row for row, record in enumerate(self.records)}
         kept = [record for record in records if record.video_id in rows_by_id]
         rows = [rows_by_id[record.video_id] for record in kept]
@@ -42,12 +46,17 @@ class VideoFeatures:
 
 
 def joined(train: VideoFeatures, test: VideoFeatures, names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Several arrays side by side, each channel standardised by the training videos.
+    """Concatenate feature arrays, with each channel standardised by its mean and deviation over the training videos.
 
-    Features after a ReLU are all positive and so all alike by cosine; taking the mean away lets them differ.
+    Features after a ReLU are never negative, so all their cosines are close to 1 until the mean is subtracted.
+
+    Args:
+        train: features of the training videos.
+        test: features of the test videos.
+        names: the arrays to concatenate.
 
     Returns:
-        (training videos, channels), (test videos, channels) float32.
+        (training videos, channels) and (test videos, channels) float32.
     """
     sides = []
     for features in (train, test):

@@ -1,4 +1,4 @@
-"""A backbone with a classifier on it, which fine-tuning trains."""
+"""The model that fine-tuning trains: augmentation, backbone and a linear classifier."""
 
 from typing import Any
 
@@ -15,16 +15,18 @@ Tensor = Any
 
 @keras.saving.register_keras_serializable(package="hdc_keras")
 class VideoClassifier(keras.Model):
-    """Clips to logits: one random view when training, even crops else; backbone, mean over time and space, one layer.
+    """Classifies clips: a linear layer on the backbone's features, averaged over time and space.
+
+    In training it sees one randomly augmented view of each clip, otherwise evenly spaced crops.
 
     Args:
         backbone: the network to fine-tune.
         classes: names of the classes.
-        views: a `ViewsConfig`, or a dict of its keys; the crops and colours of training.
-        crops: crops of a clip that is judged (see `even_crops`).
-        weight_decay: half of it times the sum of all squared weights is added to the loss.
+        views: a `ViewsConfig`, or a dict of its keys: the crops and colours of training.
+        crops: number of crops of each clip outside training (see `even_crops`).
+        weight_decay: half of this, times the sum of all squared weights, is added to the loss.
         seed: seed of the augmentation.
-        **kwargs: `name`, `dtype` (of augmentation and classifier; the backbone has its own).
+        **kwargs: `name`, and `dtype` of the augmentation. The backbone keeps its dtype; the classifier is float32.
     """
 
     def __init__(
@@ -47,25 +49,25 @@ class VideoClassifier(keras.Model):
         self.augmentation = ClipAugmentation(self.views_config, seed, dtype=self.dtype_policy, name="augmentation")
         self.classifier = keras.layers.Dense(len(self.classes), dtype="float32", name="classifier")
         self.classifier.build((None, backbone.output.shape[-1]))
-        # Not the optimizer's count, which leaves out the steps that a loss scale of mixed_float16 skips.
+        # The optimizer's count would not do: with mixed_float16 it leaves out steps that loss scaling skips.
         self.steps = self.add_weight(
             shape=(), dtype="int32", trainable=False, aggregation="only_first_replica", name="steps"
         )
         self.built = True
 
     def build(self, input_shape: Any) -> None:
-        """Every layer is built by the constructor."""
+        """Do nothing: the constructor builds every layer."""
         self.built = True
 
     def call(self, windows: Tensor, training: bool | None = None) -> Tensor:
-        """Classify.
+        """Compute logits.
 
         Args:
             windows: (batch, 1, time, height, width, 3) uint8.
-            training: whether clips are augmented, and batch norm uses the batch's statistics.
+            training: whether to augment the clips and let batch norm use the statistics of the batch.
 
         Returns:
-            (batch, classes) float32 logits; (crops * batch, classes) when not training.
+            float32 logits: (batch, classes) in training, otherwise (crops * batch, classes).
         """
         clips = windows[:, 0]
         views = self.augmentation(clips) if training else even_crops(clips, self.views_config.size, self.crops)
@@ -80,19 +82,19 @@ class VideoClassifier(keras.Model):
         sample_weight: Tensor = None,
         training: bool = True,
     ) -> Tensor:
-        """Cross-entropy and weight decay. Here and not in `call`, where weights are of the compute dtype."""
+        """Add weight decay to the compiled loss. In `call`, the weights would be cast to the compute dtype."""
         loss = super().compute_loss(x, y, y_pred, sample_weight, training)
         if training:
             self.steps.assign_add(1)
         if training and self.weight_decay:
             squares = [ops.sum(ops.square(variable)) for variable in self.trainable_variables]
-            # The gradients of the devices that share a batch are added up.
+            # The gradients of all replicas are summed.
             loss = loss + 0.5 * self.weight_decay * sum(squares) / replica_count_of(self)
         return loss
 
     @property
     def steps_taken(self) -> int:
-        """Steps trained in all."""
+        """Total number of training steps so far."""
         return int(ops.convert_to_numpy(self.steps))
 
     def get_config(self) -> dict[str, Any]:
@@ -110,39 +112,19 @@ class VideoClassifier(keras.Model):
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "VideoClassifier":
-        """A new model from what `get_config` gave."""
+        """Make a model from the result of `get_config`."""
         config = dict(config)
         config["dtype"] = keras.dtype_policies.deserialize(config["dtype"])
         config["backbone"] = keras.saving.deserialize_keras_object(config["backbone"])
         return cls(**config)
 
 
-class ClipScorer(keras.Model):
-    """A classifier at work: (clips, time, height, width, 3) uint8 -> (crops * clips, classes) logits, on one device.
-
-    Devices that share a batch in training would each be given the whole of a batch to predict.
-
-    Args:
-        classifier: whose weights are shared.
-    """
-
-    def __init__(self, classifier: VideoClassifier, **kwargs: Any):
-        super().__init__(**kwargs)
-        self.classifier = classifier
-        self.crops = classifier.crops
-        self.built = True
-
-    def call(self, clips: Tensor) -> dict[str, Tensor]:
-        """Logits by the name "logits"."""
-        return {"logits": self.classifier(clips[:, None], training=False)}
-
-
 class ClipAugmentation(keras.layers.Layer):
-    """A random crop, flip, colour and blur of each clip.
+    """Randomly crops, flips, recolours and blurs each clip.
 
     Args:
         config: ranges and probabilities.
-        seed: integer seed of the draws.
+        seed: seed of the draws.
     """
 
     def __init__(self, config: ViewsConfig, seed: int, **kwargs: Any):
@@ -152,9 +134,16 @@ class ClipAugmentation(keras.layers.Layer):
         self.built = True
 
     def call(self, clips: Tensor) -> Tensor:
-        """(batch, time, height, width, 3) uint8 -> (batch, time, size, size, 3) in the compute dtype, in [0, 1]."""
+        """Augment clips.
+
+        Args:
+            clips: (batch, time, height, width, 3) uint8.
+
+        Returns:
+            (batch, time, size, size, 3) in the compute dtype, in [0, 1].
+        """
         replicas = ReplicaGroup()
-        # Drawn for the whole batch on every device, so that results do not depend on their number.
+        # Drawn for the whole batch on every replica, so results do not depend on the number of replicas.
         batch, frame_size = ops.shape(clips)[0] * replicas.count, clips.shape[2:4]
         geometry = draw_geometry(batch, frame_size, self.config, self.seed_generator)
         colour = draw_colour(batch, self.config, self.seed_generator)
@@ -163,13 +152,13 @@ class ClipAugmentation(keras.layers.Layer):
         return apply_colour(views, colour)
 
     def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
-        """(batch, time, size, size, 3)."""
+        """Shape of the augmented clips: (batch, time, size, size, 3)."""
         return (*input_shape[:2], self.config.size, self.config.size, 3)
 
     def save_own_variables(self, store: Any) -> None:
-        """Keep the state of the draws, which Keras leaves out, so that a resumed run draws what it would have drawn."""
+        """Save the state of the random generator, which Keras leaves out. A resumed run then draws the same values."""
         store["seed_state"] = ops.convert_to_numpy(self.seed_generator.state)
 
     def load_own_variables(self, store: Any) -> None:
-        """Restore the state of the draws."""
+        """Restore the state of the random generator."""
         self.seed_generator.state.assign(store["seed_state"][()])

@@ -1,4 +1,4 @@
-"""The folder of one fine-tuning: a run directory whose checkpoints hold a classifier, and what it came to."""
+"""The folder of one fine-tuning: a run directory whose checkpoints hold a classifier, with the scores it ended with."""
 
 import json
 from collections.abc import Sequence
@@ -10,19 +10,20 @@ import numpy as np
 
 from hdc_keras.data.records import VideoRecord
 from hdc_keras.errors import RunError
+from hdc_keras.files import remove_leftovers, replacing, replacing_stream
 from hdc_keras.finetuning.classifier import VideoClassifier
 from hdc_keras.runs.directory import RunDirectory
 
 
 @dataclass(frozen=True)
 class Scores:
-    """What a fine-tuned network says of the test videos.
+    """The scores that a fine-tuned classifier gives the test videos.
 
     Attributes:
-        records: the test videos that decoded.
-        scores: (videos, classes) mean over views of logits or softmax.
-        failed: reason by path of every test video that did not decode.
-        training_failed: the same of the training and validation videos.
+        records: the test videos that could be decoded.
+        scores: (videos, classes) logits or softmax, averaged over views.
+        failed: cause by path of every test video that could not be decoded.
+        training_failed: the same for training and validation videos.
     """
 
     records: list[VideoRecord]
@@ -32,50 +33,58 @@ class Scores:
 
 
 class FineTuningDirectory(RunDirectory):
-    """The folder of one training: as a run directory, but its checkpoints hold a `VideoClassifier`."""
+    """The folder of one fine-tuning."""
 
     def check_model(self, model: Any, file: Path) -> None:
-        """Raises `RunError` when a checkpoint holds something else."""
+        """Raise `RunError` if a checkpoint holds another model than a `VideoClassifier`."""
         if not isinstance(model, VideoClassifier):
-            raise RunError(f"{file} holds no classifier. Remove {self.path} to train it anew.")
+            raise RunError(f"{file} holds no classifier. Delete {self.path} to fine-tune again.")
 
     def unwritable(self, file: Path, error: OSError) -> RunError:
-        """The error that says so, and what to do."""
+        """Make the error for a file that cannot be written."""
         return RunError(
             f"{file} cannot be written ({error.strerror or error}); what was saved before is still there. Free some "
-            "space or make the folder writable, and repeat the command."
+            "disk space or make the folder writable, then repeat the command."
         )
 
     @property
     def classifier_file(self) -> Path:
-        """The network as it was when it was judged."""
+        """The classifier that the test videos were scored with."""
         return self.path / "classifier.keras"
 
     @property
     def scores_file(self) -> Path:
-        """What it said of the test videos; there when all is done."""
+        """Scores of the test videos. It exists once the fine-tuning is finished."""
         return self.path / "scores.npz"
 
+    def remove_unfinished(self) -> None:
+        """Remove temporary files of a killed process. Call it only if no other process uses the folder."""
+        remove_leftovers(self.path)
+        self.checkpoints.remove_unfinished()
+
     def save_classifier(self, model: VideoClassifier) -> None:
-        """Keep the network, whole or not at all."""
-        temporary = self.path / f".{self.classifier_file.name}"
-        model.save(temporary)
-        temporary.replace(self.classifier_file)
+        """Save the classifier. Raises `RunError` when it cannot be written."""
+        try:
+            with replacing(self.classifier_file, suffix=".keras") as temporary:
+                model.save(temporary)
+        except OSError as error:
+            raise self.unwritable(self.classifier_file, error) from error
 
     def write_scores(self, scores: Scores) -> None:
-        """Keep what was said, whole or not at all."""
+        """Save the scores of the test videos. Raises `RunError` when they cannot be written."""
         note = {
             "videos": [record.video_id for record in scores.records],
             "failed": scores.failed,
             "training_failed": scores.training_failed,
         }
-        temporary = self.path / f".{self.scores_file.name}"
-        with temporary.open("wb") as stream:
-            np.savez(stream, note=np.array(json.dumps(note)), scores=scores.scores)
-        temporary.replace(self.scores_file)
+        try:
+            with replacing_stream(self.scores_file) as stream:
+                np.savez(stream, note=np.array(json.dumps(note)), scores=scores.scores)
+        except OSError as error:
+            raise self.unwritable(self.scores_file, error) from error
 
     def read_scores(self, test: Sequence[VideoRecord]) -> Scores | None:
-        """What was said of the test videos; `None` before all is done."""
+        """Read the scores of the test videos; `None` if the fine-tuning is not finished."""
         if not self.scores_file.exists():
             return None
         by_id = {record.video_id: record for record in test}

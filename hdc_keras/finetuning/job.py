@@ -1,10 +1,10 @@
-"""Fine-tuning: from a backbone and a recipe to scores of test videos. Interrupted, it goes on where it stopped."""
+"""The fine-tuning job: from a backbone and a recipe to scores of the test videos. It resumes when interrupted."""
 
 import hashlib
 import json
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,39 +14,40 @@ import numpy as np
 from hdc_keras.backbones import build_backbone
 from hdc_keras.config import Experiment
 from hdc_keras.data.loading import DecodeFailures, FrameStore, WindowLoader
-from hdc_keras.data.records import VideoRecord, with_splits
+from hdc_keras.data.records import VideoRecord
 from hdc_keras.data.sampling import WindowSpec
 from hdc_keras.devices import refuse_wrong_gradients, uses_xla
-from hdc_keras.errors import DataError, StoppedError, TrainingError
-from hdc_keras.features.extraction import encoded_batches
+from hdc_keras.errors import StoppedError, TrainingError
 from hdc_keras.features.store import digest_of_weights
-from hdc_keras.finetuning.classifier import ClipScorer, VideoClassifier
+from hdc_keras.finetuning.classifier import VideoClassifier
 from hdc_keras.finetuning.directory import FineTuningDirectory, Scores
+from hdc_keras.finetuning.optimizer import recipe_optimizer
 from hdc_keras.finetuning.recipes import FineTuning
+from hdc_keras.finetuning.scoring import ClipScorer, score_videos, validation_metrics
 from hdc_keras.training.batches import Batches
 from hdc_keras.training.callbacks import SaveCheckpoints, StopOnSignal
 from hdc_keras.training.distribution import Distribution, synchronise_batch_norm
 from hdc_keras.training.loop import fit_epochs
-from hdc_keras.training.optimizers import WarmupCosine
 from hdc_keras.training.run_logger import RunLogger
 
+# (what is being done, done, total).
 Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
 class FineTuningJob:
-    """One training: which weights, which videos, which label, which seed.
+    """One fine-tuning: weights, recipe, videos, label column and seed.
 
     Attributes:
-        title: what it is, for progress and the folder's name.
-        recipe: as it is used.
-        backbone: whose weights it starts from; random ones when `None`.
-        experiment: its clips, precision and devices.
-        train: videos to learn from.
-        validation: videos to choose the epoch by; the last is taken when there are none.
-        test: videos to judge.
-        column: the label column.
-        seed: of the classifier's weights, order, clips and augmentation.
+        title: short description, for progress and the name of the folder.
+        recipe: the recipe as it is used (see `FineTuning.applied` and `FineTuning.fitted`).
+        backbone: provides the initial weights; random weights when `None`.
+        experiment: defines clips, precision and devices.
+        train: videos to train on.
+        validation: videos to choose the best epoch by; the last epoch is used if there are none.
+        test: videos to score.
+        column: the label column to predict.
+        seed: seed of initial classifier weights, order, clips and augmentation.
     """
 
     title: str
@@ -61,11 +62,11 @@ class FineTuningJob:
 
     @property
     def classes(self) -> list[str]:
-        """The classes that can be named, in alphabetical order."""
+        """The classes of the training and validation videos, in alphabetical order."""
         return sorted({record.labels[self.column] for record in [*self.train, *self.validation]})
 
     def digest(self) -> str:
-        """Of all that its result depends on."""
+        """SHA-256 of everything that the scores depend on."""
         sets = [[record.video_id for record in records] for records in (self.train, self.validation, self.test)]
         weights = digest_of_weights(self.backbone) if self.backbone else None
         evaluate, train = self.experiment.evaluate, self.experiment.train
@@ -73,42 +74,28 @@ class FineTuningJob:
         parts = [asdict(self.recipe), self.experiment.data.model_dump(mode="json"), used, sets, weights]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
-
-def hold_out(
-    records: Sequence[VideoRecord], share: float, column: str, seed: int
-) -> tuple[list[VideoRecord], list[VideoRecord]]:
-    """Training videos to learn from, and some to choose the epoch by: whole groups, and of each class of `column`.
-
-    Videos that the set itself calls "val" are taken where there are; none are where a class has too few groups.
-    """
-    train = [record for record in records if record.split == "train"]
-    validation = [record for record in records if record.split == "val"]
-    if not share or validation:
-        return train, validation if share else []
-    unsplit = [replace(record, labels={column: record.labels[column]}, split=None) for record in train]
-    try:
-        held_out = {record.video_id for record in with_splits(unsplit, share, seed) if record.split == "test"}
-    except DataError:
-        return train, []
-    return (
-        [record for record in train if record.video_id not in held_out],
-        [record for record in train if record.video_id in held_out],
-    )
+    def labels_of(self, records: Sequence[VideoRecord]) -> list[int]:
+        """Index of each video's class in `classes`."""
+        classes = self.classes
+        return [classes.index(record.labels[self.column]) for record in records]
 
 
 def fine_tune(job: FineTuningJob, folder: Path, store: FrameStore, progress: Progress | None = None) -> Scores:
-    """Train, or go on with a training that was interrupted, and score the test videos; what is finished is read.
+    """Train a classifier and score the test videos.
+
+    An interrupted training is resumed. The scores of a finished one are read from its folder.
 
     Args:
         job: what to do.
-        folder: where trainings are kept, each under the digest of all that it depends on.
-        store: decodes videos.
-        progress: called with (what is being done, done, in all).
+        folder: parent folder of all fine-tunings; each has a subfolder named by title and digest.
+        store: decodes the videos.
+        progress: called with (what is being done, done, total).
 
     Raises:
-        ConfigError: the batch cannot be shared by the devices.
+        ConfigError: the batch cannot be divided among the devices.
         DataError: too many videos cannot be decoded.
-        StoppedError: a signal came; a checkpoint is saved.
+        RunError: a file cannot be written, or a checkpoint does not belong to the job.
+        StoppedError: a signal stopped training; a checkpoint has been saved.
         TrainingError: the loss was not finite.
     """
     run = FineTuningDirectory(folder / f"{job.title.replace(' ', '-').replace(',', '')}-{job.digest()[:12]}")
@@ -126,11 +113,17 @@ def fine_tune(job: FineTuningJob, folder: Path, store: FrameStore, progress: Pro
     )
     experiment = job.experiment.model_copy(update={"train": train, "seed": job.seed})
     distribution = Distribution(train)
-    failures = DecodeFailures(len(job.train) + len(job.validation), experiment.data.max_failed_share)
+    max_failed_share = experiment.data.max_failed_share
+    training_failures = DecodeFailures(len(job.train) + len(job.validation), max_failed_share)
+    test_failures = DecodeFailures(len(job.test), max_failed_share)
+    report = (lambda done, total: progress(f"{job.title}: test", done, total)) if progress else None
     with distribution.in_use():
-        model = _train(job, experiment, run, store, failures, distribution, progress)
-        scores = _score(model, job, experiment, store, dict(failures.reasons), progress)
-    if job.backbone:  # random weights that were trained are of no use to anyone
+        model = _train(job, experiment, run, store, training_failures, distribution, progress)
+        records, values = score_videos(
+            ClipScorer(model), job.test, experiment, store, test_failures, job.recipe.averaged, report
+        )
+    scores = Scores(records, values, dict(test_failures.reasons), dict(training_failures.reasons))
+    if job.backbone:  # the baseline trained from random weights is not saved
         run.save_classifier(model)
     run.write_scores(scores)
     shutil.rmtree(run.checkpoints.folder)
@@ -146,33 +139,44 @@ def _train(
     distribution: Distribution,
     progress: Progress | None,
 ) -> VideoClassifier:
-    recipe, classes = job.recipe, job.classes
-    labels = np.array([classes.index(record.labels[job.column]) for record in job.train])
+    """Train, from the beginning or from the newest checkpoint, and return the chosen epoch's model."""
+    recipe = job.recipe
     spec = WindowSpec(recipe.frames, recipe.stride, strides=(recipe.stride,), windows=1)
+    labels = np.array(job.labels_of(job.train))
     loader = WindowLoader(job.train, spec, store, failures, recipe.batch_size, job.seed, labels)
     steps = loader.steps_per_epoch * recipe.clips_per_video
-    resumes = bool(run.checkpoints.files())
+    resume = bool(run.checkpoints.files())
     with distribution.scope():
-        if resumes:
-            run.checkpoints.remove_unfinished()
+        if resume:
+            run.remove_unfinished()
             model, _ = run.checkpoints.load(compiled=True)
             optimizer = model.optimizer
         else:
-            model, optimizer = _new_classifier(job, experiment), _optimizer(recipe, steps)
+            model, optimizer = _new_classifier(job, experiment), recipe_optimizer(recipe, steps)
         _compile(model, optimizer, experiment, distribution)
-    if not resumes:
+    if not resume:
         run.create(experiment)
+
     batches, scorer = Batches(loader, experiment.data.workers, None, distribution), ClipScorer(model)
+    validation_labels = job.labels_of(job.validation)
     stop = StopOnSignal(distribution)
     logger = RunLogger(
         run,
         model.steps_taken // steps,
         failures,
         recipe.batch_size,
-        measure=lambda epoch: _validate(scorer, job, experiment, store, failures),
+        measure=lambda epoch: validation_metrics(
+            scorer, job.validation, validation_labels, experiment, store, failures
+        ),
         waited=batches.waited,
     )
-    callbacks = [stop, _RefuseNan(), logger, SaveCheckpoints(run, experiment.train), _Report(job, steps, progress)]
+    callbacks = [
+        stop,
+        _StopOnNonFiniteLoss(),
+        logger,
+        SaveCheckpoints(run, experiment.train),
+        _ReportProgress(job, steps, progress),
+    ]
     try:
         with failures.named():
             fit_epochs(model, batches, model.steps_taken, steps, recipe.epochs, stop, callbacks)
@@ -181,14 +185,15 @@ def _train(
         logger.write_failures()
     if stop.stopped:
         raise StoppedError(
-            f"Stopped in {job.title}; a checkpoint is saved. The same command goes on from it.", stop.signal or 15
+            f"Stopped in {job.title}; a checkpoint has been saved. Repeat the command to resume from it.",
+            stop.signal or 15,
         )
     return run.checkpoints.load(best=True)[0] if job.validation else model
 
 
 def _new_classifier(job: FineTuningJob, experiment: Experiment) -> VideoClassifier:
     keras.utils.set_random_seed(job.seed)
-    before = keras.config.dtype_policy()
+    previous_policy = keras.config.dtype_policy()
     keras.config.set_dtype_policy(experiment.train.precision)
     try:
         backbone = build_backbone(experiment.model.backbone)
@@ -202,25 +207,10 @@ def _new_classifier(job: FineTuningJob, experiment: Experiment) -> VideoClassifi
             name="classifier",
         )
     finally:
-        keras.config.set_dtype_policy(before)
+        keras.config.set_dtype_policy(previous_policy)
     if job.backbone:
         backbone.set_weights(job.backbone.get_weights())
     return model
-
-
-def _optimizer(recipe: FineTuning, steps_per_epoch: int) -> keras.optimizers.Optimizer:
-    """The recipe's. Its weight decay is in the model's loss."""
-    rate: Any = recipe.learning_rate
-    if recipe.schedule == "cosine":
-        rate = WarmupCosine(recipe.learning_rate, 0, recipe.epochs * steps_per_epoch)
-    elif recipe.schedule == "steps":
-        rate = keras.optimizers.schedules.PiecewiseConstantDecay(
-            [drop * steps_per_epoch for drop in recipe.drops],
-            [recipe.learning_rate * recipe.drop_factor**number for number in range(len(recipe.drops) + 1)],
-        )
-    if recipe.optimizer == "adam":
-        return keras.optimizers.Adam(rate)
-    return keras.optimizers.SGD(rate, momentum=recipe.momentum)
 
 
 def _compile(
@@ -233,60 +223,15 @@ def _compile(
         optimizer,
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=[keras.metrics.SparseCategoricalAccuracy(name="top1")],
-        # Keras cannot compile a step that devices share (docs/architecture.md).
+        # Keras cannot compile a step that several devices share (docs/architecture.md).
         jit_compile=uses_xla(experiment.train.jit) and distribution.device_count == 1,
     )
-    # Built here, because variables made inside the first step would have TensorFlow trace it twice.
+    # If the first step had to create the optimizer's variables, TensorFlow would trace it twice.
     model.optimizer.build(model.trainable_variables)
 
 
-def _validate(
-    scorer: ClipScorer, job: FineTuningJob, experiment: Experiment, store: FrameStore, failures: DecodeFailures
-) -> dict[str, float]:
-    """Loss and top-1 of the middle clip of each validation video."""
-    losses, right = [], []
-    quick = experiment.model_copy(update={"evaluate": experiment.evaluate.model_copy(update={"clips": 1})})
-    counted = DecodeFailures(len(job.validation), 1.0)  # those that are bad count for training, below
-    for records, outputs in encoded_batches(
-        scorer.predict_on_batch, scorer.crops, job.validation, quick, store, counted
-    ):
-        logits = outputs["logits"].mean(axis=1)
-        shifted = logits - logits.max(axis=1, keepdims=True)
-        log_softmax = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-        truth = [job.classes.index(record.labels[job.column]) for record in records]
-        losses += [-log_softmax[row, label] for row, label in enumerate(truth)]
-        right += list(logits.argmax(axis=1) == truth)
-    failures.reasons.update(counted.reasons)
-    return {"val_loss": float(np.mean(losses)), "val_top1": float(np.mean(right))} if losses else {}
-
-
-def _score(
-    model: VideoClassifier,
-    job: FineTuningJob,
-    experiment: Experiment,
-    store: FrameStore,
-    training_failed: dict[str, str],
-    progress: Progress | None,
-) -> Scores:
-    failures = DecodeFailures(len(job.test), experiment.data.max_failed_share)
-    kept: list[VideoRecord] = []
-    scores: list[np.ndarray] = []
-    report = (lambda done, total: progress(f"{job.title}: test", done, total)) if progress else None
-    scorer = ClipScorer(model)
-    for records, outputs in encoded_batches(
-        scorer.predict_on_batch, scorer.crops, job.test, experiment, store, failures, report
-    ):
-        values = outputs["logits"]
-        if job.recipe.averaged == "softmax":
-            values = np.exp(values - values.max(axis=-1, keepdims=True))
-            values = values / values.sum(axis=-1, keepdims=True)
-        kept += records
-        scores.append(values.mean(axis=1))
-    return Scores(kept, np.concatenate(scores), dict(failures.reasons), training_failed)
-
-
-class _RefuseNan(keras.callbacks.Callback):
-    """Ends training when an epoch's loss is not finite, before anything of it is saved."""
+class _StopOnNonFiniteLoss(keras.callbacks.Callback):
+    """Raises an error after an epoch with a non-finite loss, before a checkpoint is saved."""
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         if not np.isfinite(float((logs or {}).get("loss", 0.0))):
@@ -296,8 +241,8 @@ class _RefuseNan(keras.callbacks.Callback):
             )
 
 
-class _Report(keras.callbacks.Callback):
-    """Tells how far training is."""
+class _ReportProgress(keras.callbacks.Callback):
+    """Calls `progress` after each step with the steps done and the total."""
 
     def __init__(self, job: FineTuningJob, steps_per_epoch: int, progress: Progress | None):
         super().__init__()

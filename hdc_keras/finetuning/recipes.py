@@ -1,4 +1,4 @@
-"""Published recipes of fine-tuning: the whole network is trained with labels, from the pretrained weights."""
+"""Published recipes to fine-tune the whole network with labels, starting from the pretrained weights."""
 
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
@@ -10,29 +10,29 @@ _NO_JITTER = {"flip": 0.0, "jitter": 0.0, "grey": 0.0, "blur": 0.0, "fade_static
 
 @dataclass(frozen=True)
 class FineTuning:
-    """A recipe.
+    """A fine-tuning recipe: clips, optimizer, augmentation, choice of the epoch, and scoring of test videos.
 
     Attributes:
-        version: changed whenever the same weights would get another figure.
-        source: where its numbers come from.
+        version: increased whenever the same weights would get other metrics.
+        source: the publication that the numbers come from.
         frames: frames per clip.
-        stride: source frames from one frame of a clip to the next.
+        stride: distance between the frames of a clip, in source frames.
         size: height and width of a clip in pixels.
         epochs: passes over the training videos.
         batch_size: videos per step.
-        clips_per_video: clips of each video in an epoch.
+        clips_per_video: clips drawn from each video per epoch.
         optimizer: "sgd" or "adam".
-        learning_rate: at the start.
-        schedule: "constant", "cosine" down to 0, or "steps".
-        drops: epochs after which the rate is multiplied by `drop_factor`, where the schedule is "steps".
+        learning_rate: initial learning rate.
+        schedule: "constant", "cosine" (down to 0), or "steps".
+        drops: for "steps": the epochs after which the learning rate is multiplied by `drop_factor`.
         drop_factor: see `drops`.
-        momentum: of SGD.
-        weight_decay: part of the gradient, of every weight, as PyTorch's optimizers have it.
-        crop: "fixed": a square of `size` pixels at a random place of the frame; or least and greatest share of the
-            frame that a crop covers.
+        momentum: momentum of SGD.
+        weight_decay: L2 penalty on every weight, added to the gradient as in PyTorch's optimizers.
+        crop: "fixed" for a square of `size` pixels at a random position; or the smallest and largest share of the
+            frame's area that a crop covers.
         views: further keys of `ViewsConfig`: flips and colours.
-        validation: share of the training videos held out to choose the epoch, by loss; at 0 the last one is taken.
-        averaged: what of a test video's views is averaged: "logits" or "softmax".
+        validation: share of the training videos held out to find the epoch with the lowest loss; 0 for the last epoch.
+        averaged: what to average over the views of a test video: "logits" or "softmax".
     """
 
     version: int
@@ -56,10 +56,13 @@ class FineTuning:
     validation: float = 0.0
 
     def applied(self, experiment: Experiment) -> "FineTuning":
-        """The recipe as it is used: with the clips that the network was pretrained on, and what `evaluate` changes."""
+        """Adapt the recipe to an experiment: the clips of pretraining, and the overrides in `evaluate`.
+
+        If pretraining never flips clips, neither does fine-tuning, whatever the recipe says.
+        """
         data, settings = experiment.data, experiment.evaluate
         epochs = settings.finetune_epochs or self.epochs
-        # Where the run itself never flips, left and right tell classes apart.
+        # A run without flips has classes that differ by left and right.
         views = self.views if experiment.views.flip else {**self.views, "flip": 0.0}
         return replace(
             self,
@@ -70,18 +73,22 @@ class FineTuning:
             batch_size=settings.finetune_batch_size or self.batch_size,
             learning_rate=settings.finetune_learning_rate or self.learning_rate,
             views=views,
-            # A recipe's drops keep their places in a shorter training.
+            # In proportion to the number of epochs.
             drops=tuple(round(drop * epochs / self.epochs) for drop in self.drops),
         )
 
     def fitted(self, videos: int, has_validation: bool) -> "FineTuning":
-        """The recipe for a set of that many training videos: a batch is no larger, and where none are held out, the
-        last epoch is taken."""
+        """Adapt the recipe to a set of videos.
+
+        Args:
+            videos: number of training videos; a batch has no more than that.
+            has_validation: whether some are held out; without validation, the last epoch is used.
+        """
         share = self.validation if has_validation else 0.0
         return replace(self, batch_size=min(self.batch_size, videos), validation=share)
 
     def view_settings(self, frame_size: tuple[int, int]) -> dict[str, Any]:
-        """Keys of `ViewsConfig` for the crops and colours of training."""
+        """The augmentation as keys of `ViewsConfig`, for frames of (height, width) pixels."""
         if self.crop != "fixed":
             return {**self.views, "size": self.size, "crop_area": self.crop}
         height, width = frame_size
@@ -91,7 +98,7 @@ class FineTuning:
 
 
 def changed(published: FineTuning, used: FineTuning) -> dict[str, list[Any]]:
-    """What is used otherwise than published: [published, used] by name."""
+    """List the differences of a recipe to the published one: [published value, used value] by name."""
     before, after = ({**asdict(recipe), **recipe.views} for recipe in (published, used))
     return {name: [before[name], after[name]] for name in before if name != "views" and before[name] != after[name]}
 
@@ -113,12 +120,12 @@ FINE_TUNING = {
         momentum=0.9,
         weight_decay=5e-4,
         views=_NO_JITTER,
-        validation=800 / 9537,  # of UCF101's first training split
+        validation=800 / 9537,  # 800 videos of the first training split of UCF101
     ),
     "finetune-rspnet": FineTuning(
         version=1,
-        source="RSPNet (Chen et al., AAAI 2021, arXiv 2011.07949), as in its code, config/finetune; but that "
-        "keeps the epoch that is best on the test videos, and here the last is taken",
+        source="RSPNet (Chen et al., AAAI 2021, arXiv 2011.07949), as in its code, config/finetune; but that code "
+        "keeps the epoch with the best test accuracy, and here the last epoch is used",
         frames=16,
         stride=1,
         size=112,
@@ -138,7 +145,7 @@ FINE_TUNING = {
         source="SEVERE (Thoker et al., ECCV 2022, arXiv 2203.14221), as its code's configuration for HMDB51 "
         "(112x112x32-fold1)",
         frames=32,
-        stride=2,  # 16 frames a second of videos with about 30
+        stride=2,  # about 16 frames per second from videos with 30
         size=112,
         epochs=16,
         batch_size=32,

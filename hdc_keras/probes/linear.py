@@ -19,19 +19,21 @@ def linear_probe(
     groups: Sequence[str],
     penalties: Sequence[float],
 ) -> tuple[np.ndarray, list[str], float]:
-    """Multinomial logistic regression with an L2 penalty that is chosen on the training videos alone.
+    """Multinomial logistic regression with an L2 penalty that is selected on the training videos.
 
-    The choice is by the accuracy on a third of the training videos after fitting on the others; no group is divided.
+    The selected penalty has the highest accuracy on a third of the training videos, after fitting on the other two
+    thirds; videos of one group stay together. The final classifier is fitted on all training videos. If some class has
+    fewer than three groups, the first penalty is used.
 
     Args:
         train: (training videos, channels) standardised features.
-        train_labels: their classes.
-        test: (test videos, channels).
+        train_labels: class of each training video.
+        test: (test videos, channels) features, standardised in the same way.
         groups: group of each training video.
-        penalties: candidates for the penalty; scikit-learn's `C` is 1 / (penalty * training videos).
+        penalties: candidate penalties; scikit-learn's `C` is 1 / (penalty * number of training videos).
 
     Returns:
-        (test videos, classes) scores, greater is likelier; the classes; and the penalty chosen.
+        (test videos, classes) scores, higher is more likely; the classes; and the selected penalty.
     """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
@@ -42,19 +44,19 @@ def linear_probe(
     def fit(rows: np.ndarray, penalty: float) -> LogisticRegression:
         classifier = LogisticRegression(C=1 / (penalty * len(rows)), max_iter=_ITERATIONS, tol=1e-3)
         with warnings.catch_warnings():
-            # Under a weak penalty the optimum is far and of no use; stopping early is regularisation enough.
+            # With a weak penalty it takes long to converge, and gains nothing: stopping early regularises enough.
             warnings.simplefilter("ignore", ConvergenceWarning)
             return classifier.fit(train[rows], labels[rows])
 
-    everything = np.arange(len(train))
+    all_rows = np.arange(len(train))
     best = penalties[0]
     if len(penalties) > 1 and min(len(set(group_ids[labels == label])) for label in set(labels)) >= _FOLDS:
         folds = StratifiedGroupKFold(_FOLDS, shuffle=True, random_state=0)
         fitted, held_out = next(folds.split(train, labels, group_ids))
         best = max(penalties, key=lambda penalty: fit(fitted, penalty).score(train[held_out], labels[held_out]))
-    classifier = fit(everything, best)
+    classifier = fit(all_rows, best)
     scores = classifier.decision_function(test)
-    if scores.ndim == 1:  # of two classes scikit-learn gives the second one's
+    if scores.ndim == 1:  # for two classes, scikit-learn returns only the scores of the second
         scores = np.stack([-scores, scores], axis=1)
     return scores, classifier.classes_.tolist(), best
 

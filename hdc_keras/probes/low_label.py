@@ -1,4 +1,4 @@
-"""How much a linear probe reads from few labels."""
+"""Linear probe with few labels: accuracy by the number of labelled training videos."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -9,7 +9,8 @@ from hdc_keras.probes.linear import linear_probe
 from hdc_keras.probes.protocol import Judgement, Protocol, Question, judged_by_scores
 
 _PER_CLASS = (1, 5, 10, 20)
-_IN_ALL = 1000
+_TOTAL = 1000
+# Random subsets of the training videos that results are averaged over.
 _DRAWS = 5
 
 
@@ -33,15 +34,21 @@ def _low_label(question: Question) -> Judgement:
 
 
 def _budgets(labels: Sequence[str]) -> dict[str, int]:
-    """Videos per class by the metric's name; those that all training videos would serve are left out."""
+    """Number of videos per class, by the name of the metric. Budgets that would use every video are left out."""
     counts = Counter(labels)
-    wanted = {f"top1, {count} per class": count for count in _PER_CLASS}
-    wanted[f"top1, {_IN_ALL:,} in all"] = -(-_IN_ALL // len(counts))
-    return {name: count for name, count in wanted.items() if count < max(counts.values())}
+    budgets = {f"top1, {count} per class": count for count in _PER_CLASS}
+    budgets[f"top1, {_TOTAL:,} in all"] = -(-_TOTAL // len(counts))
+    return {name: count for name, count in budgets.items() if count < max(counts.values())}
 
 
 def draw_per_class(labels: Sequence[str], count: int, seed: int) -> list[int]:
-    """Rows of at most `count` videos of each class, drawn at random; fewer are some of those that more would be."""
+    """Draw at most `count` videos of each class at random.
+
+    With the same seed, a smaller count draws a subset of what a larger one draws.
+
+    Returns:
+        The rows of the drawn videos in `labels`, ascending.
+    """
     taken: Counter[str] = Counter()
     rows = []
     for row in random_generator("low label", seed).permutation(len(labels)):
@@ -56,7 +63,7 @@ LOW_LABEL = Protocol(
     "a linear probe (our choice) with 1, 5, 10 and 20 labelled videos a class, and ceil(1,000 / classes) a class as in "
     "SEVERE (arXiv 2203.14221), which fine-tunes with them",
     _low_label,
-    lambda settings: {"per_class": list(_PER_CLASS), "in_all": _IN_ALL, "linear_l2": list(settings.linear_l2)},
+    lambda settings: {"per_class": list(_PER_CLASS), "in_all": _TOTAL, "linear_l2": list(settings.linear_l2)},
     is_random=True,
     least_seeds=_DRAWS,
 )

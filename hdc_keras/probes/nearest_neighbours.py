@@ -1,4 +1,4 @@
-"""Nearest training videos by cosine: kNN classification and retrieval."""
+"""kNN classification and video retrieval, by cosine similarity."""
 
 from collections.abc import Sequence
 
@@ -7,24 +7,25 @@ import numpy as np
 from hdc_keras.features.video_features import joined
 from hdc_keras.probes.protocol import Judgement, Protocol, Question, judged_by_scores
 
-_NEIGHBOURS_NAMED = 10
+# Nearest training videos that a retrieval result lists for each test video (our choice).
+_NEIGHBOURS_LISTED = 10
 
 
 def cosine_similarity(queries: np.ndarray, gallery: np.ndarray) -> np.ndarray:
-    """(queries, gallery) float32 cosines."""
+    """(queries, channels) and (gallery, channels) -> (queries, gallery) cosines."""
     return _unit(queries) @ _unit(gallery).T
 
 
 def knn_votes(
     similarity: np.ndarray, gallery_labels: Sequence[str], neighbours: int, temperature: float
 ) -> tuple[np.ndarray, list[str]]:
-    """Vote of the nearest training videos, weighted by `exp(cosine / temperature)` (Wu et al. 2018, arXiv 1805.01978).
+    """Let the nearest gallery videos vote, weighted by `exp(cosine / temperature)` (Wu et al. 2018, arXiv 1805.01978).
 
     Args:
         similarity: (queries, gallery) cosines.
         gallery_labels: class of each gallery video.
-        neighbours: how many vote; all of the gallery where it is smaller.
-        temperature: of the weights.
+        neighbours: number of videos that vote; the whole gallery if it has fewer.
+        temperature: temperature of the weights.
 
     Returns:
         (queries, classes) votes, and the classes in alphabetical order.
@@ -41,18 +42,23 @@ def knn_votes(
 def recall_at(
     similarity: np.ndarray, query_labels: Sequence[str], gallery_labels: Sequence[str], ks: Sequence[int]
 ) -> dict[int, float]:
-    """Share of queries with at least one video of their class among the k nearest gallery videos.
+    """Recall at k: the share of queries with at least one video of their class among the k nearest gallery videos.
+
+    Args:
+        similarity: (queries, gallery) cosines.
+        query_labels: class of each query.
+        gallery_labels: class of each gallery video.
+        ks: the values of k. A k larger than the gallery counts the whole gallery.
 
     Returns:
-        Share by k. A k larger than the gallery counts the whole gallery.
+        Share in [0, 1] by k.
     """
-    right = np.array(gallery_labels)[nearest(similarity, max(ks))] == np.array(query_labels)[:, None]
-    return {k: float(right[:, :k].any(axis=1).mean()) for k in ks}
+    is_match = np.array(gallery_labels)[nearest(similarity, max(ks))] == np.array(query_labels)[:, None]
+    return {k: float(is_match[:, :k].any(axis=1).mean()) for k in ks}
 
 
 def nearest(similarity: np.ndarray, count: int) -> np.ndarray:
-    """(queries, count) gallery positions, nearest first; equal cosines keep the gallery's order, so that results
-    repeat."""
+    """(queries, count) positions in the gallery, nearest first. Equal cosines keep the order of the gallery."""
     return np.argsort(-similarity, axis=1, kind="stable")[:, :count]
 
 
@@ -73,11 +79,11 @@ def _retrieval(question: Question) -> Judgement:
     train, test = joined(question.train, question.test, question.names)
     similarity = cosine_similarity(test, train)
     recalls = recall_at(similarity, question.test_labels, question.train_labels, question.settings.recall_at)
-    found = nearest(similarity, _NEIGHBOURS_NAMED)
+    positions = nearest(similarity, _NEIGHBOURS_LISTED)
     return Judgement(
         {f"R@{k}": value for k, value in recalls.items()},
-        [question.train_labels[row[0]] for row in found],
-        [[question.train.records[place].video_id for place in row] for row in found],
+        [question.train_labels[row[0]] for row in positions],
+        [[question.train.records[position].video_id for position in row] for row in positions],
     )
 
 

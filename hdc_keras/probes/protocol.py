@@ -1,4 +1,9 @@
-"""What a protocol on frozen features is, and what it gives."""
+"""The interface of protocols on frozen features.
+
+A protocol is a fixed, versioned recipe: fit a judge (a linear classifier, say, or a nearest-neighbour search) on the
+features of training videos, and evaluate it on those of test videos. Each time, it is given a `Question` and returns a
+`Judgement`, which the registry returns as an `Answer`.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -11,18 +16,18 @@ from hdc_keras.features.video_features import VideoFeatures
 
 Metrics = dict[str, float]
 
-# Top-5 says nothing where there are no more classes than that.
+# Top-5 is reported only if there are more than five classes; otherwise it is always 1.
 _TOP = 5
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """What one judge says of one set of test videos.
+    """The metrics and predictions of one judge for the test videos.
 
     Attributes:
-        metrics: by name.
-        predicted: class of each test video; empty where a protocol does not name one.
-        neighbours: ids of the nearest training videos of each test video, nearest first; empty but for retrieval.
+        metrics: value by name.
+        predicted: predicted class of each test video; empty for protocols that only report metrics.
+        neighbours: for retrieval, the ids of the nearest training videos of each test video, nearest first; else empty.
     """
 
     metrics: Metrics
@@ -32,15 +37,15 @@ class Judgement:
 
 @dataclass(frozen=True)
 class Question:
-    """What a protocol is asked: to judge some features of test videos by training videos, for one kind of label.
+    """The input of a protocol: how well can one label column be predicted from some of the features?
 
     Attributes:
-        train: training videos.
-        test: test videos.
-        names: the arrays that are judged, side by side.
-        column: the label column.
-        settings: of the evaluation.
-        seed: of everything random.
+        train: features of the training videos.
+        test: features of the test videos.
+        names: the feature arrays to predict from, concatenated.
+        column: the label column to predict.
+        settings: the `evaluate` section of the experiment.
+        seed: seed of everything random.
     """
 
     train: VideoFeatures
@@ -62,22 +67,22 @@ class Question:
 
     @property
     def train_groups(self) -> list[str]:
-        """Group of each training video; a video without one is its own."""
+        """Group of each training video; a video without a group forms a group alone."""
         return [record.group or record.video_id for record in self.train.records]
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """A way to judge frozen features.
+    """A recipe to evaluate frozen features.
 
     Attributes:
-        version: changed whenever the same features would get another figure.
-        source: where its numbers come from.
-        judge: the judge.
-        settings: the numbers that it uses.
-        needs_views: whether it looks at single views, not only at their mean.
-        is_random: whether its figures depend on a seed.
-        least_seeds: seeds that it is repeated with at least.
+        version: increased whenever the same features would get other metrics.
+        source: the publication that its hyperparameters come from, or "our choice".
+        judge: fits on the training videos of a question and evaluates on its test videos.
+        settings: the hyperparameters in use, given the `evaluate` section; they are written to the result.
+        needs_views: whether it uses the features of single views and not only their mean.
+        is_random: whether its metrics depend on the seed.
+        least_seeds: minimum number of seeds that it is repeated with.
     """
 
     version: int
@@ -91,7 +96,14 @@ class Protocol:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a protocol says of one kind of label, read from one source of features, with one seed."""
+    """The judgement of a protocol on one question.
+
+    Attributes:
+        column: the label column that was predicted.
+        source: name of the feature arrays that it was predicted from (see `registry.feature_sources`).
+        seed: seed of everything random.
+        judgement: metrics and predictions.
+    """
 
     column: str
     source: str
@@ -100,13 +112,19 @@ class Answer:
 
 
 def judged_by_scores(scores: np.ndarray, classes: Sequence[str], labels: Sequence[str]) -> Judgement:
-    """Top-1, and top-5 where there are more than five classes, from (videos, classes) scores.
+    """Compute top-1 accuracy, and top-5 accuracy if there are more than five classes.
 
-    Of classes with equal scores, the one that comes first in `classes` is named first.
+    Args:
+        scores: (videos, classes), higher is more likely. Among equal scores, the class listed first in `classes` wins.
+        classes: name of each column of `scores`.
+        labels: true class of each video; it need not be in `classes`.
+
+    Returns:
+        The metrics "top1" and "top5" as shares in [0, 1], and the most likely class of each video.
     """
     ranked = np.array(classes)[np.argsort(-scores, axis=1, kind="stable")]
-    right = ranked == np.array(labels)[:, None]
-    metrics = {"top1": float(right[:, 0].mean())}
+    is_correct = ranked == np.array(labels)[:, None]
+    metrics = {"top1": float(is_correct[:, 0].mean())}
     if len(classes) > _TOP:
-        metrics["top5"] = float(right[:, :_TOP].any(axis=1).mean())
+        metrics["top5"] = float(is_correct[:, :_TOP].any(axis=1).mean())
     return Judgement(metrics, ranked[:, 0].tolist())

@@ -1,4 +1,4 @@
-"""The protocols that judge frozen features, by name."""
+"""The protocols on frozen features, by name, and the function that runs one."""
 
 from collections.abc import Callable, Sequence
 
@@ -23,16 +23,18 @@ PROBES: dict[str, Protocol] = {
 
 
 def feature_sources(protocol: str, levels: Sequence[str], pairs: Sequence[tuple[str, str]]) -> dict[str, list[str]]:
-    """What a protocol judges: all levels' features together, each level's, each task's embeddings of all its levels,
-    and all embeddings together. `factors` adds each head's embedding.
+    """List what a protocol is applied to.
+
+    These are the features of all levels together, the features of each level, the embeddings of each task at all its
+    levels, and all embeddings together. `factors` adds the embedding of each head.
 
     Args:
         protocol: a name in `PROBES`.
-        levels: of the model.
+        levels: levels of the model.
         pairs: each (level, task) that has a head.
 
     Returns:
-        Names of feature arrays, which are to be joined, by the name of the source.
+        By the name of the source: the names of the feature arrays to concatenate.
     """
     sources = {"features": list(levels)}
     if len(levels) > 1:
@@ -54,33 +56,36 @@ def judge(
     seeds: Sequence[int] = (0,),
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Answer]:
-    """Run one protocol on frozen features: test videos against training videos.
+    """Run a protocol on frozen features: fit on the training videos, evaluate on the test videos.
 
     Args:
         protocol: a name in `PROBES`.
-        features: of videos with splits.
-        sources: as `feature_sources` gives them.
-        settings: of the evaluation.
-        seeds: a protocol that draws nothing is asked once, with the first.
-        progress: called with (judged, to judge).
+        features: features of videos with splits and labels.
+        sources: the feature arrays to apply it to, as returned by `feature_sources`.
+        settings: the `evaluate` section of the experiment.
+        seeds: seeds to repeat it with. Protocols without randomness run once, with the first seed.
+        progress: called with (questions answered, total questions).
+
+    Returns:
+        An answer for each label column, source and seed.
 
     Raises:
-        DataError: there are no labels, too few label columns or classes, or one side of the split is empty.
+        DataError: there are no labels, too few label columns or classes, or no training or no test videos.
     """
     train, test = features.of_split("train"), features.of_split("test")
     columns = require_labels(train, test)
     if protocol == "factors" and len(columns) < 2:
         raise DataError(
-            "`factors` shows which of several labels can be read from which branch and level, but the videos have only "
-            f"`{columns[0]}`. Give a CSV manifest with two or more columns named label_..., or use `linear`."
+            "`factors` shows which of several labels can be predicted from which task and level, but the videos have "
+            f"only `{columns[0]}`. Give a CSV manifest with two or more columns named label_..., or use `linear`."
         )
-    chosen = PROBES[protocol]
-    asked = list(seeds) if chosen.is_random else list(seeds)[:1]
-    asked += [max(asked) + 1 + extra for extra in range(chosen.least_seeds - len(asked))]
-    questions = [(column, source, seed) for column in columns for source in sources for seed in asked]
+    probe = PROBES[protocol]
+    used_seeds = list(seeds) if probe.is_random else list(seeds)[:1]
+    used_seeds += [max(used_seeds) + 1 + extra for extra in range(probe.least_seeds - len(used_seeds))]
+    questions = [(column, source, seed) for column in columns for source in sources for seed in used_seeds]
     answers = []
     for done, (column, source, seed) in enumerate(questions, 1):
-        judgement = chosen.judge(Question(train, test, sources[source], column, settings, seed))
+        judgement = probe.judge(Question(train, test, sources[source], column, settings, seed))
         answers.append(Answer(column, source, seed, judgement))
         if progress:
             progress(done, len(questions))
@@ -88,11 +93,16 @@ def judge(
 
 
 def require_labels(train: VideoFeatures, test: VideoFeatures) -> list[str]:
-    """The label columns that can be judged. Raises `DataError` when none can."""
+    """Check that test videos can be judged by training videos, and return the label columns.
+
+    Raises:
+        DataError: there are no training or no test videos, no labels, or training videos of one class only.
+    """
     if not train.records or not test.records:
         raise DataError(
-            f"nothing to judge: {len(train.records)} training and {len(test.records)} test videos. Give the set labels "
-            "(class folders, or a `label` column), so that test videos can be held out, or a `split` column."
+            f"evaluation needs training and test videos, but there are {len(train.records)} training and "
+            f"{len(test.records)} test videos. Give the set labels (class folders, or a `label` column), to hold out "
+            "test videos of each class, or give it a `split` column."
         )
     columns = list(train.records[0].labels)
     if not columns:
@@ -100,11 +110,13 @@ def require_labels(train: VideoFeatures, test: VideoFeatures) -> list[str]:
     for column in columns:
         classes = {record.labels[column] for record in train.records}
         if len(classes) < 2:
-            raise DataError(f"all training videos have the same `{column}`, {classes.pop()}: there is nothing to tell.")
+            raise DataError(
+                f"all training videos have the same `{column}`, {classes.pop()}. Evaluation needs two or more classes."
+            )
     return columns
 
 
 def chance(features: VideoFeatures, column: str) -> float:
-    """Top-1 of always naming the most frequent class of the test videos."""
+    """Top-1 accuracy, in [0, 1], of always predicting the most frequent class of the test videos."""
     labels = [record.labels[column] for record in features.of_split("test").records]
     return max(labels.count(label) for label in set(labels)) / len(labels)

@@ -1,6 +1,6 @@
-"""Linear classifiers on frozen features, trained by SGD or Adam as two publications do."""
+"""Linear classifiers on frozen features, trained with SGD or Adam as in two publications."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,11 +25,12 @@ _SEVERE: dict[str, Any] = {
     "drop_factor": 0.3,
     "epochs": 10,
 }
+# Part of the settings in a result: `compare` refuses results whose settings differ, so never reword it.
 _FROZEN_VIEWS = "the same evenly spaced views in every epoch; the publication draws and augments a new clip each time"
 
 # step -> learning rate.
 Rate = Callable[[int], float]
-# (step, gradients of kernel and bias) -> what is taken away from them.
+# (step, gradients of kernel and bias) -> what to subtract from kernel and bias.
 Update = Callable[[int, list[np.ndarray]], list[np.ndarray]]
 
 
@@ -37,27 +38,27 @@ def _cvrl(question: Question) -> Judgement:
     train, test = (_unit_views(features, question.names) for features in (question.train, question.test))
     clips = train.shape[0] * train.shape[1]
     batch_size, epochs = min(_CVRL["batch_size"], clips), _CVRL["epochs"]
-    # A set of fewer clips than a batch keeps the rate for each of them.
-    greatest = _CVRL["learning_rate"] * batch_size / _CVRL["batch_size"]
+    # Linear scaling, for sets with fewer clips than a batch.
+    base_rate = _CVRL["learning_rate"] * batch_size / _CVRL["batch_size"]
     steps = epochs * -(-clips // batch_size)
-    update = momentum_update(lambda step: greatest * 0.5 * (1 + np.cos(np.pi * step / steps)), _CVRL["momentum"])
+    update = momentum_update(lambda step: base_rate * 0.5 * (1 + np.cos(np.pi * step / steps)), _CVRL["momentum"])
     return _softmax_regression(question, train, test, epochs, batch_size, update)
 
 
 def _severe(question: Question) -> Judgement:
     train, test = (_views(features, question.names) for features in (question.train, question.test))
-    an_epoch = -(-train.shape[0] * train.shape[1] // _SEVERE["batch_size"])
+    steps_per_epoch = -(-train.shape[0] * train.shape[1] // _SEVERE["batch_size"])
 
     def rate(step: int) -> float:
-        dropped = sum(step >= drop * an_epoch for drop in _SEVERE["drops"])
-        return _SEVERE["learning_rate"] * _SEVERE["drop_factor"] ** dropped
+        drops = sum(step >= epoch * steps_per_epoch for epoch in _SEVERE["drops"])
+        return _SEVERE["learning_rate"] * _SEVERE["drop_factor"] ** drops
 
     update = adam_update(rate)
     return _softmax_regression(question, train, test, _SEVERE["epochs"], _SEVERE["batch_size"], update)
 
 
 def momentum_update(rate: Rate, momentum: float) -> Update:
-    """SGD with momentum."""
+    """SGD with momentum, as in Keras."""
     velocities = [np.zeros(1), np.zeros(1)]
 
     def update(step: int, gradients: list[np.ndarray]) -> list[np.ndarray]:
@@ -68,7 +69,7 @@ def momentum_update(rate: Rate, momentum: float) -> Update:
 
 
 def adam_update(rate: Rate) -> Update:
-    """Adam (Kingma and Ba, arXiv 1412.6980) with its usual constants."""
+    """Adam (Kingma and Ba, arXiv 1412.6980) with beta_1 0.9, beta_2 0.999 and epsilon 1e-8."""
     means, squares = [np.zeros(1), np.zeros(1)], [np.zeros(1), np.zeros(1)]
 
     def update(step: int, gradients: list[np.ndarray]) -> list[np.ndarray]:
@@ -84,9 +85,18 @@ def adam_update(rate: Rate) -> Update:
 def _softmax_regression(
     question: Question, train: np.ndarray, test: np.ndarray, epochs: int, batch_size: int, update: Update
 ) -> Judgement:
-    """Train on single views, (videos, views, channels); a test video's score is the mean of the softmax over its views.
+    """Train a linear softmax classifier on single views; score a test video by its mean softmax over views.
 
-    numpy, because there is a classifier for each source and label, and tracing each takes longer than training it.
+    It is written in numpy: with a small classifier for each source and label column, tracing a graph takes longer than
+    training.
+
+    Args:
+        question: labels and seed.
+        train: (training videos, views, channels) features.
+        test: (test videos, views, channels) features.
+        epochs: passes over all training views.
+        batch_size: training views per step.
+        update: the optimizer.
     """
     generator = random_generator("softmax regression", question.seed)
     classes, targets = np.unique(question.train_labels, return_inverse=True)
@@ -113,12 +123,12 @@ def _softmax(logits: np.ndarray) -> np.ndarray:
     return exponentials / exponentials.sum(axis=-1, keepdims=True)
 
 
-def _views(features: VideoFeatures, names: Any) -> np.ndarray:
-    """(videos, views, channels) of several arrays side by side."""
+def _views(features: VideoFeatures, names: Sequence[str]) -> np.ndarray:
+    """Several feature arrays concatenated along channels: (videos, views, channels)."""
     return np.concatenate([features.views[name] for name in names], axis=-1)
 
 
-def _unit_views(features: VideoFeatures, names: Any) -> np.ndarray:
+def _unit_views(features: VideoFeatures, names: Sequence[str]) -> np.ndarray:
     views = _views(features, names)
     return views / np.maximum(np.linalg.norm(views, axis=-1, keepdims=True), 1e-12)
 

@@ -1,4 +1,4 @@
-"""Runs beside each other: which differences are more than chance, by a paired bootstrap over test videos."""
+"""Compare the results of runs, with confidence intervals from a paired bootstrap over the test videos."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -11,26 +11,27 @@ import numpy as np
 from hdc_keras.errors import ConfigError
 from hdc_keras.results.store import PRETRAINED, SavedResult, require_results
 
+# Resamples of the bootstrap.
 DRAWS = 10_000
-# Metrics that are the share of test videos judged right, one by one, so that videos can be drawn again.
+# Metrics that are the share of correctly predicted test videos, so they can be computed again for resampled videos.
 _SHARE_OF_VIDEOS = ("top1", "R@1")
-# Written beside metrics, but no measure of quality: the penalty that the linear probe chose.
-_NO_SCORE = ("l2",)
-# A protocol that says how many are right, and nothing of single videos.
+# Saved among the metrics, but not a measure of quality: the penalty that the linear probe selected.
+_NOT_COMPARED = ("l2",)
+# A protocol that saves no predictions for single videos.
 _WITHOUT_VIDEOS = "lowlabel"
-# What a result says of how it was judged; two that differ in any of these have nothing to tell each other.
-_HOW_JUDGED = ("version", "views", "splits")
+# Keys of a result that must be equal for two results to be comparable, beside `settings`.
+_MUST_BE_EQUAL = ("version", "views", "splits")
 
 
 @dataclass(frozen=True)
 class Difference:
-    """How much better a run is than the first.
+    """The difference of a metric between a run and the first run; positive if the run's is higher.
 
     Attributes:
-        value: its share of videos judged right less the first run's, over the videos judged in both; where videos are
-            not judged one by one, its metric less the first run's.
-        interval: 95 % interval; `None` where videos are not judged one by one.
-        videos: how many were judged in both; 0 where they are not judged one by one.
+        value: difference of the shares of correct predictions, over the test videos that both results have; difference
+            of the metrics if there are no predictions video by video.
+        interval: 95 % confidence interval; `None` if there are no predictions video by video.
+        videos: number of test videos that both results have; 0 if there are no predictions video by video.
     """
 
     value: float
@@ -39,7 +40,7 @@ class Difference:
 
     @property
     def excludes_zero(self) -> bool:
-        """Whether the interval does."""
+        """Whether there is an interval and it excludes zero."""
         return self.interval is not None and not self.interval[0] <= 0 <= self.interval[1]
 
 
@@ -49,13 +50,13 @@ class ComparedRow:
 
     Attributes:
         protocol: name of the protocol.
-        version: of the protocol.
+        version: version of the protocol.
         dataset: path of the data set, or "moving-shapes".
         column: label column.
-        source: where the features come from.
+        source: the features that were used, or "fine-tuned".
         metric: name of the metric.
-        values: one for each run; `None` where a run has no comparable one.
-        differences: to the first run, one for each further run.
+        values: the metric of each run; `None` if a run has no comparable result.
+        differences: for each run but the first, its difference to the first run.
     """
 
     protocol: str
@@ -70,12 +71,12 @@ class ComparedRow:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Several runs, judged alike.
+    """The comparison of several runs with the first of them.
 
     Attributes:
-        runs: their names; the first is the one that others are compared with.
-        rows: what can be compared.
-        notes: what cannot, and why; what to know of what can.
+        runs: names of the runs.
+        rows: the metrics that can be compared.
+        notes: what cannot be compared and why, and caveats on what can.
     """
 
     runs: tuple[str, ...]
@@ -84,65 +85,65 @@ class Comparison:
 
 
 def compare_runs(folders: Sequence[Path]) -> Comparison:
-    """Compare the results that runs share with those of the first.
+    """Compare the results of runs with those of the first run.
 
     Args:
         folders: run directories, at least two.
 
     Raises:
-        ConfigError: fewer than two.
-        RunError: a folder is no run, has no results, or has some that cannot be read.
+        ConfigError: there are fewer than two.
+        RunError: a folder holds no run, or its results are missing or cannot be read.
     """
     if len(folders) < 2:
-        raise ConfigError("compare needs two runs or more, as in: hdc-keras compare runs/a runs/b")
+        raise ConfigError("compare needs two runs or more, for example: hdc-keras compare runs/a runs/b")
     names = distinct_names(folders)
     results = [{result.name: result for result in require_results(folder)} for folder in folders]
     rows: list[ComparedRow] = []
     notes: list[str] = []
-    for key in dict.fromkeys(name for of_run in results for name in of_run):
-        having = [run for run, of_run in enumerate(results) if key in of_run]
-        if len(having) < len(folders):
-            without = ", ".join(names[run] for run in range(len(folders)) if run not in having)
-            notes.append(f"{key}: not judged in {without}.")
-        if having[0] or len(having) < 2:
+    for key in dict.fromkeys(name for by_name in results for name in by_name):
+        with_result = [run for run, by_name in enumerate(results) if key in by_name]
+        if len(with_result) < len(folders):
+            without = ", ".join(names[run] for run in range(len(folders)) if run not in with_result)
+            notes.append(f"{key}: no result in {without}.")
+        if with_result[0] or len(with_result) < 2:  # not in the first run, or in no other
             continue
         first = results[0][key]
         others: list[SavedResult | None] = []
         for run in range(1, len(folders)):
             other = results[run].get(key)
-            differing = _how_judged_differs(first, other) if other else []
-            if differing:
-                notes.append(f"{key}: {names[run]} is not compared with {names[0]}: {'; '.join(differing)}.")
+            obstacles = _obstacles(first, other) if other else []
+            if obstacles:
+                notes.append(f"{key}: {names[run]} is not compared with {names[0]}: {'; '.join(obstacles)}.")
             elif other:
-                notes += _notes_on_videos(key, first, other, names[run], names[0])
-            others.append(None if differing else other)
+                notes += _caveats(key, first, other, names[run], names[0])
+            others.append(None if obstacles else other)
         rows += _rows(first, others)
     return Comparison(tuple(names), tuple(rows), tuple(notes))
 
 
 def distinct_names(folders: Sequence[Path]) -> list[str]:
-    """Short names of folders: as many of their last parts as tell them apart."""
-    parts = [folder.absolute().parts for folder in folders]
-    for count in range(1, max(map(len, parts)) + 1):
-        names = ["/".join(of_folder[-count:]) for of_folder in parts]
-        if len(set(names)) == len(set(parts)):
+    """Shorten the paths of folders to as few trailing parts as still distinguish them."""
+    all_parts = [folder.absolute().parts for folder in folders]
+    for count in range(1, max(map(len, all_parts)) + 1):
+        names = ["/".join(parts[-count:]) for parts in all_parts]
+        if len(set(names)) == len(set(all_parts)):
             return names
     return names
 
 
 def paired_bootstrap(differences: np.ndarray, draws: int = DRAWS, seed: int = 0) -> tuple[float, float]:
-    """95 % interval of the mean of paired differences (percentile bootstrap, Efron 1979).
+    """95 % confidence interval of the mean of paired differences (percentile bootstrap, Efron 1979).
 
-    A draw of n of n differences with replacement is decided by how often each distinct value comes in it, which is
-    multinomial; drawing those counts is drawing the differences, for far less work.
+    The mean of a resample depends only on how often each distinct value occurs in it. These counts follow a multinomial
+    distribution, and drawing them is much faster than drawing the videos.
 
     Args:
-        differences: (videos,) each video's correctness in one run less that in the other, in [-1, 1].
-        draws: how many times as many videos are drawn.
-        seed: of the draws.
+        differences: (videos,) correctness of each video in one run minus that in the other, in [-1, 1].
+        draws: number of resamples.
+        seed: seed of the resampling.
 
     Returns:
-        The 2.5 % and the 97.5 % quantile of the means.
+        The 2.5 % and 97.5 % quantiles of the means.
     """
     values, counts = np.unique(differences, return_counts=True)
     drawn = np.random.default_rng(seed).multinomial(len(differences), counts / len(differences), size=draws)
@@ -154,7 +155,7 @@ def _rows(first: SavedResult, others: Sequence[SavedResult | None]) -> list[Comp
     rows = []
     for column, sources in first.values[PRETRAINED].items():
         for source, metrics in sources.items():
-            for metric in [name for name in metrics if name not in _NO_SCORE]:
+            for metric in [name for name in metrics if name not in _NOT_COMPARED]:
                 values = [_value(other, column, source, metric) for other in others]
                 if all(value is None for value in values):
                     continue
@@ -183,45 +184,45 @@ def _value(result: SavedResult | None, column: str, source: str, metric: str) ->
 
 def _difference(first: SavedResult, other: SavedResult, column: str, source: str, metric: str) -> Difference:
     if metric in _SHARE_OF_VIDEOS:
-        ours, theirs = _correctness(other, column, source), _correctness(first, column, source)
-        both = sorted(set(ours) & set(theirs))
-        if both:
-            paired = np.array([ours[video] - theirs[video] for video in both])
-            return Difference(float(paired.mean()), paired_bootstrap(paired), len(both))
+        correctness, baseline = _correctness(other, column, source), _correctness(first, column, source)
+        shared = sorted(set(correctness) & set(baseline))
+        if shared:
+            paired = np.array([correctness[video] - baseline[video] for video in shared])
+            return Difference(float(paired.mean()), paired_bootstrap(paired), len(shared))
     values = [result.values[PRETRAINED][column][source][metric] for result in (other, first)]
     return Difference(values[0] - values[1])
 
 
 def _correctness(result: SavedResult, column: str, source: str) -> dict[str, float]:
-    """Share of the judges, over seeds and splits, that got each test video right."""
-    right: dict[str, list[bool]] = defaultdict(list)
+    """Share of the predictions for each test video, over seeds and splits, that are correct."""
+    predictions: dict[str, list[bool]] = defaultdict(list)
     for video in result.judged(PRETRAINED, column, source):
-        right[video.video_id].append(video.is_right)
-    return {video_id: sum(verdicts) / len(verdicts) for video_id, verdicts in right.items()}
+        predictions[video.video_id].append(video.is_right)
+    return {video_id: sum(correct) / len(correct) for video_id, correct in predictions.items()}
 
 
-def _how_judged_differs(first: SavedResult, other: SavedResult) -> list[str]:
-    """All that makes two results of one protocol incomparable, each in a few words."""
+def _obstacles(first: SavedResult, other: SavedResult) -> list[str]:
+    """Everything that makes two results of one protocol incomparable, each in a few words."""
     found = [
         f"its {key} is {_shown(other.values.get(key))} instead of {_shown(first.values.get(key))}"
-        for key in _HOW_JUDGED
+        for key in _MUST_BE_EQUAL
         if other.values.get(key) != first.values.get(key)
     ]
-    ours, theirs = (result.values.get("settings") or {} for result in (other, first))
+    settings, expected = (result.values.get("settings") or {} for result in (other, first))
     found += [
-        f"its setting {name} is {_shown(ours.get(name))} instead of {_shown(theirs.get(name))}"
-        for name in dict.fromkeys([*theirs, *ours])
-        if ours.get(name) != theirs.get(name)
+        f"its setting {name} is {_shown(settings.get(name))} instead of {_shown(expected.get(name))}"
+        for name in dict.fromkeys([*expected, *settings])
+        if settings.get(name) != expected.get(name)
     ]
-    labels, others_labels = _labels(first), _labels(other)
-    relabelled = sum(others_labels.get(key, label) != label for key, label in labels.items())
+    labels, expected_labels = _labels(other), _labels(first)
+    relabelled = sum(labels.get(key, label) != label for key, label in expected_labels.items())
     if relabelled:
         found.append(f"{relabelled} of its test videos have other labels")
-    # A set may have been moved: it is the same while its test videos are.
-    if other.dataset != first.dataset and (labels != others_labels or not labels):
+    # A data set may have been moved: another path does not matter as long as the test videos are the same.
+    if other.dataset != first.dataset and (labels != expected_labels or not labels):
         found.append(f"its data set is {other.dataset} instead of {first.dataset}")
-    elif labels and others_labels and not labels.keys() & others_labels.keys():
-        found.append("none of its test videos is the same")
+    elif labels and expected_labels and not labels.keys() & expected_labels.keys():
+        found.append("they have no test video in common")
     return found
 
 
@@ -232,26 +233,28 @@ def _shown(value: Any) -> str:
 
 
 def _labels(result: SavedResult) -> dict[tuple[str, str], str]:
-    """Class by label column and test video."""
+    """Class by (label column, id of the test video)."""
     return {(video.column, video.video_id): video.label for video in result.videos if video.network == PRETRAINED}
 
 
-def _notes_on_videos(key: str, first: SavedResult, other: SavedResult, name: str, first_name: str) -> list[str]:
-    """What to know of the test videos of two comparable results."""
+def _caveats(key: str, first: SavedResult, other: SavedResult, name: str, first_name: str) -> list[str]:
+    """What to know about two comparable results of the runs `first_name` and `name`."""
     if first.protocol == _WITHOUT_VIDEOS:
         return []
-    for result, of_run in ((first, first_name), (other, name)):
+    for result, run in ((first, first_name), (other, name)):
         if not result.videos:
-            return [f"{key}: no intervals for {name}: {of_run} has no list of judged videos; evaluate it again."]
+            return [
+                f"{key}: no intervals for {name}, because {run} has no predictions of single videos. Evaluate it again."
+            ]
     videos = [{video_id for _, video_id in _labels(result)} for result in (other, first)]
     notes = []
     if videos[0] != videos[1]:
         notes.append(
-            f"{key}: the test videos of {name} and {first_name} differ: {len(videos[0])} and {len(videos[1])}, of "
-            f"which {len(videos[0] & videos[1])} were judged in both. Differences of top1 and R@1 are over these."
+            f"{key}: {name} was evaluated on {len(videos[0])} test videos and {first_name} on {len(videos[1])}. "
+            f"Differences of top1 and R@1 are over the {len(videos[0] & videos[1])} that both have."
         )
-    for fact, verb in (("architecture", "is of"), ("seeds", "is judged with seeds")):
-        ours, theirs = other.values.get(fact), first.values.get(fact)
-        if ours != theirs:
-            notes.append(f"{key}: {name} {verb} {_shown(ours)}, {first_name} {_shown(theirs)}.")
+    for fact, shown in (("architecture", "architecture"), ("seeds", "seeds of the evaluation")):
+        values = [_shown(result.values.get(fact)) for result in (other, first)]
+        if other.values.get(fact) != first.values.get(fact):
+            notes.append(f"{key}: the {shown} differ: {values[0]} for {name}, {values[1]} for {first_name}.")
     return notes

@@ -12,23 +12,27 @@ from hdc_keras.results.comparison import DRAWS, Comparison, Difference
 from hdc_keras.results.published import CAVEATS, PublishedFigure
 
 SUFFIXES = (".md", ".csv", ".json")
-# Columns that say what a row is; figures follow.
+# The first columns say what a row is about; all others hold figures.
 WORDS = 5
 
 
 def check_suffix(file: Path) -> None:
-    """Refuse a file of another kind. Raises `ConfigError`."""
+    """Check the format that a file name asks for.
+
+    Raises:
+        ConfigError: the suffix is not in `SUFFIXES`.
+    """
     if file.suffix.lower() not in SUFFIXES:
-        raise ConfigError(f"--out {file}: expected a file that ends in {', '.join(SUFFIXES)}.")
+        raise ConfigError(f"--out {file}: the file name must end in one of {', '.join(SUFFIXES)}.")
 
 
 def render_comparison(comparison: Comparison, published: Sequence[PublishedFigure], suffix: str) -> str:
-    """The comparison as the text of a file.
+    """Write a comparison as the text of a file.
 
     Args:
-        comparison: the runs.
-        published: figures to add; a CSV file holds one table, and so leaves them out.
-        suffix: one of `SUFFIXES`.
+        comparison: the comparison.
+        published: published figures to add. They are left out of a CSV file, which holds only one table.
+        suffix: the format, one of `SUFFIXES`.
     """
     if suffix == ".json":
         return _json(comparison, published)
@@ -36,12 +40,12 @@ def render_comparison(comparison: Comparison, published: Sequence[PublishedFigur
 
 
 def percent(share: float | None) -> str:
-    """A share in per cent, with one digit; a dash for none."""
+    """Format a share in per cent with one decimal; a dash for `None`."""
     return "–" if share is None else f"{100 * share:.1f}"
 
 
 def points(difference: Difference | None) -> str:
-    """A difference in percentage points, with its interval where there is one and a star where that excludes 0."""
+    """Format a difference in percentage points, with its interval if it has one, and a star if that excludes 0."""
     if difference is None:
         return "–"
     value = f"{100 * difference.value:+.1f}"
@@ -52,13 +56,13 @@ def points(difference: Difference | None) -> str:
 
 
 def headers(comparison: Comparison) -> list[str]:
-    """Titles of the columns."""
+    """Column titles of the table of a comparison."""
     first, *others = comparison.runs
     return ["protocol", "data set", "label", "from", "metric", first, *others, *(f"{run} − {first}" for run in others)]
 
 
 def cells(comparison: Comparison) -> list[list[str]]:
-    """The rows, as text."""
+    """Cells of the table, row by row, in the order of `headers`."""
     return [
         [
             f"{row.protocol} v{row.version}",
@@ -74,11 +78,11 @@ def cells(comparison: Comparison) -> list[list[str]]:
 
 
 def explanation() -> str:
-    """What the figures are."""
+    """A note that explains the figures to a reader."""
     return (
-        "Per cent of test videos; differences in percentage points. In brackets: 95 % interval by a paired bootstrap "
-        f"over test videos ({DRAWS:,} draws), and a star where it excludes 0. It says how much is due to which videos "
-        "were tested, and nothing of how another pretraining run would come out."
+        "Per cent of the test videos; differences in percentage points. Brackets hold the 95 % interval of a paired "
+        f"bootstrap over test videos ({DRAWS:,} draws); a star marks intervals that exclude 0. The interval covers the "
+        "choice of test videos. It does not cover how much another pretraining run would differ."
     )
 
 
@@ -87,9 +91,9 @@ class PublishedTable:
     """Published figures of one task.
 
     Attributes:
-        title: the task.
-        headers: titles of the columns.
-        rows: cells, the last of which is the number of the source.
+        title: title of the table.
+        headers: column titles.
+        rows: cells; the last cell of a row is the number of its source.
     """
 
     title: str
@@ -98,7 +102,7 @@ class PublishedTable:
 
 
 def published_tables(published: Sequence[PublishedFigure]) -> tuple[list[PublishedTable], list[str]]:
-    """Published figures by task, and their sources, which are counted from 1."""
+    """Make a table of published figures for each task, and a list of their sources, numbered from 1."""
     sources = list(dict.fromkeys(figure.source for figure in published))
     tables = []
     for task in dict.fromkeys(figure.task for figure in published):
@@ -150,7 +154,7 @@ def _markdown_text(text: str) -> str:
 
 
 def _csv(comparison: Comparison) -> str:
-    """Shares as they are, a row for each metric and run."""
+    """One line for each metric and run. Shares are in [0, 1], not in per cent."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     names = ["protocol", "version", "dataset", "column", "source", "metric"]
@@ -158,9 +162,9 @@ def _csv(comparison: Comparison) -> str:
     for row in comparison.rows:
         for run, value, difference in zip(comparison.runs, row.values, (None, *row.differences), strict=True):
             bounds = difference.interval or ("", "") if difference else ("", "")
-            apart = [difference.value, *bounds, difference.videos] if difference else ["", *bounds, ""]
+            difference_cells = [difference.value, *bounds, difference.videos] if difference else ["", *bounds, ""]
             shown = "" if value is None else value
-            writer.writerow([*(getattr(row, name) for name in names), run, shown, *apart])
+            writer.writerow([*(getattr(row, name) for name in names), run, shown, *difference_cells])
     return text.getvalue()
 
 

@@ -1,4 +1,4 @@
-"""From the answers of a protocol to their means and standard deviations."""
+"""The answers of a protocol for several networks, splits and seeds; their means and standard deviations."""
 
 import statistics
 from collections.abc import Sequence
@@ -8,15 +8,16 @@ from typing import Any
 from hdc_keras.data.records import VideoRecord
 from hdc_keras.probes.protocol import Answer, Metrics
 
+# Metrics by network, label column and source.
 ByNetwork = dict[str, dict[str, dict[str, Metrics]]]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """One answer, and whom it is about.
+    """An answer, with the network and the split that it is for.
 
     Attributes:
-        network: "metrics" (the run's), "random_weights" or "supervised".
+        network: "metrics" (the pretrained network), "random_weights" or "supervised".
         split: name of the split.
         answer: metrics and predictions.
         test: the test videos, in the order of the predictions.
@@ -29,11 +30,11 @@ class Outcome:
 
 
 def summarise(outcomes: Sequence[Outcome]) -> tuple[ByNetwork, ByNetwork, list[dict[str, Any]]]:
-    """Mean and standard deviation over splits and seeds, and every single answer.
+    """Compute means and standard deviations over splits and seeds.
 
     Returns:
-        Means by network, label column, source and metric; standard deviations (of a sample, n - 1) of those that were
-        repeated, likewise; and one line an answer.
+        Means by network, label column, source and metric; sample standard deviations (n - 1) in the same form, for
+        metrics with several values; and a list of the single answers.
     """
     found: dict[tuple[str, str, str, str], list[float]] = {}
     repeats = []

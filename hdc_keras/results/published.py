@@ -1,4 +1,4 @@
-"""Published figures on UCF101 and HMDB51, to be read beside one's own."""
+"""Published figures on UCF101 and HMDB51, to compare with."""
 
 from dataclasses import dataclass
 
@@ -12,13 +12,14 @@ _TCLR = "Dave et al., CVIU 2022 (arXiv 2101.07974)"
 _PACE = "Wang et al., ECCV 2020 (arXiv 2008.05861), in the " + _PCL_LIST
 
 CAVEATS = (
-    "Each paper has its own recipe of fine-tuning, and few say which splits were run: split 1 and the mean of three "
-    "splits differ by more than a point.",
-    "16 frames of 112 x 112 unless noted. HDC's figures come from a third party, and which R3D they are of is not "
-    "verified.",
-    "R3D in the papers that follow VCOP has one block a stage and is not R3D-18.",
-    "PCL's code trains on differences of frames unless told otherwise.",
-    "A figure on UCF101 of a network pretrained on UCF101 is no comparison with one pretrained on Kinetics-400.",
+    "Every paper uses a different fine-tuning recipe, and few say which splits they report: split 1 and the mean of "
+    "three splits differ by more than a point.",
+    "Clips have 16 frames of 112 x 112 unless noted. HDC's figures come from a third party, and which R3D they are for "
+    "is not verified.",
+    "R3D in the papers that follow VCOP has one block per stage, so it is not R3D-18.",
+    "PCL's code trains on frame differences by default.",
+    "Do not compare figures on UCF101 of networks pretrained on UCF101 with those of networks pretrained on "
+    "Kinetics-400.",
 )
 
 
@@ -27,15 +28,15 @@ class PublishedFigure:
     """One figure of a paper.
 
     Attributes:
-        method: its name.
+        method: name of the method.
         pretrained_on: "K400" (Kinetics-400), "UCF101", or "nothing" for random weights.
-        network: as the paper names it.
+        network: network, as named in the paper.
         task: "fine-tuning" or "retrieval".
         dataset: "UCF101" or "HMDB51".
         metric: "top1", "R@1", "R@5" ...
-        percent: the figure.
-        source: where it is from.
-        note: what sets it apart; mostly empty.
+        percent: the figure, in per cent.
+        source: publication or list that the figure was read from.
+        note: a difference to the other figures, such as a larger clip; usually empty.
     """
 
     method: str
@@ -52,16 +53,16 @@ class PublishedFigure:
 def _fine_tuned(
     method: str, pretrained_on: str, source: str, figures: dict[str, tuple[float, float]], note: str = ""
 ) -> list[PublishedFigure]:
-    """Top-1 on both sets, by network."""
+    """Make figures of top-1 accuracy from (UCF101, HMDB51) by network."""
     return [
         PublishedFigure(method, pretrained_on, network, "fine-tuning", dataset, "top1", percent, source, note)
-        for network, of_sets in figures.items()
-        for dataset, percent in zip(("UCF101", "HMDB51"), of_sets, strict=True)
+        for network, percents in figures.items()
+        for dataset, percent in zip(("UCF101", "HMDB51"), percents, strict=True)
     ]
 
 
 def _retrieved(method: str, pretrained_on: str, source: str, recalls: tuple[float, ...]) -> list[PublishedFigure]:
-    """R@1, 5, 10, 20 and 50 on split 1 of UCF101, as many as are known."""
+    """Make figures of R@1, 5, 10, 20 and 50 on split 1 of UCF101; trailing ones may be missing."""
     return [
         PublishedFigure(method, pretrained_on, "R3D-18", "retrieval", "UCF101", f"R@{k}", percent, source)
         for k, percent in zip((1, 5, 10, 20, 50), recalls, strict=False)

@@ -1,4 +1,4 @@
-"""The files in a run's `results/`: written by `hdc-keras evaluate`, read by comparisons and reports."""
+"""The files in `results/` of a run: `hdc-keras evaluate` writes them, `compare` and `report` read them."""
 
 import csv
 import io
@@ -12,27 +12,27 @@ from hdc_keras.errors import RunError
 from hdc_keras.results.outcomes import Outcome
 from hdc_keras.runs.directory import RunDirectory
 
-# The source that is judged video by video; all others have figures alone.
+# Key of the pretrained network in a result, beside "random_weights" and "supervised".
 PRETRAINED = "metrics"
-# Predictions of single videos are kept for the sources that runs are compared by.
-_KEPT_SOURCES = ("features", "fine-tuned")
+# Sources whose predictions are saved video by video. For all others, only the metrics are saved.
+_SOURCES_BY_VIDEO = ("features", "fine-tuned")
 _CSV_COLUMNS = ("network", "column", "source", "split", "seed", "video_id", "label", "predicted", "neighbours")
 
 
 @dataclass(frozen=True)
 class JudgedVideo:
-    """What one judge said of one test video: a line of `results/NAME.videos.csv`.
+    """The prediction of one judge for one test video: a line of `results/NAME.videos.csv`.
 
     Attributes:
-        network: "metrics" (the pretrained one), "random_weights" or "supervised".
+        network: "metrics" (the pretrained network), "random_weights" or "supervised".
         column: label column.
-        source: where the features come from.
-        split: of the data set.
-        seed: of the judge.
-        video_id: the test video.
-        label: its class.
-        predicted: the class that it was given.
-        neighbours: ids of the nearest training videos, nearest first; empty but for retrieval.
+        source: the features that were used, or "fine-tuned".
+        split: name of the split.
+        seed: seed of the judge.
+        video_id: id of the test video.
+        label: true class.
+        predicted: predicted class.
+        neighbours: for retrieval, the ids of the nearest training videos, nearest first; else empty.
     """
 
     network: str
@@ -47,18 +47,18 @@ class JudgedVideo:
 
     @property
     def is_right(self) -> bool:
-        """Whether it was given its class."""
+        """Whether the prediction is correct."""
         return self.label == self.predicted
 
 
 @dataclass(frozen=True)
 class SavedResult:
-    """One protocol's result on one data set.
+    """The result of one protocol on one data set.
 
     Attributes:
         name: file name without suffix: protocol and data set.
-        values: what the JSON file holds.
-        videos: the judgements video by video; empty where the run has no such list.
+        values: content of the JSON file.
+        videos: the predictions video by video; empty if the run has no such list.
     """
 
     name: str
@@ -76,7 +76,7 @@ class SavedResult:
         return self.values["dataset"]
 
     def judged(self, network: str, column: str, source: str | None = None) -> list[JudgedVideo]:
-        """The judgements of one network for one label column, and of one source if it is named."""
+        """The predictions of one network for one label column, from one source or (`None`) from all."""
         return [
             video
             for video in self.videos
@@ -85,7 +85,11 @@ class SavedResult:
 
 
 def write_result(run: RunDirectory, name: str, result: dict[str, Any], outcomes: Sequence[Outcome]) -> None:
-    """Write `results/{name}.json`, and what was said of each test video to `results/{name}.videos.csv`."""
+    """Write `results/{name}.json`, and the predictions for each test video to `results/{name}.videos.csv`.
+
+    Raises:
+        RunError: a file cannot be written.
+    """
     run.write_text(f"results/{name}.json", json.dumps(result, indent=2))
     rows = [row for outcome in outcomes for row in _rows(outcome)]
     if rows:
@@ -97,29 +101,29 @@ def write_result(run: RunDirectory, name: str, result: dict[str, Any], outcomes:
 
 
 def read_results(run: Path) -> list[SavedResult]:
-    """All results of a run, by name.
+    """Read all results of a run, sorted by name.
 
     Returns:
-        An empty list where it was never evaluated.
+        The results; an empty list if the run was never evaluated.
 
     Raises:
         RunError: the folder holds no run, or a result cannot be read.
     """
     if not (run / "config.yaml").exists():
-        raise RunError(f"{run} holds no run: there is no config.yaml. Start one with `hdc-keras pretrain`.")
+        raise RunError(f"{run} holds no run: there is no config.yaml. Start a run with `hdc-keras pretrain`.")
     return [_read_result(file) for file in sorted((run / "results").glob("*.json"))]
 
 
 def require_results(run: Path) -> list[SavedResult]:
-    """As `read_results`, but none is an error.
+    """Read all results of a run that must have some.
 
     Raises:
-        RunError: the folder holds no run, it has no results, or one cannot be read.
+        RunError: the folder holds no run, the run has no results, or one cannot be read.
     """
     results = read_results(run)
     if not results:
         raise RunError(
-            f"{run} has no results. Judge what it learned first: hdc-keras evaluate --run {run} --protocol linear"
+            f"{run} has no results. Evaluate the run first: hdc-keras evaluate --run {run} --protocol linear"
         )
     return results
 
@@ -131,7 +135,10 @@ def _read_result(file: Path) -> SavedResult:
     except (OSError, ValueError, TypeError) as error:
         raise RunError(f"{file}: cannot be read as a result ({error}). Evaluate the run again.") from error
     if missing:
-        raise RunError(f"{file}: is no result: it lacks {', '.join(missing)}. Move it away, or evaluate the run again.")
+        raise RunError(
+            f"{file}: not a result, because these keys are missing: {', '.join(missing)}. Move it elsewhere, or "
+            "evaluate the run again."
+        )
     list_file = file.with_name(f"{file.stem}.videos.csv")
     return SavedResult(file.stem, values, tuple(_read_videos(list_file)) if list_file.exists() else ())
 
@@ -141,7 +148,7 @@ def _read_videos(file: Path) -> Iterable[JudgedVideo]:
         reader = csv.DictReader(stream)
         missing = set(_CSV_COLUMNS) - set(reader.fieldnames or ())
         if missing:
-            raise RunError(f"{file}: lacks the column(s) {', '.join(sorted(missing))}. Evaluate the run again.")
+            raise RunError(f"{file}: missing columns: {', '.join(sorted(missing))}. Evaluate the run again.")
         for row in reader:
             values = {name: row[name] or "" for name in _CSV_COLUMNS}
             neighbours = tuple(name for name in values.pop("neighbours").split("|") if name)
@@ -150,7 +157,7 @@ def _read_videos(file: Path) -> Iterable[JudgedVideo]:
 
 def _rows(outcome: Outcome) -> list[list[str]]:
     answer, judgement = outcome.answer, outcome.answer.judgement
-    if answer.source not in _KEPT_SOURCES:
+    if answer.source not in _SOURCES_BY_VIDEO:
         return []
     neighbours = judgement.neighbours or [[]] * len(judgement.predicted)
     return [

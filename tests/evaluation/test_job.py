@@ -9,7 +9,8 @@ import pytest
 from hdc_keras import Experiment
 from hdc_keras.data.synthetic import MovingShapes, render_video, write_video
 from hdc_keras.errors import ConfigError, DataError
-from hdc_keras.evaluation.job import evaluate, load_splits
+from hdc_keras.evaluation.job import evaluate
+from hdc_keras.evaluation.splits import load_splits
 from hdc_keras.runs.directory import RunDirectory
 from hdc_keras.training.models import build_model
 

@@ -11,7 +11,7 @@ from hdc_keras.config import Experiment, validate
 from hdc_keras.data.loading import FrameStore
 from hdc_keras.data.records import StoredVideo, VideoRecord, read_records
 from hdc_keras.errors import ConfigError, DataError, RunError
-from hdc_keras.features.embedding import embed, read_videos
+from hdc_keras.features.embed_job import embed, read_videos
 from hdc_keras.features.encoder import ClipEncoder
 from hdc_keras.features.extraction import extract_features
 from hdc_keras.files import digest
@@ -122,9 +122,9 @@ def test_parts_of_other_weights_are_refused(run, records, tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         embed(own, EXPERIMENT, records, tmp_path / "t.parquet", videos_per_part=3, progress=stopping_after(3, []))
-    model = own.load_checkpoint()[0]
+    model = own.checkpoints.load()[0]
     model.objective.heads["P2_spatial"].projection.bias.assign_add(np.ones(8))
-    own.save_checkpoint(model, 2, 3)
+    own.checkpoints.save(model, 2, 3)
 
     with pytest.raises(RunError, match=r"checkpoint: step-000000001\.keras there, step-000000002\.keras now"):
         embed(own, EXPERIMENT, records, tmp_path / "t.parquet", videos_per_part=3)

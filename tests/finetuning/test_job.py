@@ -13,10 +13,11 @@ from hdc_keras.backbones import build_backbone
 from hdc_keras.data.loading import FrameStore
 from hdc_keras.data.records import VideoRecord, read_records, with_splits
 from hdc_keras.errors import StoppedError
-from hdc_keras.finetuning import job as module
 from hdc_keras.finetuning.classifier import VideoClassifier
-from hdc_keras.finetuning.job import FineTuningJob, fine_tune, hold_out
+from hdc_keras.finetuning.job import FineTuningJob, fine_tune
+from hdc_keras.finetuning.optimizer import recipe_optimizer
 from hdc_keras.finetuning.recipes import FINE_TUNING, changed
+from hdc_keras.finetuning.validation_split import hold_out
 from hdc_keras.views.transforms import draw_geometry
 
 SIZE = (20, 24)
@@ -65,7 +66,7 @@ def test_learning_rates_follow_the_recipes():
     def rates(name, epochs, steps_per_epoch):
         settings = EXPERIMENT.evaluate.model_copy(update={"finetune_epochs": epochs})
         recipe = FINE_TUNING[name].applied(EXPERIMENT.model_copy(update={"evaluate": settings}))
-        optimizer = module._optimizer(recipe, steps_per_epoch)
+        optimizer = recipe_optimizer(recipe, steps_per_epoch)
         found = []
         for step in range(epochs * steps_per_epoch):
             optimizer.iterations.assign(step)

@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from hdc_keras.errors import RunError
-from hdc_keras.evaluation.job import evaluate, load_splits
+from hdc_keras.evaluation.job import evaluate
+from hdc_keras.evaluation.splits import load_splits
 from hdc_keras.report.charts import nice_ticks, spread, thinned
 from hdc_keras.report.class_tables import class_panels
 from hdc_keras.report.curves import duration

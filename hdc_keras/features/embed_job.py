@@ -1,4 +1,4 @@
-"""`hdc-keras embed`: the embeddings of every video of a set, in one parquet file."""
+"""The job of `hdc-keras embed`: write the embeddings of every video of a set to one parquet file."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,19 +22,20 @@ from hdc_keras.files import digest
 from hdc_keras.runs.directory import RunDirectory
 from hdc_keras.version import __version__
 
+# (videos done, total videos, videos that failed to decode).
 Progress = Callable[[int, int, int], None]
 
 
 @dataclass(frozen=True)
 class Embedded:
-    """What became of the videos.
+    """The outcome of the job.
 
     Attributes:
         checkpoint: file name of the weights.
-        asked: number of videos of the set.
+        asked: number of videos in the set.
         rows: number of videos in the file.
-        failed: `video_id`, `file` and `cause` of the others.
-        widths: channels of each embedding by name.
+        failed: `video_id`, `file` and `cause` of every video that could not be decoded.
+        widths: number of channels of each embedding, by name.
     """
 
     checkpoint: str
@@ -45,19 +46,22 @@ class Embedded:
 
 
 def read_videos(experiment: Experiment) -> VideoSet:
-    """Every video of `data.path`, with the split that the set itself gives it.
+    """Read every video of `data.path`; splits are those that the set defines, or `None`.
 
-    `load_videos` holds test videos out where a set has no splits, which it refuses where a class has a single video.
-    Here nothing is learned, so that nothing is held out.
+    `load_videos` holds out test videos where a set defines no splits, and fails if a class has only one video.
+    Embedding learns nothing, so it holds out nothing.
 
     Raises:
-        ConfigError: `data.limit` or `data.limit_per_class` is given.
+        ConfigError: `data.limit` or `data.limit_per_class` is set.
         DataError: the set cannot be read, or is remote.
     """
     data = experiment.data
     for name in ("limit", "limit_per_class"):
         if getattr(data, name):
-            raise ConfigError(f"data.{name}: every video of a set is embedded; list those you want in a CSV manifest.")
+            raise ConfigError(
+                f"data.{name} cannot be used with `embed`, which embeds every video of a set. To embed some of them, "
+                "list those in a CSV manifest."
+            )
     return read_local_dataset(data)
 
 
@@ -74,24 +78,28 @@ def embed(
 ) -> Embedded:
     """Write the embeddings of videos, each averaged over `evaluate.clips` evenly spaced clips, to a parquet file.
 
-    A row a video, in the order of their ids: `video_id`, `path`, `label` or `label_NAME`, `split`, `group`, and float32
-    vectors as `ClipEncoder` names them: `P2` ... , `P2_spatial` ... , `embedding`. What it was made from is in the
-    file's metadata, as JSON under `hdc_keras`. Killed at any moment and called again alike, it goes on at the first
-    part that is missing. Videos that fail are listed in `{file without suffix}.failures.csv`.
+    The file has one row per video, sorted by id: `video_id`, `path`, `label` or `label_NAME`, `split`, `group`, and
+    float32 vectors named as in `ClipEncoder`: `P2` ..., `P2_spatial` ..., `embedding`. Its metadata key `hdc_keras`
+    records, as JSON, what the embeddings were made from. Videos that cannot be decoded are listed in
+    `{file without suffix}.failures.csv`.
+
+    After an interruption, the same call continues with the first missing part.
 
     Args:
-        run: the run whose weights are used.
-        experiment: the run's own, or a copy with other `data` or `evaluate`.
+        run: the run that provides the weights.
+        experiment: the experiment of the run, or a copy with other `data` or `evaluate` sections.
         records: the videos.
-        file: the file to write; one that is there is left alone.
-        best: the best checkpoint rather than the newest.
-        videos_per_part: videos that are saved at once.
-        progress: called with (videos done, in all, failed in the parts that are saved).
-        warn: told of every damaged checkpoint that is passed over.
+        file: the file to write. An existing file is never overwritten.
+        best: use the best checkpoint instead of the newest.
+        videos_per_part: number of videos saved at a time.
+        progress: called with the number of videos done, the total, and the number that failed in finished parts.
+        warn: called with a message for each damaged checkpoint that is skipped.
 
     Raises:
-        DataError: a share of more than `data.max_failed_share` cannot be decoded, or counts do not add up.
-        RunError: no checkpoint, `file` exists, cannot be written, or was begun with other weights, settings or videos.
+        DataError: the share of videos that cannot be decoded exceeds `data.max_failed_share`, or some video is neither
+            embedded nor listed as failed.
+        RunError: there is no checkpoint; or `file` exists, cannot be written, or was started with other weights,
+            settings or videos.
     """
     records = sorted(records, key=lambda record: record.video_id)
     model, checkpoint = run.checkpoints.load(best=best, warn=warn)
@@ -109,11 +117,11 @@ def _write_missing_parts(
     table: EmbeddingTable, encoder: ClipEncoder, experiment: Experiment, progress: Progress | None
 ) -> None:
     total = len(table.records)
-    # A video is read once, so that none is worth keeping.
+    # Each video is read only once, so no frames are kept in memory.
     store = _StoreById(experiment.data.decode_size, 0.0, experiment.data.decoder)
-    # The share that may fail is one of the whole set, not of a part.
-    all_may_fail = experiment.data.model_copy(update={"max_failed_share": 1.0})
-    settings = experiment.model_copy(update={"data": all_may_fail})
+    # `max_failed_share` applies to the whole set, so it is checked here and not within a part.
+    any_may_fail = experiment.data.model_copy(update={"max_failed_share": 1.0})
+    part_experiment = experiment.model_copy(update={"data": any_may_fail})
     failures = DecodeFailures(total, experiment.data.max_failed_share)
 
     def count_failures(part: int, failed: dict[str, str]) -> None:
@@ -125,15 +133,15 @@ def _write_missing_parts(
         count_failures(part, failed)
     done = sum(len(table.records_of(part)) for part in table.failed)
 
-    def show(done_of_part: int, _: int) -> None:
+    def show(done_in_part: int, _: int) -> None:
         if progress:
-            progress(done + done_of_part, total, len(failures.reasons))
+            progress(done + done_in_part, total, len(failures.reasons))
 
     show(0, 0)
     for part in range(table.parts):
         if part in table.failed:
             continue
-        features = extract_features(encoder, table.records_of(part), settings, store, show)
+        features = extract_features(encoder, table.records_of(part), part_experiment, store, show)
         count_failures(part, features.failed)
         table.write_part(part, features.records, features.arrays, features.failed)
         done += features.asked
@@ -141,37 +149,37 @@ def _write_missing_parts(
 
 
 class _StoreById(FrameStore):
-    """Names a video that cannot be decoded by its id: several may be of one file, and those of shards are of none."""
+    """Reports decoding errors by video id, because several videos may share a file and those in shards have none."""
 
     def count(self, record: VideoRecord) -> int:
-        with _named_by_id(record):
+        with _errors_by_id(record):
             return super().count(record)
 
     def clips(self, record: VideoRecord, indices: np.ndarray) -> np.ndarray:
-        with _named_by_id(record):
+        with _errors_by_id(record):
             return super().clips(record, indices)
 
 
 @contextmanager
-def _named_by_id(record: VideoRecord) -> Iterator[None]:
+def _errors_by_id(record: VideoRecord) -> Iterator[None]:
     try:
         yield
     except VideoDecodeError as error:
-        if error.path == record.video_id:  # by the call within
+        if error.path == record.video_id:  # `clips` calls `count`, which has already translated it
             raise
         cause = error.cause if error.path == record.path else f"{error.path}: {error.cause}"
         raise VideoDecodeError(record.video_id, cause) from error
 
 
 def _widths(encoder: ClipEncoder, model: Any) -> dict[str, int]:
-    """Channels of each of the encoder's outputs."""
+    """Number of channels of each output of the encoder."""
     levels = {level: model.feature_widths[level] for level in encoder.levels}
     heads = {name: head.embedding_dim for name, head in encoder.heads.items()}
     return levels | heads | {"embedding": model.contrast_config.embedding_dim * len(encoder.tasks)}
 
 
 def _settings(experiment: Experiment, encoder: ClipEncoder, model: Any) -> dict[str, Any]:
-    """All but weights and videos that the numbers depend on."""
+    """Everything besides weights and videos that the embeddings depend on."""
     data, evaluate = experiment.data, experiment.evaluate
     return {
         "hdc_keras_version": __version__,
@@ -184,7 +192,7 @@ def _settings(experiment: Experiment, encoder: ClipEncoder, model: Any) -> dict[
         "decode_size": list(data.decode_size),
         "view_size": encoder.view_size,
         "decoder": data.decoder,
-        # These move the last digits alone.
+        # These three only change rounding errors.
         "batch_size": evaluate.batch_size,
         "backend": keras.backend.backend(),
         "device": list_devices()[0].partition(":")[0],

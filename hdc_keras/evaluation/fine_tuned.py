@@ -1,0 +1,89 @@
+"""Fine-tuning protocols: train every network with labels, for each split, seed and label column."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from hdc_keras.data.from_experiment import frame_store
+from hdc_keras.data.records import VideoRecord
+from hdc_keras.evaluation.context import NETWORK_TITLES, Evaluation
+from hdc_keras.evaluation.result import ProtocolOutcomes
+from hdc_keras.features.video_features import VideoFeatures
+from hdc_keras.finetuning.job import FineTuningJob, fine_tune
+from hdc_keras.finetuning.recipes import FINE_TUNING, changed
+from hdc_keras.finetuning.validation_split import hold_out
+from hdc_keras.probes.protocol import Answer, judged_by_scores
+from hdc_keras.probes.registry import chance, require_labels
+from hdc_keras.results.outcomes import Outcome
+
+
+def judge_fine_tuned(evaluation: Evaluation, protocol: str) -> ProtocolOutcomes:
+    """Run a fine-tuning protocol. Each training is kept in the run's `fine-tuning/` and resumed when interrupted.
+
+    Args:
+        evaluation: networks, splits, seeds and settings.
+        protocol: a name in `FINE_TUNING`.
+
+    Raises:
+        DataError: the videos cannot be judged, or too many cannot be decoded.
+        StoppedError: a signal stopped a training.
+        TrainingError: a loss was not finite.
+    """
+    experiment, published = evaluation.experiment, FINE_TUNING[protocol]
+    store = frame_store(experiment)
+    recipe = published.applied(experiment)
+    outcomes: list[Outcome] = []
+    tested: set[str] = set()
+    failed: dict[str, str] = {}
+    training_failed: dict[str, str] = {}
+    baselines: dict[str, float] = {}
+    for split, records in evaluation.splits.items():
+        videos = _without_features(records)
+        columns = require_labels(videos.of_split("train"), videos.of_split("test"))
+        baselines = baselines or {column: chance(videos, column) for column in columns}
+        test = videos.of_split("test").records
+        tested |= {record.video_id for record in test}
+        for seed in evaluation.seeds:
+            for column in columns:
+                train, validation = hold_out(records, published.validation, column, seed)
+                recipe = published.applied(experiment).fitted(len(train), bool(validation))
+                for name, network in evaluation.networks.items():
+                    job = FineTuningJob(
+                        title=evaluation.title(protocol, column, NETWORK_TITLES[name], split=split, seed=seed),
+                        recipe=recipe,
+                        backbone=None if name == "random_weights" else network.backbone,
+                        experiment=experiment,
+                        train=train,
+                        validation=validation,
+                        test=test,
+                        column=column,
+                        seed=seed,
+                    )
+                    scores = fine_tune(job, evaluation.run.fine_tuning_folder, store, evaluation.progress)
+                    labels = [record.labels[column] for record in scores.records]
+                    judgement = judged_by_scores(scores.scores, job.classes, labels)
+                    outcomes.append(Outcome(name, split, Answer(column, "fine-tuned", seed, judgement), scores.records))
+                    failed |= scores.failed
+                    training_failed |= scores.training_failed
+    reduced = changed(published, recipe)
+    if experiment.evaluate.labels_per_class:
+        reduced["labels_per_class"] = ["all", experiment.evaluate.labels_per_class]
+    return ProtocolOutcomes(
+        {
+            "version": published.version,
+            "source": published.source,
+            "settings": asdict(recipe),
+            "reduced": reduced,
+        },
+        {
+            "asked": len(tested),
+            "decoded": len(tested) - len(failed),
+            "failed": failed,
+            "training_failed": training_failed,
+        },
+        baselines,
+        outcomes,
+    )
+
+
+def _without_features(records: Sequence[VideoRecord]) -> VideoFeatures:
+    return VideoFeatures(list(records), {}, len(records), {})
