@@ -303,8 +303,8 @@ class TrainConfig(_Section):
     batch_norm: Literal["auto", "local", "synchronised"] = Field(
         "auto",
         description="the backbone's batch statistics with several devices: local (per device) or synchronised (whole "
-        "batch); auto is local on TensorFlow and synchronised on JAX; JAX can only do synchronised, and TensorFlow with "
-        "XLA or micro-batches only local",
+        "batch); auto is local on TensorFlow and synchronised on JAX; JAX can only do synchronised, and TensorFlow can "
+        "only do local with XLA or micro-batches",
     )
     micro_batches: PositiveInt = Field(
         1, description="pieces that each device splits its videos into and processes one at a time, to save memory"

@@ -1,6 +1,7 @@
-"""What this machine computes on, and what follows from it."""
+"""The devices of this machine, and what the active backend can do on them."""
 
 import os
+import resource
 
 import keras
 
@@ -8,9 +9,10 @@ from hdc_keras.errors import ConfigError
 
 
 def list_devices() -> list[str]:
-    """Devices that the active Keras backend sees, as in `["cpu:0"]`.
+    """Devices that the active Keras backend sees, as in `["cpu:0"]`; accelerators only, where there are any.
 
-    Keras' own list knows nothing of PyTorch's, and has TensorFlow take its devices, after which it joins no cluster.
+    `keras.distribution.list_devices` does not list PyTorch's devices. On TensorFlow it initialises them, after which
+    the process cannot join a cluster.
     """
     if keras.backend.backend() == "torch":
         import torch
@@ -31,9 +33,34 @@ def has_accelerator() -> bool:
     return any(not device.startswith("cpu") for device in list_devices())
 
 
+def peak_memory() -> tuple[float, str]:
+    """Peak memory of this process so far in GiB, and what it was measured on: the accelerator, or else the process."""
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        if tf.config.list_physical_devices("GPU"):
+            return tf.config.experimental.get_memory_info("GPU:0")["peak"] / 2**30, "of the first GPU"
+    elif backend == "jax":
+        import jax
+
+        stats = jax.local_devices()[0].memory_stats()
+        if stats:
+            return stats["peak_bytes_in_use"] / 2**30, "of the first device"
+    else:
+        import torch
+
+        if torch.cuda.is_available():
+            return torch.cuda.max_memory_allocated() / 2**30, "of the GPU"
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, "of this process"
+
+
 def make_deterministic() -> None:
-    """Have the backend add in the same order every time. JAX does on a CPU and a TPU; on a GPU it is asked to by
-    `XLA_FLAGS=--xla_gpu_deterministic_ops=true`, before Python starts."""
+    """Make the backend's operations bit-identical from run to run.
+
+    JAX is deterministic on a CPU or TPU. On a GPU it needs `XLA_FLAGS=--xla_gpu_deterministic_ops=true` before Python
+    starts; this function cannot set that.
+    """
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
@@ -45,14 +72,17 @@ def make_deterministic() -> None:
 
 
 def refuse_wrong_gradients(compute_dtype: str) -> None:
-    """Refuse to train where gradients are known to be wrong.
+    """Refuse to train where gradients are known to be wrong: in bfloat16 on a CPU with TensorFlow's oneDNN.
 
-    On a CPU, TensorFlow 2.21's oneDNN kernel for the filter gradient of a padded 3D convolution in bfloat16 reads
-    memory that nothing has written when clips are two frames long, as they are in the last stage of most 3D networks.
-    Without oneDNN, and in float32, it is right (tests/test_devices.py).
+    For clips of two frames, which is what the last stage of most 3D networks sees, the oneDNN kernel of TensorFlow 2.21
+    for the filter gradient of a padded 3D convolution in bfloat16 reads uninitialised memory. In float32, or without
+    oneDNN, gradients are right (tests/test_devices.py).
+
+    Args:
+        compute_dtype: compute dtype of the model.
 
     Raises:
-        ConfigError: it is so here.
+        ConfigError: gradients would be wrong.
     """
     uses_onednn = os.environ.get("TF_ENABLE_ONEDNN_OPTS", "1") != "0"
     if (
@@ -62,14 +92,17 @@ def refuse_wrong_gradients(compute_dtype: str) -> None:
         and not has_accelerator()
     ):
         raise ConfigError(
-            "`train.precision`: on a CPU, TensorFlow's oneDNN gives wrong bfloat16 gradients of 3D convolutions. Use "
-            "float32, or set TF_ENABLE_ONEDNN_OPTS=0 before Python starts (slower), or another backend."
+            "`train.precision`: on a CPU, TensorFlow's oneDNN computes wrong bfloat16 gradients of 3D convolutions. "
+            "Use float32, set TF_ENABLE_ONEDNN_OPTS=0 before Python starts (slower), or use another backend."
         )
 
 
 def uses_xla(jit: str) -> bool:
-    """Resolve `train.jit`. XLA's 3D convolutions on a CPU are about 5 times slower than TensorFlow's own, so that there
-    `auto` is off. JAX cannot run a training step fast without XLA, so that there `auto` is always on."""
+    """Whether to compile with XLA, given `train.jit`.
+
+    With "auto", always on JAX, which is slow without it; on TensorFlow only on an accelerator, because on a CPU XLA's
+    3D convolutions take about 5 times as long as TensorFlow's own.
+    """
     if jit == "auto":
         return keras.backend.backend() == "jax" or (keras.backend.backend() == "tensorflow" and has_accelerator())
     return jit == "on"

@@ -77,7 +77,7 @@ def test_a_preset_changes_the_method_alone_and_yields_to_overrides(tmp_path, nam
 
     assert (experiment.train.epochs, experiment.contrast.temperature, experiment.contrast.gamma) == (3, 0.2, 2)
     assert experiment.contrast.weighting == PRESETS[name]["contrast"]["weighting"]
-    assert HDC(R3D([2, 2, 2, 2], [1, 1, 1, 1]), **preset(name)).contrast.task == experiment.contrast.task
+    assert HDC(R3D([2, 2, 2, 2], [1, 1, 1, 1]), **preset(name)).contrast_config.task == experiment.contrast.task
 
 
 def test_an_unknown_preset_names_the_nearest():

@@ -1,4 +1,4 @@
-"""The checkpoints of a run: saved whole, pruned, the best one kept, damaged ones passed over."""
+"""The checkpoints of a run: saved atomically, pruned, the best one kept, damaged ones skipped."""
 
 import json
 from collections.abc import Callable
@@ -13,12 +13,12 @@ _BEST_NOTE = "best.json"
 
 
 class Checkpoints:
-    """The checkpoints of a run directory: one `.keras` file each, named by the step after which it was saved.
+    """The checkpoints of a run directory: `.keras` files, named after the step at which they were saved.
 
     Args:
         run: the run directory.
-        check_model: raises `RunError` if a loaded model does not belong to the run; called with the model and its file.
-        unwritable: makes the error for a file that cannot be written.
+        check_model: called with a loaded model and its file; raises `RunError` if the model does not belong to the run.
+        unwritable: called with a file that cannot be written and the `OSError`; returns the error to raise.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class Checkpoints:
 
     @property
     def best(self) -> Path:
-        """The best checkpoint (see `keep_best`), a copy of a numbered one."""
+        """The best checkpoint so far (see `keep_best`), a copy of a numbered one."""
         return self.folder / "best.keras"
 
     def files(self) -> list[Path]:
@@ -42,10 +42,18 @@ class Checkpoints:
         return sorted(self.folder.glob("step-*.keras"))
 
     def save(self, model: Any, step: int, keep: int) -> Path:
-        """Save the model with its optimizer and all its state, then remove all but the newest `keep` checkpoints.
+        """Save the model with its optimizer and all its state, then delete all but the newest `keep` checkpoints.
+
+        Args:
+            model: the model.
+            step: number of steps that it has taken.
+            keep: number of checkpoints to keep, including this one.
+
+        Returns:
+            The new checkpoint.
 
         Raises:
-            RunError: it cannot be written; earlier checkpoints are unchanged.
+            RunError: the checkpoint cannot be written; earlier ones are unchanged.
         """
         file = self.folder / f"step-{step:09d}.keras"
         try:
@@ -58,22 +66,22 @@ class Checkpoints:
         return file
 
     def keep_best(self, checkpoint: Path, by: str, score: float) -> None:
-        """Keep a copy of `checkpoint` if it is the best so far. A kNN score always counts for more than a loss.
+        """Keep a copy of `checkpoint` if it is the best so far. Any kNN score beats any loss.
 
         Args:
             checkpoint: a saved checkpoint.
-            by: "knn" or "loss".
-            score: greater is better.
+            by: what `score` is, "knn" or "loss".
+            score: its score; higher is better.
 
         Raises:
-            RunError: it cannot be written.
+            RunError: the copy cannot be written.
         """
         note = self.run / _BEST_NOTE
         try:
-            held = json.loads(note.read_text()) if note.exists() and self.best.exists() else None
+            best_so_far = json.loads(note.read_text()) if note.exists() and self.best.exists() else None
         except ValueError:
-            held = None
-        if held and (held["by"] == "knn", held["score"]) >= (by == "knn", score):
+            best_so_far = None
+        if best_so_far and (best_so_far["by"] == "knn", best_so_far["score"]) >= (by == "knn", score):
             return
         try:
             link_or_copy(checkpoint, self.best)
@@ -87,20 +95,20 @@ class Checkpoints:
         """Load the newest readable checkpoint, or the best one.
 
         Args:
-            compiled: with its optimizer, to train on.
-            best: the best one (see `keep_best`).
+            compiled: whether to load the optimizer too, to continue training.
+            best: load the best checkpoint (see `keep_best`), not the newest.
             warn: called with a message for every damaged checkpoint that is skipped.
 
         Returns:
             The model and its file.
 
         Raises:
-            RunError: there is no checkpoint, all are damaged, or it does not match the run's config.
+            RunError: there is no checkpoint, all are damaged, or the model does not match the run's config.
         """
         if best and not self.best.exists():
-            raise RunError(f"{self.run} has no best checkpoint yet: none was saved.")
+            raise RunError(f"{self.run} has no best checkpoint yet: no checkpoint was saved at the end of an epoch.")
         if not best and not self.files():
-            raise RunError(f"{self.folder} holds no checkpoint: the run ended before the first was saved.")
+            raise RunError(f"{self.folder} holds no checkpoint: the run ended before it saved one.")
         from hdc_keras.runs.model_files import read_model
 
         damaged = []
@@ -110,13 +118,13 @@ class Checkpoints:
             except WeightsError as error:
                 damaged.append(str(error))
                 if warn:
-                    warn(f"{error}; passed over")
+                    warn(f"{error}; skipped")
                 continue
             self._check_model(model, file)
             return model, file
         raise RunError("; ".join(damaged))
 
     def remove_unfinished(self) -> None:
-        """Remove what a killed process of this run has left half-written. Call it only where nobody else trains."""
+        """Delete unfinished files of killed processes. Do not call this while another process trains in the run."""
         if self.folder.exists():
             remove_leftovers(self.folder)

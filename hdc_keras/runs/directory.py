@@ -1,4 +1,4 @@
-"""A run directory: all that is needed to repeat, resume, evaluate and export a run."""
+"""A run directory: everything needed to repeat, resume, evaluate and export a run."""
 
 import csv
 import io
@@ -14,7 +14,7 @@ from hdc_keras.runs.checkpoints import Checkpoints
 
 
 class RunDirectory:
-    """Paths and files of one run. Every file is written under a temporary name and renamed when it is complete.
+    """Paths and files of one run. Files are written atomically: a reader or a crash never meets half of one.
 
     Args:
         path: the folder.
@@ -25,53 +25,53 @@ class RunDirectory:
 
     @property
     def config_file(self) -> Path:
-        """The resolved experiment."""
+        """The experiment, with every key."""
         return self.path / "config.yaml"
 
     @property
     def checkpoints(self) -> Checkpoints:
-        """Its checkpoints."""
+        """The checkpoints of the run."""
         return Checkpoints(self.path, self.check_model, self.unwritable)
 
     @property
     def event_folder(self) -> Path:
-        """TensorBoard events."""
+        """Folder of the TensorBoard events."""
         return self.path / "events"
 
     @property
     def feature_folder(self) -> Path:
-        """Features that evaluation has extracted, kept for the next time."""
+        """Folder of cached features, which evaluation reuses."""
         return self.path / "features"
 
     @property
     def fine_tuning_folder(self) -> Path:
-        """The trainings of fine-tuning protocols, a folder each."""
+        """Folder of the fine-tuning protocols; each training has its folder there."""
         return self.path / "fine-tuning"
 
     @property
     def metrics_file(self) -> Path:
-        """One line per epoch."""
+        """Metrics, one row per epoch."""
         return self.path / "metrics.csv"
 
     def check_free(self) -> None:
-        """Refuse a folder that a new run must not touch. A run without a checkpoint holds nothing to lose.
+        """Refuse a folder that a new run must not write to. A run that has no checkpoint yet may be replaced.
 
         Raises:
-            RunError: it holds a run, or something else.
+            RunError: the folder holds a run, or is not a run directory.
         """
         if self.checkpoints.files():
             raise RunError(
-                f"{self.path} already holds a run, which is left as it is. Continue it with --resume, or choose "
-                "another folder with --run."
+                f"{self.path} already holds a run and is left unchanged. Continue it with --resume, or choose another "
+                "folder with --run."
             )
         if self.path.exists() and not self.config_file.exists() and (self.path.is_file() or any(self.path.iterdir())):
-            raise RunError(f"{self.path} exists and is no run. Choose a new or empty folder with --run.")
+            raise RunError(f"{self.path} exists and is not a run directory. Choose a new or empty folder with --run.")
 
     def create(self, experiment: Experiment) -> None:
-        """Make the folder for a new run.
+        """Create the folder of a new run, with its config and a description of the environment.
 
         Raises:
-            RunError: it is not free, or cannot be written.
+            RunError: the folder is already in use, or cannot be written.
         """
         from hdc_keras.runs.environment import describe_environment
 
@@ -89,7 +89,7 @@ class RunDirectory:
         """The experiment of an existing run.
 
         Raises:
-            RunError: there is no run.
+            RunError: the folder holds no run.
         """
         if not self.config_file.exists():
             raise RunError(
@@ -98,11 +98,11 @@ class RunDirectory:
         return load_experiment(self.config_file)
 
     def check_model(self, model: Any, file: Path) -> None:
-        """Raises `RunError` when a checkpoint's model is not the one that the config describes."""
+        """Raise `RunError` if the model of checkpoint `file` is not the one that the config describes."""
         from hdc_keras.model import HDC
 
         experiment = self.experiment()
-        wanted = {
+        expected = {
             "backbone": experiment.model.backbone,
             "contrast": experiment.contrast,
             "views": experiment.views,
@@ -110,27 +110,29 @@ class RunDirectory:
         found = {}
         if isinstance(model, HDC):
             found = {"backbone": model.backbone.name, "contrast": model.contrast_config, "views": model.views_config}
-        different = [key for key in wanted if found.get(key) != wanted[key]]
+        different = [key for key in expected if found.get(key) != expected[key]]
         if different:
             raise RunError(
-                f"{file} is of another architecture than {self.config_file} describes.\n  "
-                + "\n  ".join(f"{key}: config has {wanted[key]}; checkpoint has {found.get(key)}" for key in different)
-                + "\nPut back the checkpoint or the config that belongs here."
+                f"{file} holds another architecture than {self.config_file} describes.\n  "
+                + "\n  ".join(
+                    f"{key}: config has {expected[key]}; checkpoint has {found.get(key)}" for key in different
+                )
+                + "\nRestore the checkpoint or the config that belongs to this run."
             )
 
     def unwritable(self, file: Path, error: OSError) -> RunError:
-        """The error that says so, and what to do."""
+        """The error to raise when `file` cannot be written: what happened, and what to do."""
         return RunError(
-            f"{file} cannot be written ({error.strerror or error}); what was saved before is still there. Free some "
-            f"space or make the folder writable, then: hdc-keras pretrain --run {self.path} --resume"
+            f"{file} cannot be written ({error.strerror or error}). Everything saved before is intact. Free some space "
+            f"or make the folder writable, then: hdc-keras pretrain --run {self.path} --resume"
         )
 
     def write_text(self, name: str, text: str) -> Path:
-        """Write a file under the run directory, whole or not at all."""
+        """Write a UTF-8 file in the run directory, whole or not at all. Raises `RunError` if it cannot be written."""
         return self.write_bytes(name, text.encode())
 
     def write_bytes(self, name: str, content: bytes) -> Path:
-        """Write a file under the run directory, whole or not at all. Raises `RunError` when it cannot be written."""
+        """Write a file in the run directory, whole or not at all. Raises `RunError` if it cannot be written."""
         file = self.path / name
         try:
             write_bytes(file, content)
@@ -139,7 +141,7 @@ class RunDirectory:
         return file
 
     def write_table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> Path:
-        """Write rows as CSV; columns are the union of their keys, in order of appearance."""
+        """Write rows as CSV. The columns are all keys of the rows, in order of first appearance."""
         columns = list(dict.fromkeys(key for row in rows for key in row))
         text = io.StringIO()
         writer = csv.DictWriter(text, columns, lineterminator="\n")
@@ -148,7 +150,7 @@ class RunDirectory:
         return self.write_text(name, text.getvalue())
 
     def read_metrics(self) -> list[dict[str, str]]:
-        """The lines of `metrics.csv`; empty before the first epoch."""
+        """The rows of `metrics.csv`; empty before the first epoch ends."""
         if not self.metrics_file.exists():
             return []
         with self.metrics_file.open(newline="", encoding="utf-8") as file:

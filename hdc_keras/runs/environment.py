@@ -1,4 +1,4 @@
-"""What a result may depend on besides its configuration: versions, devices, commit."""
+"""What a result can depend on besides its config: versions, devices, commit."""
 
 import os
 import platform
@@ -16,7 +16,7 @@ _PACKAGES = ("hdc-keras", "keras", "tensorflow", "jax", "torch", "numpy", "av")
 
 
 def describe_environment(seed: int) -> dict[str, Any]:
-    """Versions, devices, commit, command and seed, fit for JSON."""
+    """Versions, devices, commit, command and seed, as values for JSON."""
     versions = {}
     for package in _PACKAGES:
         try:
@@ -38,7 +38,7 @@ def describe_environment(seed: int) -> dict[str, Any]:
 
 
 def _commit() -> str | None:
-    """Commit of the checkout that the package runs from; `None` for an installed package."""
+    """Commit of the git checkout that the package runs from; `None` if it does not run from one."""
     folder = Path(__file__).resolve().parents[2]
     if not (folder / ".git").exists():
         return None

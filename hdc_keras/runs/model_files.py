@@ -1,4 +1,4 @@
-"""Reading `.keras` files, including checkpoints whose weights are where earlier versions of this package put them."""
+"""Reads `.keras` files, including checkpoints in the layout of earlier versions of this package."""
 
 import tempfile
 import zipfile
@@ -11,7 +11,7 @@ from typing import Any
 from hdc_keras.errors import WeightsError
 
 _WEIGHTS = "model.weights.h5"
-# Version 0.1.0 kept heads and invariance in `HDC` itself; they are now the objective's.
+# Groups of the weights file that have moved: in version 0.1.0, heads and invariance were layers of `HDC` itself.
 _MOVED = {
     "heads": "layers/contrast_objective/heads",
     "invariance_weights": "layers/contrast_objective/invariance_weights",
@@ -22,15 +22,15 @@ def read_model(file: Path, compiled: bool = False) -> Any:
     """Load a Keras model.
 
     Args:
-        file: a `.keras` file: a checkpoint of `HDC`, or another model.
-        compiled: whether to load the optimizer and its state too, to train on.
+        file: a `.keras` file, which holds a checkpoint of `HDC` or another model.
+        compiled: whether to load the optimizer too, to continue training.
 
     Raises:
-        WeightsError: it cannot be read.
+        WeightsError: the file cannot be read, or is damaged.
     """
     import keras
 
-    import hdc_keras.model  # noqa: F401, registers the classes that a checkpoint is made of
+    import hdc_keras.model  # noqa: F401, registers the classes of a checkpoint with Keras
 
     try:
         with _in_current_layout(file) as current:
@@ -41,10 +41,10 @@ def read_model(file: Path, compiled: bool = False) -> Any:
 
 @contextmanager
 def _in_current_layout(file: Path) -> Iterator[Path]:
-    """The file itself, or a temporary copy in which the weights are where the current version looks for them."""
+    """The file itself if its layout is current, else a temporary copy in which the weights have been moved."""
     import h5py
 
-    if not zipfile.is_zipfile(file):  # Keras says what is wrong with it
+    if not zipfile.is_zipfile(file):  # Keras will explain what is wrong with it
         yield file
         return
     with zipfile.ZipFile(file) as archive:

@@ -1,26 +1,64 @@
-"""What `fit` is fed with: tf.data on TensorFlow, a `PyDataset` on JAX and PyTorch."""
+"""What `fit` trains on: tf.data on TensorFlow, a `PyDataset` on JAX and PyTorch."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import keras
 
-from hdc_keras.data.loading import WindowBatches, WindowLoader
+from hdc_keras.config import Experiment
+from hdc_keras.data.from_experiment import frame_store, host_policy, window_spec
+from hdc_keras.data.loading import DecodeFailures, FrameStore, WindowBatches, WindowLoader
+from hdc_keras.data.records import VideoRecord
 from hdc_keras.training.distribution import Distribution
 
 
-class Batches:
-    """Endless batches of windows from any step on.
+@dataclass(frozen=True)
+class TrainingVideos:
+    """The training videos of an experiment, and what turns them into windows.
 
     Attributes:
-        waited: returns the seconds that training has waited for batches so far. `None` where that is not measured: with
-            several devices, which prefetch by themselves, and without tf.data.
+        records: videos of the split "train".
+        store: decodes them.
+        policy: `HostPolicy` of `views.host_policy`, or `None`.
+        failures: collects the videos that cannot be decoded.
+        loader: draws windows from the videos.
+    """
+
+    records: Sequence[VideoRecord]
+    store: FrameStore
+    policy: Any
+    failures: DecodeFailures
+    loader: WindowLoader
+
+    @classmethod
+    def of(cls, experiment: Experiment, records: Sequence[VideoRecord]) -> "TrainingVideos":
+        """The training videos among all records.
+
+        Raises:
+            ConfigError: the decoder or a layer of `views.host_policy` is not available.
+            DataError: there are too few for a batch.
+        """
+        train = [record for record in records if record.split == "train"]
+        store, policy = frame_store(experiment), host_policy(experiment)
+        failures = DecodeFailures(len(train), experiment.data.max_failed_share)
+        batch_size, seed = experiment.train.batch_size, experiment.seed
+        loader = WindowLoader(train, window_spec(experiment), store, failures, batch_size, seed)
+        return cls(train, store, policy, failures, loader)
+
+
+class Batches:
+    """Endless batches of windows, starting at any step.
 
     Args:
         loader: loads the windows.
-        workers: number of videos decoded in parallel.
-        policy: host policy, or `None`.
+        workers: number of videos decoded in parallel; chosen automatically when `None`.
+        policy: `HostPolicy`, or `None`.
         distribution: the devices that share a batch.
+
+    Attributes:
+        waited: returns the seconds that training has waited for batches so far. `None` where this is not measured:
+            without tf.data, and with several replicas, which prefetch batches on their own.
     """
 
     def __init__(self, loader: WindowLoader, workers: int | None, policy: Any, distribution: Distribution):
@@ -30,26 +68,26 @@ class Batches:
         self.distribution = distribution
         self.waited: Callable[[], float] | None = None
         self._clock: Any = None
-        if keras.backend.backend() == "tensorflow" and distribution.batch_parts == 1:
+        if keras.backend.backend() == "tensorflow" and distribution.replica_count == 1:
             from hdc_keras.data.pipeline import WaitClock
 
             self._clock = WaitClock()
             self.waited = lambda: self._clock.seconds
 
     def from_step(self, step: int) -> Any:
-        """Batches from `step` on, as `fit` takes them."""
+        """A dataset for `fit` whose first batch is that of `step`."""
         if keras.backend.backend() != "tensorflow":
             return WindowBatches(self.loader, step, self.workers)
         import tensorflow as tf
 
         from hdc_keras.data.pipeline import Share, windows_dataset
 
-        # With oneDNN, this graph optimization fails on the training step and logs an error for each trace. The step
-        # runs either way.
+        # With oneDNN, this graph optimization fails on the training step and logs an error at each trace, although the
+        # step runs either way.
         tf.config.optimizer.set_experimental_options({"remapping": False})
 
-        def make(first: int, count: int) -> Any:
-            share = Share(first, count, self.distribution.batch_parts)
+        def make_dataset(first_replica: int, count: int) -> Any:
+            share = Share(first_replica, count, self.distribution.replica_count)
             return windows_dataset(self.loader, step, self.workers, self.policy, share, self._clock)
 
-        return self.distribution.distribute(make)
+        return self.distribution.distribute(make_dataset)

@@ -1,4 +1,4 @@
-"""Callbacks around the training steps: stopping on a signal, watching for NaN, saving checkpoints."""
+"""Callbacks around the training steps: stop on a signal, stop on non-finite values, save checkpoints."""
 
 import signal
 import tempfile
@@ -12,22 +12,22 @@ from hdc_keras.errors import TrainingError
 from hdc_keras.runs.directory import RunDirectory
 from hdc_keras.training.distribution import Distribution
 
-# Processes ask each other whether to stop, and devices whether all is finite, every so many steps.
-_STEPS_TO_AGREE = 10
-_STEPS_BETWEEN_LOOKS = 25
+# Asking other processes, and reading a value from the device, takes time, so neither is done at every step.
+_STEPS_BETWEEN_STOP_VOTES = 10
+_STEPS_BETWEEN_FINITE_CHECKS = 25
 
 
 class StopOnSignal(keras.callbacks.Callback):
-    """Finishes the step when Ctrl-C or SIGTERM comes, then ends training. A second one ends at once.
+    """On Ctrl-C or SIGTERM, finishes the step and ends training. A second signal ends the process at once.
 
-    Processes that train together end after the same step: every few steps they ask each other.
+    Processes that train together must stop after the same step, so they vote every few steps.
+
+    Args:
+        distribution: the devices of the run.
 
     Attributes:
         stopped: whether training is to end.
-        signal: the number of the signal that came, here; `None` when none did.
-
-    Args:
-        distribution: of the run.
+        signal: number of the signal that this process received; `None` if it received none.
     """
 
     def __init__(self, distribution: Distribution):
@@ -35,86 +35,91 @@ class StopOnSignal(keras.callbacks.Callback):
         self.stopped = False
         self.signal: int | None = None
         self.distribution = distribution
-        self._before: dict[int, Any] = {}
+        self._previous_handlers: dict[int, Any] = {}
 
     def on_train_begin(self, logs: Any = None) -> None:
-        """Take over the signals."""
+        """Install the signal handlers."""
         for number in (signal.SIGINT, signal.SIGTERM):
-            if number not in self._before:
-                self._before[number] = signal.signal(number, self._note)
+            if number not in self._previous_handlers:
+                self._previous_handlers[number] = signal.signal(number, self._receive)
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        """End after this step if asked to."""
+        """End training after this step if a signal has arrived."""
         if not self.distribution.is_multi_process:
             self.stopped = self.signal is not None
-        elif (batch + 1) % _STEPS_TO_AGREE == 0 or batch + 1 == self.params["steps"]:
-            self.stopped = self.distribution.anywhere(self.signal is not None)
+        elif (batch + 1) % _STEPS_BETWEEN_STOP_VOTES == 0 or batch + 1 == self.params["steps"]:
+            self.stopped = self.distribution.any_process(self.signal is not None)
         if self.stopped:
             self.model.stop_training = True
 
     def restore(self) -> None:
-        """Give the signals back, once all is saved."""
-        for number, handler in self._before.items():
+        """Restore the previous signal handlers. Call it after everything is saved."""
+        for number, handler in self._previous_handlers.items():
             signal.signal(number, handler)
-        self._before.clear()
+        self._previous_handlers.clear()
 
-    def _note(self, number: int, frame: Any) -> None:
+    def _receive(self, number: int, frame: Any) -> None:
         self.signal = number
-        signal.signal(number, self._before[number])
+        signal.signal(number, self._previous_handlers[number])
 
 
-class WatchNumbers(keras.callbacks.Callback):
-    """Ends training, or counts, when a step had losses or gradients that are not finite.
+class StopOnNonFinite(keras.callbacks.Callback):
+    """Raises `TrainingError` when a step had a non-finite loss or gradient (`train.on_nan: stop`).
 
-    The gradient of such a step counts as zero in `HDC`: only momentum and weight decay still act. So it is enough to
-    look now and then.
+    The step replaces such a gradient with zeros by itself, so checking only now and then is safe: until the next check,
+    momentum and weight decay still act, but no NaN reaches the weights.
 
     Args:
-        on_nan: "stop" or "skip".
-        run: its checkpoints are named in the error.
+        run: its newest checkpoint is named in the error.
     """
 
-    def __init__(self, on_nan: str, run: RunDirectory):
+    def __init__(self, run: RunDirectory):
         super().__init__()
-        self.on_nan = on_nan
         self.run = run
-        self._known = 0
+        self._skipped_before = 0
 
     def on_train_begin(self, logs: Any = None) -> None:
-        """What was skipped before counts no more."""
-        self._known = self.model.step_record.count("skipped")
+        """Ignore steps that were skipped before a resume."""
+        self._skipped_before = self.model.step_record.count("skipped")
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        """Look, seldom: reading a number waits for the device."""
-        if self.on_nan == "stop" and (batch + 1) % _STEPS_BETWEEN_LOOKS == 0:
-            self._look()
+        """Check every few steps: reading the count waits for the device."""
+        if (batch + 1) % _STEPS_BETWEEN_FINITE_CHECKS == 0:
+            self._check()
 
-    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Look, before anything is saved."""
-        if self.on_nan == "stop":
-            self._look()
-        elif logs is not None:
-            logs["skipped_steps"] = self.model.step_record.count("skipped")
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Check before anything is saved."""
+        self._check()
 
-    def _look(self) -> None:
-        if self.model.step_record.count("skipped") > self._known:
+    def _check(self) -> None:
+        if self.model.step_record.count("skipped") > self._skipped_before:
             saved = self.run.checkpoints.files()
             raise TrainingError(
-                f"not a finite number in {self.model.step_record.first_non_finite()}. Its gradient was left out. "
-                + (f"{saved[-1]} was saved before it. " if saved else "No checkpoint had been saved. ")
-                + "Lower train.learning_rate, set train.clip_norm or use precision float32; train.on_nan=skip goes on "
-                "without such steps."
+                f"non-finite value (NaN or infinity) in {self.model.step_record.first_non_finite()}. The gradient of "
+                "this step was not applied. "
+                + (f"{saved[-1]} was saved before it. " if saved else "No checkpoint was saved before it. ")
+                + "Lower train.learning_rate, set train.clip_norm or use train.precision float32. With "
+                "train.on_nan=skip the run skips such steps and goes on."
             )
 
 
+class CountSkippedSteps(keras.callbacks.Callback):
+    """Logs how many steps were skipped so far because of a non-finite loss or gradient (`train.on_nan: skip`)."""
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Add `skipped_steps` to the logs."""
+        if logs is not None:
+            logs["skipped_steps"] = self.model.step_record.count("skipped")
+
+
 class SaveCheckpoints(keras.callbacks.Callback):
-    """Saves after every `train.checkpoint_every` epochs, after the last, and when training is stopped; keeps the best.
+    """Saves every `train.checkpoint_every` epochs, after the last epoch, and when training is stopped; keeps the best.
 
     Args:
-        run: where to.
-        train: how often, and how many are kept.
-        is_chief: whether this process's files are the run's. Others save too, to a folder that is thrown away:
-            reading weights that several processes share can take all of them.
+        run: the run directory to save to.
+        train: how often to save, and how many checkpoints to keep.
+        is_chief: whether this process writes the run's files. The other processes save to a temporary folder, because
+            reading variables that are shared between processes can need all of them.
     """
 
     def __init__(self, run: RunDirectory, train: TrainConfig, is_chief: bool = True):
@@ -125,12 +130,12 @@ class SaveCheckpoints(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Save if it is time."""
-        due = (epoch + 1) % self.train.checkpoint_every == 0 or epoch + 1 == self.train.epochs
-        if not (due or self.model.stop_training):
+        is_due = (epoch + 1) % self.train.checkpoint_every == 0 or epoch + 1 == self.train.epochs
+        if not (is_due or self.model.stop_training):
             return
         if not self.is_chief:
             with tempfile.TemporaryDirectory() as folder:
-                self.model.save(Path(folder) / "thrown-away.keras")
+                self.model.save(Path(folder) / "discarded.keras")
             return
         file = self.run.checkpoints.save(self.model, self.model.steps_taken, self.train.keep_checkpoints)
         if logs and not self.model.stop_training:

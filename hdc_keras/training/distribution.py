@@ -1,4 +1,4 @@
-"""Which devices share a batch: one, all of this machine, or those of several machines."""
+"""Which devices share a batch: one, all devices of this machine, or the devices of several machines."""
 
 import json
 import os
@@ -14,7 +14,10 @@ from hdc_keras.errors import ConfigError
 
 
 class Distribution:
-    """The devices of a run, and what differs between one of them and many.
+    """The devices of a run. It hides from the rest of `training/` whether there is one device or many.
+
+    TensorFlow runs one data-parallel replica of the step per device, under a `tf.distribute` strategy. JAX runs one
+    program, whose arrays it shards over the devices. PyTorch uses one device.
 
     Args:
         train: the settings.
@@ -22,12 +25,12 @@ class Distribution:
     Attributes:
         name: "one_device", "mirrored", "multi_worker", or, on JAX, "data_parallel".
         device_count: number of devices that share a batch, over all machines.
-        is_chief: whether this process writes the run's files; one of several does.
-        synchronises: whether batch norm takes its statistics over all devices.
-        notes: what a user should know.
+        is_chief: whether this process writes the run's files; exactly one process does.
+        synchronises_batch_norm: whether the backbone's batch norm takes its statistics from the whole batch.
+        notes: sentences that the user should see.
 
     Raises:
-        ConfigError: the setting and this machine or backend do not fit together.
+        ConfigError: the settings do not work together, on this machine, or on the active backend.
     """
 
     def __init__(self, train: TrainConfig):
@@ -35,7 +38,7 @@ class Distribution:
         self.name: str = train.strategy
         self.is_chief = True
         self._strategy: Any = None
-        self._agree: Callable[[bool], bool] | None = None
+        self._any_process: Callable[[bool], bool] | None = None
         backend = keras.backend.backend()
         if backend == "tensorflow":
             self._choose_on_tensorflow(train)
@@ -43,30 +46,32 @@ class Distribution:
             self._choose_elsewhere(train, backend)
         if train.batch_size % (self.device_count * train.micro_batches):
             raise ConfigError(
-                f"`train.batch_size` is {train.batch_size}, which {self.device_count} device(s) with "
-                f"`train.micro_batches` {train.micro_batches} cannot share equally. Use a multiple of "
+                f"`train.batch_size` ({train.batch_size}) cannot be split equally over {self.device_count} device(s) "
+                f"with `train.micro_batches` {train.micro_batches}. Use a multiple of "
                 f"{self.device_count * train.micro_batches}."
             )
         several = self.device_count > 1
         if backend == "jax" and several and train.batch_norm == "local":
             raise ConfigError(
-                "`train.batch_norm`: over several devices, JAX takes statistics of the whole batch: use `synchronised`."
+                "`train.batch_norm`: over several devices, JAX always takes the statistics of the whole batch. Use "
+                "`synchronised`."
             )
-        self.synchronises = several and (train.batch_norm == "synchronised" or backend == "jax")
-        if backend == "tensorflow" and self.synchronises and (train.jit == "on" or train.micro_batches > 1):
+        self.synchronises_batch_norm = several and (train.batch_norm == "synchronised" or backend == "jax")
+        if backend == "tensorflow" and self.synchronises_batch_norm and (train.jit == "on" or train.micro_batches > 1):
             raise ConfigError(
-                "`train.batch_norm`: synchronised batch norm talks between devices inside the backbone, which neither "
-                "XLA nor micro-batches allow on TensorFlow. Use `local`, or `train.jit: off` with `micro_batches: 1`."
+                "`train.batch_norm`: synchronised batch norm needs communication between devices inside the backbone, "
+                "which TensorFlow supports neither under XLA nor in micro-batches. Use `local`, or `train.jit: off` "
+                "with `micro_batches: 1`."
             )
         if several:
-            shared = (
+            source = (
                 "the whole batch"
-                if self.synchronises
-                else f"the {train.batch_size // self.device_count} videos of each"
+                if self.synchronises_batch_norm
+                else f"the {train.batch_size // self.device_count} videos of each device"
             )
             self.notes.append(
-                f"{self.device_count} devices share a batch ({self.name}); negatives come from the whole batch, and "
-                f"batch norm's statistics in the backbone from {shared}"
+                f"{self.device_count} devices share a batch ({self.name}). Negatives come from the whole batch; the "
+                f"backbone's batch norm takes its statistics from {source}."
             )
 
     def _choose_on_tensorflow(self, train: TrainConfig) -> None:
@@ -79,45 +84,53 @@ class Distribution:
         if self.name == "multi_worker":
             if not cluster:
                 raise ConfigError(
-                    "`train.strategy`: multi_worker needs to know the other processes: set TF_CONFIG "
+                    "`train.strategy`: multi_worker needs the addresses of the other processes. Set TF_CONFIG "
                     '({"cluster": {"worker": ["host:port", ...]}, "task": {"type": "worker", "index": 0}}), or start '
                     "with srun and several tasks."
                 )
-            # Its connections must be made before TensorFlow touches any device.
+            # The cluster must be joined before TensorFlow initialises any device.
             self._strategy = _joined_cluster(cluster)
             self.is_chief = self._strategy.cluster_resolver.task_id == 0
-            self._agree = _agreement(self._strategy)
+            self._any_process = _any_process(self._strategy)
         elif self.name == "mirrored":
             kind = "GPU" if tf.config.list_logical_devices("GPU") else "CPU"
             self._strategy = tf.distribute.MirroredStrategy([d.name for d in tf.config.list_logical_devices(kind)])
-        self.device_count = self._strategy.num_replicas_in_sync if self._strategy else 1
+        self.device_count = self.replica_count
 
     def _choose_elsewhere(self, train: TrainConfig, backend: str) -> None:
         if train.strategy == "multi_worker" or (train.strategy == "mirrored" and backend == "torch"):
             raise ConfigError(
-                f"`train.strategy`: {train.strategy} needs KERAS_BACKEND=tensorflow; "
+                f"`train.strategy`: {train.strategy} needs KERAS_BACKEND=tensorflow. "
                 + (
                     "JAX shares a batch over the devices of one machine."
                     if backend == "jax"
                     else "PyTorch uses one device."
                 )
             )
-        seen = len(list_devices())
-        self.device_count = seen if backend == "jax" and train.strategy != "one_device" else 1
+        found = len(list_devices())
+        self.device_count = found if backend == "jax" and train.strategy != "one_device" else 1
         self.name = "data_parallel" if self.device_count > 1 else "one_device"
-        if backend == "torch" and seen > 1:
+        if backend == "torch" and found > 1:
             self.notes.append(
-                f"PyTorch trains on one of the {seen} GPUs here; KERAS_BACKEND=tensorflow or jax would use all"
+                f"PyTorch trains on one of the {found} GPUs of this machine. KERAS_BACKEND=tensorflow or jax uses all."
             )
 
     @property
-    def batch_parts(self) -> int:
-        """Parts in which a batch is delivered: one for each TensorFlow replica; JAX shards a whole batch itself."""
+    def replica_count(self) -> int:
+        """Data-parallel replicas of the TensorFlow strategy; 1 without a strategy, as on JAX and PyTorch.
+
+        Each replica is fed its own part of a batch. Without a strategy, `fit` is fed whole batches.
+        """
         return self._strategy.num_replicas_in_sync if self._strategy else 1
 
+    @property
+    def is_multi_process(self) -> bool:
+        """Whether several processes train together."""
+        return self._any_process is not None
+
     @contextmanager
-    def in_use(self) -> Iterator[None]:
-        """Around everything: JAX spreads arrays over the devices from here on."""
+    def activate(self) -> Iterator[None]:
+        """A context in which JAX shards arrays over the devices. Everything about a run belongs inside it."""
         if self.name != "data_parallel":
             yield
             return
@@ -129,51 +142,48 @@ class Distribution:
             keras.distribution.set_distribution(before)
 
     def scope(self) -> AbstractContextManager[Any]:
-        """Where the model is made, loaded and compiled, on TensorFlow.
+        """The strategy's scope on TensorFlow, in which the model is created, loaded and compiled.
 
-        Nothing else belongs here: the processes of a cluster agree on every variable that is made in it, and wait for
-        those who make none.
+        Do nothing else in it: the processes of a cluster create every variable of the scope together, so a process
+        that creates one alone waits forever.
         """
         return self._strategy.scope() if self._strategy else nullcontext()
 
-    def distribute(self, make: Callable[[int, int], Any]) -> Any:
-        """`make(first, count)` datasets of this machine's parts of each batch, as `fit` takes them."""
+    def distribute(self, make_dataset: Callable[[int, int], Any]) -> Any:
+        """Batches for `fit`, of which this process loads only what its own replicas need.
+
+        Args:
+            make_dataset: called with the index of this process's first replica and the number of its replicas; returns
+                a dataset of their parts of each batch.
+        """
         if not self._strategy:
-            return make(0, 1)
-        inputs = self._strategy.num_replicas_in_sync
+            return make_dataset(0, 1)
 
-        def of_machine(context: Any) -> Any:
-            count = inputs // context.num_input_pipelines
-            return make(context.input_pipeline_id * count, count)
+        def dataset_of_process(context: Any) -> Any:
+            count = self.replica_count // context.num_input_pipelines
+            return make_dataset(context.input_pipeline_id * count, count)
 
-        return self._strategy.distribute_datasets_from_function(of_machine)
+        return self._strategy.distribute_datasets_from_function(dataset_of_process)
 
-    def repeated(self, batch: Any, times: int) -> Any:
-        """The same batch, `times` times, as `fit` takes it."""
+    def repeat_batch(self, batch: Any, times: int) -> Any:
+        """A dataset for `fit` that repeats one batch of `distribute`."""
         if keras.backend.backend() != "tensorflow":
-            return _Repeated(batch, times)
+            return _RepeatedBatch(batch, times)
         import tensorflow as tf
 
         if not self._strategy:
             return tf.data.Dataset.from_tensors(batch).repeat(times)
         parts = self._strategy.experimental_local_results(batch)
+        return self._strategy.distribute_datasets_from_function(
+            lambda context: tf.data.Dataset.from_tensor_slices(tf.stack(parts)).repeat()
+        )
 
-        def same(context: Any) -> Any:
-            return tf.data.Dataset.from_tensor_slices(tf.stack(parts)).repeat()
-
-        return self._strategy.distribute_datasets_from_function(same)
-
-    def anywhere(self, happened: bool) -> bool:
-        """Whether it happened to any of the processes, which must all ask at the same step."""
-        return self._agree(happened) if self._agree else happened
-
-    @property
-    def is_multi_process(self) -> bool:
-        """Whether several processes train together."""
-        return self._agree is not None
+    def any_process(self, flag: bool) -> bool:
+        """Whether `flag` is true in at least one process. All processes must call this after the same step."""
+        return self._any_process(flag) if self._any_process else flag
 
 
-class _Repeated(keras.utils.PyDataset):
+class _RepeatedBatch(keras.utils.PyDataset):
     def __init__(self, batch: Any, times: int):
         super().__init__()
         self.batch = batch
@@ -187,26 +197,26 @@ class _Repeated(keras.utils.PyDataset):
 
 
 def synchronise_batch_norm(model: keras.Model) -> None:
-    """Have every batch norm of a backbone take its statistics over all devices (TensorFlow)."""
+    """Make every batch norm of a backbone take its statistics from the whole batch, over all replicas (TensorFlow)."""
     for layer in model.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.synchronized = True
 
 
 def is_multi_process() -> bool:
-    """Whether the environment says that this process is one of several that train together."""
+    """Whether the environment (TF_CONFIG, Slurm) says that this process is one of several that train together."""
     return bool(_cluster())
 
 
 def _cluster() -> str:
-    """What describes the cluster: "TF_CONFIG", "slurm", or nothing."""
+    """What describes the cluster: "TF_CONFIG", "slurm", or "" if there is none."""
     try:
         workers = json.loads(os.environ.get("TF_CONFIG") or "{}").get("cluster", {})
     except ValueError as error:
         raise ConfigError(f"TF_CONFIG is not valid JSON: {error}") from error
     if sum(len(hosts) for hosts in workers.values()) > 1:
         return "TF_CONFIG"
-    # Set for each task that srun starts; a batch script that starts Python itself has the first alone.
+    # srun sets both for each of its tasks; a batch script that starts Python without srun lacks one of them.
     if int(os.environ.get("SLURM_STEP_NUM_TASKS") or 1) > 1 and "SLURM_PROCID" in os.environ:
         return "slurm"
     return ""
@@ -222,11 +232,12 @@ def _joined_cluster(kind: str) -> Any:
         raise ConfigError(f"`train.strategy`: multi_worker cannot start: {error}") from error
 
 
-def _agreement(strategy: Any) -> Callable[[bool], bool]:
+def _any_process(strategy: Any) -> Callable[[bool], bool]:
+    """A function that sums a flag over all processes."""
     import tensorflow as tf
 
     @tf.function(input_signature=[tf.TensorSpec((), tf.int32)])
     def total(flag: Any) -> Any:
         return strategy.reduce(tf.distribute.ReduceOp.SUM, strategy.run(tf.identity, args=(flag,)), axis=None)
 
-    return lambda happened: int(total(tf.constant(int(happened)))) > 0
+    return lambda flag: int(total(tf.constant(int(flag)))) > 0

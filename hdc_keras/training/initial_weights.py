@@ -9,16 +9,16 @@ from hdc_keras.runs.model_files import read_model
 
 
 def copy_weights(model: HDC, source: str) -> None:
-    """Copy weights of a run, or of a `.keras` file that holds an `HDC` or a backbone, into a new model.
+    """Copy the weights of a run, or of a `.keras` file that holds an `HDC` or a backbone, into a new model.
 
-    The backbone must be the same. Projection heads are copied where the source has the same ones.
+    The backbone must be the same. A projection head is copied if the source has one of the same name and shape.
 
     Args:
-        model: gets the weights; everything else about it stays new.
-        source: path of a run directory, whose newest checkpoint is taken, or of a file.
+        model: the new model. Nothing but weights of backbone and heads is changed.
+        source: path of a run directory, whose newest checkpoint is used, or of a `.keras` file.
 
     Raises:
-        RunError: the weights cannot be read, or belong to another backbone.
+        RunError: the weights cannot be read, or are those of another backbone.
     """
     path = Path(source)
     if path.is_dir():
@@ -32,8 +32,8 @@ def copy_weights(model: HDC, source: str) -> None:
     shapes = [[tuple(v.shape) for v in network.variables] for network in (backbone, model.backbone)]
     if shapes[0] != shapes[1]:
         raise RunError(
-            f"model.init_from: {path} holds the backbone {backbone.name}, which does not fit {model.backbone.name}. "
-            "Set model.backbone to it, or start from other weights."
+            f"model.init_from: the weights of backbone {backbone.name} in {path} do not fit {model.backbone.name}. Set "
+            f"model.backbone to {backbone.name}, or start from other weights."
         )
     model.backbone.set_weights(backbone.get_weights())
     for name, head in model.objective.heads.items():

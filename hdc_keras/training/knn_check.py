@@ -1,4 +1,4 @@
-"""The kNN check: a quick sign during pretraining of whether anything is being learned."""
+"""The kNN check: a cheap measurement during pretraining of what has been learned so far."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ from hdc_keras.features.extraction import extract_features
 from hdc_keras.model import HDC
 from hdc_keras.probes.registry import judge
 
-# It looks at no more than this many videos of each split, with few clips: a signal, not a result.
+# About this many videos of each split, with few clips of each: enough to follow a run, not to report a result.
 _VIDEOS = 256
 _CLIPS = 2
 
@@ -20,8 +20,8 @@ class KnnCheck:
 
     Args:
         model: the model in training.
-        experiment: `train.knn_every` says when, `evaluate` how.
-        records: labelled videos with splits; without labels there is no check.
+        experiment: `train.knn_every` and `evaluate` are its settings.
+        records: videos with splits. There is no check if none of a split has labels.
         store: decodes them.
     """
 
@@ -32,7 +32,7 @@ class KnnCheck:
         self.store = store
 
     def __call__(self, epoch: int) -> dict[str, float]:
-        """Top-1 by `knn_{label column}` after an epoch; empty in epochs without a check."""
+        """Top-1 accuracy by column name, `knn_{label column}`, after an epoch; empty after epochs without a check."""
         every, last = self.experiment.train.knn_every, self.experiment.train.epochs
         if not every or (epoch % every and epoch != last):
             return {}

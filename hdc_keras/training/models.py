@@ -1,4 +1,4 @@
-"""From an experiment to its model: new, starting from given weights, and compiled for the devices."""
+"""From an experiment to its model: built, given its initial weights, and compiled for the devices."""
 
 import keras
 
@@ -13,11 +13,11 @@ from hdc_keras.training.optimizers import build_optimizer
 
 
 def build_model(experiment: Experiment) -> HDC:
-    """The experiment's model, with weights that follow from its seed, or from `model.weights` or `model.init_from`.
+    """The experiment's model, with random weights from its seed, or those of `model.weights` or `model.init_from`.
 
     Raises:
-        RunError: the weights of `model.init_from` cannot be read or do not fit.
-        WeightsError: those of `model.weights` cannot be read or do not fit.
+        RunError: the weights of `model.init_from` cannot be read, or are those of another backbone.
+        WeightsError: the weights of `model.weights` cannot be read, or are those of another backbone.
     """
     keras.utils.set_random_seed(experiment.seed)
     before = keras.config.dtype_policy()
@@ -35,7 +35,7 @@ def build_model(experiment: Experiment) -> HDC:
 
 
 def compiled_model(experiment: Experiment, steps_per_epoch: int, distribution: Distribution) -> HDC:
-    """A new model, ready to train. Call it in the distribution's scope."""
+    """A new model, ready to train. Call this in the scope of the distribution."""
     model = build_model(experiment)
     compile_model(model, build_optimizer(experiment.train, steps_per_epoch), experiment.train, distribution)
     return model
@@ -44,13 +44,14 @@ def compiled_model(experiment: Experiment, steps_per_epoch: int, distribution: D
 def compile_model(
     model: HDC, optimizer: keras.optimizers.Optimizer, train: TrainConfig, distribution: Distribution
 ) -> None:
-    """Compile a model as `train` and the devices require."""
-    if distribution.synchronises and keras.backend.backend() == "tensorflow":
+    """Compile a model with the settings of `train`, for the devices of the distribution."""
+    # On TensorFlow, synchronised batch norm communicates inside the backbone, which XLA cannot compile.
+    synchronises = distribution.synchronises_batch_norm and keras.backend.backend() == "tensorflow"
+    if synchronises:
         synchronise_batch_norm(model.backbone)
-    jit = uses_xla(train.jit) and not (distribution.synchronises and keras.backend.backend() == "tensorflow")
     model.compile(
         optimizer,
-        jit_compile=jit,
+        jit_compile=uses_xla(train.jit) and not synchronises,
         micro_batches=train.micro_batches,
         accumulate=train.accumulate,
         rematerialise=train.rematerialise,

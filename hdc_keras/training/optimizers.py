@@ -11,12 +11,12 @@ from hdc_keras.config import TrainConfig
 
 @keras.saving.register_keras_serializable(package="hdc_keras")
 class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
-    """Linear from 0 to the peak, then half a cosine down to 0 (SGDR without restarts, arXiv 1608.03983).
+    """Linear warm-up to the peak, then cosine decay to 0 (SGDR without restarts, arXiv 1608.03983).
 
     Args:
-        peak: greatest learning rate.
-        warmup_steps: steps of the linear part.
-        total_steps: steps in all.
+        peak: highest learning rate, reached at the end of the warm-up.
+        warmup_steps: number of steps of the linear part.
+        total_steps: number of steps of the whole schedule, including the warm-up.
     """
 
     def __init__(self, peak: float, warmup_steps: int, total_steps: int):
@@ -25,12 +25,12 @@ class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
         self.total_steps = total_steps
 
     def __call__(self, step: Any) -> Any:
-        """Learning rate of the step, counted from 0."""
+        """Learning rate of a step, counted from 0."""
         step = ops.cast(step, "float32")
-        # The first step already moves the weights.
+        # + 1, so that the first step does not have a learning rate of 0.
         warmup = (step + 1.0) / max(1, self.warmup_steps)
-        share = (step - self.warmup_steps) / max(1, self.total_steps - self.warmup_steps)
-        cosine = 0.5 * (1.0 + ops.cos(math.pi * ops.clip(share, 0.0, 1.0)))
+        progress = (step - self.warmup_steps) / max(1, self.total_steps - self.warmup_steps)
+        cosine = 0.5 * (1.0 + ops.cos(math.pi * ops.clip(progress, 0.0, 1.0)))
         return self.peak * ops.where(step < self.warmup_steps, warmup, cosine)
 
     def get_config(self) -> dict[str, Any]:
@@ -43,14 +43,16 @@ class LARS(keras.optimizers.Optimizer):
     """Layer-wise adaptive rate scaling (You et al. 2017, arXiv 1708.03888, algorithm 1), for large batches.
 
     For each kernel w with gradient g: `v = momentum * v + learning_rate * local * (g + weight_decay * w)`, `w -= v`,
-    with `local = trust * |w| / (|g| + weight_decay * |w|)`. Biases and norm parameters (anything of one axis) have
-    `local = 1` and no decay, as in SimCLR (arXiv 2002.05709).
+    with `local = trust * |w| / (|g| + weight_decay * |w|)`. Biases and norm parameters (variables with a single axis)
+    have `local = 1` and no decay, as in SimCLR (arXiv 2002.05709).
 
     Args:
         learning_rate: number or schedule; the paper's global learning rate.
-        momentum: of the velocity.
-        weight_decay: the paper's beta; part of the gradient, not decoupled.
+        momentum: momentum of the velocity v.
+        weight_decay: the paper's beta; added to the gradient, not decoupled.
         trust: the paper's eta.
+        name: name of the optimizer.
+        **kwargs: further arguments of `keras.optimizers.Optimizer`.
     """
 
     def __init__(
@@ -68,37 +70,37 @@ class LARS(keras.optimizers.Optimizer):
         self.trust = trust
 
     def build(self, variables: list[Any]) -> None:
-        """Make a velocity for each variable."""
+        """Create a velocity for each variable."""
         if self.built:
             return
         super().build(variables)
         self._velocities = self.add_optimizer_variables(variables, "velocity")
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-        """Move one variable."""
+        """Update one variable and its velocity."""
         rate, gradient = ops.cast(learning_rate, variable.dtype), ops.cast(gradient, variable.dtype)
         velocity = self._velocities[self._get_variable_index(variable)]
         if len(variable.shape) > 1:
             weight_norm = ops.sqrt(ops.sum(ops.square(variable)))
-            size = ops.sqrt(ops.sum(ops.square(gradient))) + self.decay * weight_norm
-            # Where either is zero there is no ratio to speak of.
-            known = ops.logical_and(weight_norm > 0, size > 0)
-            local = ops.where(known, self.trust * weight_norm / ops.where(known, size, 1.0), 1.0)
+            update_norm = ops.sqrt(ops.sum(ops.square(gradient))) + self.decay * weight_norm
+            # If either norm is zero, their ratio is not meaningful.
+            has_ratio = ops.logical_and(weight_norm > 0, update_norm > 0)
+            local = ops.where(has_ratio, self.trust * weight_norm / ops.where(has_ratio, update_norm, 1.0), 1.0)
             gradient = local * (gradient + self.decay * variable)
         self.assign(velocity, self.momentum * velocity + rate * gradient)
         self.assign_sub(variable, velocity)
 
     def get_config(self) -> dict[str, Any]:
         """Every constructor argument."""
-        own = {"momentum": self.momentum, "weight_decay": self.decay, "trust": self.trust}
-        return {**super().get_config(), **own}
+        arguments = {"momentum": self.momentum, "weight_decay": self.decay, "trust": self.trust}
+        return {**super().get_config(), **arguments}
 
 
 def build_optimizer(config: TrainConfig, steps_per_epoch: int) -> keras.optimizers.Optimizer:
-    """The optimizer that `train` describes. Weight decay leaves out biases and batch norm."""
+    """The optimizer of `train`, with its schedule. Weight decay does not apply to biases and batch norm."""
     schedule = WarmupCosine(
         config.peak_learning_rate,
-        # A run shorter than the warm-up would never get to its learning rate.
+        # Otherwise a run shorter than the warm-up would never reach its learning rate.
         round(min(config.warmup_epochs, config.epochs / 2) * steps_per_epoch),
         config.epochs * steps_per_epoch,
     )
@@ -115,8 +117,8 @@ def build_optimizer(config: TrainConfig, steps_per_epoch: int) -> keras.optimize
 
 
 def exclude_from_decay(optimizer: keras.optimizers.Optimizer) -> None:
-    """Keep weight decay from biases and batch norm. Keras does not save this with a model, so that a loaded optimizer
-    must be told again."""
-    optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # of mixed_float16
+    """Exclude biases and batch norm from weight decay. Keras does not save this setting, so call it again after loading
+    a model."""
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # mixed_float16 wraps the optimizer
     if optimizer.weight_decay:
         optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])

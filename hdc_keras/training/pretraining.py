@@ -1,4 +1,4 @@
-"""The pretraining job: from an experiment and a run directory to checkpoints."""
+"""The pretraining job: from an experiment and a run directory to checkpoints. Prepare, step, log, save."""
 
 import warnings
 from collections.abc import Callable, Sequence
@@ -7,15 +7,14 @@ from dataclasses import dataclass
 import keras
 
 from hdc_keras.config import Experiment
-from hdc_keras.data.from_experiment import frame_store, host_policy, steps_per_epoch, window_spec
-from hdc_keras.data.loading import DecodeFailures, WindowLoader
+from hdc_keras.data.from_experiment import steps_per_epoch
 from hdc_keras.data.records import VideoRecord
 from hdc_keras.devices import make_deterministic
 from hdc_keras.errors import RunError
 from hdc_keras.model import HDC
 from hdc_keras.runs.directory import RunDirectory
-from hdc_keras.training.batches import Batches
-from hdc_keras.training.callbacks import SaveCheckpoints, StopOnSignal, WatchNumbers
+from hdc_keras.training.batches import Batches, TrainingVideos
+from hdc_keras.training.callbacks import CountSkippedSteps, SaveCheckpoints, StopOnNonFinite, StopOnSignal
 from hdc_keras.training.distribution import Distribution
 from hdc_keras.training.knn_check import KnnCheck
 from hdc_keras.training.loop import fit_epochs
@@ -34,7 +33,7 @@ class Outcome:
         epochs: epochs completed so far.
         finished: False when a signal stopped it.
         signal: number of the signal that stopped it; `None` when this process received none.
-        failed_videos: reason by path.
+        failed_videos: reason by path, for each video that could not be decoded.
         skipped: steps that were skipped because their loss or gradient was not finite.
     """
 
@@ -72,78 +71,71 @@ def pretrain(
         RunError: there is nothing to resume, the run is finished, or its folder cannot be written.
         TrainingError: a step was not finite, and `train.on_nan` is "stop".
     """
-    distribution = distribution or Distribution(experiment.train)
-    if experiment.train.deterministic:
-        make_deterministic()
-    with distribution.in_use():
-        return _pretrain(experiment, run, records, resume, callbacks, distribution, warn)
-
-
-def _pretrain(
-    experiment: Experiment,
-    run: RunDirectory,
-    records: Sequence[VideoRecord],
-    resume: bool,
-    callbacks: Sequence[keras.callbacks.Callback],
-    distribution: Distribution,
-    warn: Callable[[str], None],
-) -> Outcome:
     train = experiment.train
-    train_records = [record for record in records if record.split == "train"]
-    steps = steps_per_epoch(experiment, records)
-    with distribution.scope():
-        model, step = _model_to_train(experiment, run, steps, resume, distribution, warn)
+    distribution = distribution or Distribution(train)
+    if train.deterministic:
+        make_deterministic()
+    with distribution.activate():
+        # Prepare: the model, its batches, and the files that it reports to.
+        steps = steps_per_epoch(experiment, records)
+        with distribution.scope():
+            if resume:
+                model = _model_from_checkpoint(experiment, run, steps, distribution, warn)
+            else:
+                model = compiled_model(experiment, steps, distribution)
+        videos = TrainingVideos.of(experiment, records)
+        batches = Batches(videos.loader, experiment.data.workers, videos.policy, distribution)
+        logger = None
+        if distribution.is_chief:
+            logger = RunLogger(
+                run,
+                first_epoch=model.steps_taken // steps,
+                failures=videos.failures,
+                clips_per_step=train.batch_size * len(model.view_generator.view_names),
+                measure=KnnCheck(model, experiment, records, videos.store),
+                waited=batches.waited,
+            )
+            if not resume:
+                logger.write_views(draw_views(experiment, videos))
 
-    store, policy = frame_store(experiment), host_policy(experiment)
-    failures = DecodeFailures(len(train_records), experiment.data.max_failed_share)
-    loader = WindowLoader(train_records, window_spec(experiment), store, failures, train.batch_size, experiment.seed)
-    batches = Batches(loader, experiment.data.workers, policy, distribution)
+        # Step, log, save. Callbacks run in this order after each step and each epoch.
+        stop = StopOnSignal(distribution)
+        non_finite = StopOnNonFinite(run) if train.on_nan == "stop" else CountSkippedSteps()
+        save = SaveCheckpoints(run, train, distribution.is_chief)
+        log_and_save = [non_finite, logger, save] if logger else [non_finite, save]
+        try:
+            with videos.failures.named():
+                fit_epochs(model, batches, steps, train.epochs, stop, [*log_and_save, *callbacks])
+        finally:
+            stop.restore()
+            if logger:
+                logger.write_failures()
 
-    stop = StopOnSignal(distribution)
-    used: list[keras.callbacks.Callback] = [stop, WatchNumbers(train.on_nan, run)]
-    logger = None
-    if distribution.is_chief:
-        logger = RunLogger(
-            run,
-            step // steps,
-            failures,
-            clips_per_step=train.batch_size * len(model.view_generator.view_names),
-            measure=KnnCheck(model, experiment, records, store),
-            waited=batches.waited,
+        step = model.steps_taken
+        return Outcome(
+            step=step,
+            epochs=step // steps,
+            finished=step == train.epochs * steps,
+            signal=stop.signal,
+            failed_videos=dict(videos.failures.reasons),
+            skipped=model.step_record.count("skipped"),
         )
-        used.append(logger)
-        if not resume:
-            logger.write_views(draw_views(experiment, train_records, store, failures, policy))
-    used.append(SaveCheckpoints(run, train, distribution.is_chief))
-    try:
-        with failures.named():
-            step = fit_epochs(model, batches, step, steps, train.epochs, stop, [*used, *callbacks])
-    finally:
-        stop.restore()
-        if logger:
-            logger.write_failures()
-    finished = step == train.epochs * steps
-    skipped = model.step_record.count("skipped")
-    return Outcome(step, step // steps, finished, stop.signal, dict(failures.reasons), skipped)
 
 
-def _model_to_train(
+def _model_from_checkpoint(
     experiment: Experiment,
     run: RunDirectory,
-    steps: int,
-    resume: bool,
+    steps_per_epoch: int,
     distribution: Distribution,
     warn: Callable[[str], None],
-) -> tuple[HDC, int]:
-    """The compiled model, new or from the newest checkpoint, and the number of steps that it has taken."""
-    if not resume:
-        return compiled_model(experiment, steps, distribution), 0
+) -> HDC:
+    """The compiled model of the run's newest checkpoint, with its optimizer's state."""
     train = experiment.train
     if distribution.is_chief:
         run.checkpoints.remove_unfinished()
     model, file = run.checkpoints.load(compiled=True, warn=warn)
+    if model.steps_taken >= train.epochs * steps_per_epoch:
+        raise RunError(f"{run.path} is finished: {file.name} was saved after the last of its {train.epochs} epochs.")
     exclude_from_decay(model.optimizer)
-    if model.steps_taken >= train.epochs * steps:
-        raise RunError(f"{run.path} is finished: {file.name} was taken after the last of its {train.epochs} epochs.")
     compile_model(model, model.optimizer, train, distribution)
-    return model, model.steps_taken
+    return model

@@ -1,4 +1,4 @@
-"""Writes what a run reports: `metrics.csv`, `metrics.json`, TensorBoard events, `failures.csv`, `views.png`."""
+"""What writes `metrics.csv`, `metrics.json`, TensorBoard events, `failures.csv` and `views.png` of a run."""
 
 import io
 import json
@@ -14,15 +14,16 @@ from hdc_keras.runs.directory import RunDirectory
 
 
 class RunLogger(keras.callbacks.Callback):
-    """Writes `metrics.csv`, the same as `metrics.json`, TensorBoard events and `failures.csv` after each epoch.
+    """Writes `metrics.csv`, the same rows as `metrics.json`, TensorBoard events and `failures.csv` after each epoch.
 
     Args:
-        run: where to.
-        first_epoch: number of the first epoch trained; lines of later ones, from an earlier try, are dropped.
-        failures: bad videos met so far.
-        clips_per_step: clips through the backbone per step, for the rate.
-        measure: called with the number of each epoch done; gives further columns: the kNN check, or validation.
-        waited: seconds that training has waited for batches so far; `None` where that is not measured.
+        run: the run directory to write to.
+        first_epoch: epochs completed by the checkpoint that training starts from. Rows of later epochs are dropped:
+            they were logged after that checkpoint was saved, and these epochs are trained again.
+        failures: the videos that could not be decoded so far.
+        clips_per_step: clips through the backbone per step, for `clips_per_second`.
+        measure: called after each epoch with its number, from 1; returns further columns, such as the kNN check.
+        waited: returns the seconds that training has waited for batches so far; `None` if this is not measured.
     """
 
     def __init__(
@@ -47,19 +48,19 @@ class RunLogger(keras.callbacks.Callback):
         self._writer: Any = None
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        """Start the clock."""
+        """Start timing the epoch."""
         self._steps = 0
         self._waited_before = self.waited() if self.waited else 0.0
         self._began = time.monotonic()
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        """Count."""
+        """Count the steps of this epoch."""
         self._steps += 1
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Write everything; `logs` gets the added columns for the callbacks that follow."""
+        """Write everything, and add all columns to `logs` for the callbacks that follow."""
         if self._steps < self.params["steps"]:
-            return  # stopped inside the epoch; its line comes when it has been ended
+            return  # stopped inside the epoch: its row is written when a resumed run has finished it
         seconds = time.monotonic() - self._began
         logs = logs if logs is not None else {}
         logs["clips_per_second"] = self._steps * self.clips_per_step / seconds
@@ -76,20 +77,20 @@ class RunLogger(keras.callbacks.Callback):
         }
         self.rows.append(row | {name: float(f"{float(value):.6g}") for name, value in logs.items()})
         self.run.write_table(self.run.metrics_file.name, self.rows)
-        # Rows from before a resume come from the CSV file, as text.
+        # Rows from before a resume were read from the CSV file, so their values are text.
         numbers = [{name: float(value) for name, value in row.items() if value != ""} for row in self.rows]
         self.run.write_text("metrics.json", json.dumps(numbers, indent=1))
         self._write_events(step, logs)
         self.write_failures()
 
     def write_failures(self) -> None:
-        """List the bad videos."""
+        """Write the videos that could not be decoded, if there are any, to `failures.csv`."""
         rows = [{"path": path, "cause": cause} for path, cause in sorted(self.failures.reasons.items())]
         if rows:
             self.run.write_table("failures.csv", rows)
 
     def write_views(self, png: bytes) -> None:
-        """Write `views.png`, and show it in TensorBoard too."""
+        """Write `views.png`, and add it to the TensorBoard events."""
         self.run.write_bytes("views.png", png)
         from tensorboard.compat.proto.summary_pb2 import Summary
 
@@ -109,7 +110,7 @@ class RunLogger(keras.callbacks.Callback):
         self._write_summary(step, summary)
 
     def _write_summary(self, step: int, summary: Any) -> None:
-        # TensorBoard's own writer, which needs no TensorFlow.
+        # TensorBoard's writer works without TensorFlow.
         from tensorboard.compat.proto.event_pb2 import Event
         from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
