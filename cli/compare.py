@@ -2,24 +2,34 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from hdc_keras.results.comparison import Comparison
+    from hdc_keras.results.published import PublishedFigure
+
 
 def compare(
-    runs: Annotated[list[Path], typer.Argument(help="Run directories; others are compared with the first.")],
+    runs: Annotated[
+        list[Path], typer.Argument(help="Run directories. Each is compared with the first.", show_default=False)
+    ],
     published: Annotated[
-        bool, typer.Option("--published", help="Show published figures on UCF101 and HMDB51 as well.")
+        bool, typer.Option("--published", help="Also show published figures on UCF101 and HMDB51.")
     ] = False,
     out: Annotated[
-        Path | None, typer.Option(help="Write it too: FILE.md, FILE.csv (without published figures) or FILE.json.")
+        Path | None,
+        typer.Option(help="Also write the comparison to FILE.md, FILE.csv (without published figures) or FILE.json."),
     ] = None,
 ) -> None:
-    """Compare the results of runs, and say which differences are more than chance.
+    """Compare the results of several runs, with a confidence interval for every difference.
 
-    Every difference to the first run comes with a 95 % interval from a paired bootstrap over the test videos that both
-    were judged on. Results of other protocol versions, settings or data sets are named, not compared.
+    Differences from the first run come with a 95 % confidence interval, from a paired bootstrap over the test videos
+    that both runs were evaluated on. Results of different protocol versions, settings or data sets are listed but not
+    compared.
 
     Examples:
       hdc-keras compare runs/hdc runs/coupled
@@ -41,7 +51,7 @@ def compare(
         console.print(_table(comparison))
         console.print(explanation(), style="dim")
     else:
-        console.print("These runs share no result that can be compared.")
+        console.print("These runs have no comparable results.")
     for note in comparison.notes:
         console.print(note, markup=False, style="yellow")
     if published:
@@ -51,7 +61,8 @@ def compare(
         console.print(f"Wrote [bold]{out}[/]")
 
 
-def _table(comparison: Any) -> Any:
+def _table(comparison: "Comparison") -> "Table":
+    """One row per metric, with coloured differences where the interval excludes zero."""
     from rich import box
     from rich.markup import escape
     from rich.table import Table
@@ -59,34 +70,35 @@ def _table(comparison: Any) -> Any:
     from hdc_keras.results.comparison_tables import WORDS, cells, headers
 
     titles = headers(comparison)
-    alike = len({row.dataset for row in comparison.rows}) == 1
-    # One data set is named above the table: the terminal is narrow.
-    words = [place for place in range(WORDS) if not (alike and titles[place] == "data set")]
-    figures = range(WORDS, len(titles) - len(comparison.runs) + 1)
-    title = f"Data set: {comparison.rows[0].dataset}" if alike else None
-    table = Table(title=title and escape(title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    for place, name in enumerate(titles):
-        if place in words or place >= WORDS:
-            table.add_column(escape(name), justify="right" if place >= WORDS else "left", overflow="fold")
-    before: Sequence[str] = ()
+    same_dataset = len({row.dataset for row in comparison.rows}) == 1
+    # A common data set is named once, in the title, because terminals are narrow.
+    words = [column for column in range(WORDS) if not (same_dataset and titles[column] == "data set")]
+    figures = range(WORDS, WORDS + len(comparison.runs))
+    title = escape(f"Data set: {comparison.rows[0].dataset}") if same_dataset else None
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in [*words, *range(WORDS, len(titles))]:
+        table.add_column(escape(titles[column]), justify="right" if column >= WORDS else "left", overflow="fold")
+    previous: Sequence[str] = ()
     for row, texts in zip(comparison.rows, cells(comparison), strict=True):
-        if before and texts[:3] != before[:3]:
+        if previous and texts[:3] != previous[:3]:
             table.add_section()
+        # A word is left blank if it and all words before it repeat the row above; the metric is never blank.
         shown = [
-            "" if place < WORDS - 1 and texts[: place + 1] == before[: place + 1] else texts[place] for place in words
+            "" if column < WORDS - 1 and texts[: column + 1] == previous[: column + 1] else texts[column]
+            for column in words
         ]
-        styled = [
+        differences = [
             f"[{'green' if difference.value > 0 else 'red'}]{text}[/]"
             if difference is not None and difference.excludes_zero
             else text
             for difference, text in zip(row.differences, map(escape, texts[figures.stop :]), strict=True)
         ]
-        table.add_row(*map(escape, (*shown, *(texts[place] for place in figures))), *styled)
-        before = texts
+        table.add_row(*map(escape, (*shown, *(texts[column] for column in figures))), *differences)
+        previous = texts
     return table
 
 
-def _print_published(figures: Sequence[Any]) -> None:
+def _print_published(figures: Sequence["PublishedFigure"]) -> None:
     from rich import box
     from rich.markup import escape
     from rich.table import Table
@@ -99,8 +111,9 @@ def _print_published(figures: Sequence[Any]) -> None:
     tables, sources = published_tables(figures)
     for content in tables:
         table = Table(title=content.title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-        for place, name in enumerate(content.headers):
-            table.add_column(name, justify="right" if 3 <= place < len(content.headers) - 1 else "left")
+        first, last = 3, len(content.headers) - 1  # method, pretraining set and network come first, the source last
+        for column, name in enumerate(content.headers):
+            table.add_column(name, justify="right" if first <= column < last else "left")
         for row in content.rows:
             table.add_row(*map(escape, row))
         console.print(table)

@@ -1,25 +1,29 @@
-"""`hdc-keras configs`: list and show the named experiments."""
+"""`hdc-keras configs`: list and show the named configs."""
 
 import typer
+
+from .help_text import help_text
 
 configs_app = typer.Typer(help="List and show the named configs.", no_args_is_help=True)
 
 
-@configs_app.command("list")
 def list_configs() -> None:
-    """List the named configs and what each is for."""
+    """List the named configs, with the purpose of each and the command that uses it."""
     from .console import console
     from .experiments import named_configs
 
     for name, path in named_configs().items():
-        console.print(f"[bold]{name}[/]  {path.read_text(encoding='utf-8').splitlines()[0].lstrip('# ')}")
+        purpose, command, *_ = (line.lstrip("# ") for line in path.read_text(encoding="utf-8").splitlines())
+        console.print(f"[bold]{name}[/]  {purpose}\n  {command}")
 
 
-@configs_app.command("show")
 def show_config(
-    name: str = typer.Argument("", help="Name or file; when empty, all keys with their meaning and default."),
+    name: str = typer.Argument("", help="Name of a config, or a YAML file. Omit it to explain every key."),
 ) -> None:
-    """Show a config with every key, or explain all keys.
+    """Show one config with all its keys, or explain every key.
+
+    With NAME, print the complete config: the keys that it sets, and the defaults of all others. Without NAME, print
+    every key with its default and meaning.
 
     Examples:
       hdc-keras configs show
@@ -42,3 +46,7 @@ def show_config(
         for key, inner in type(default).model_fields.items():
             value = "" if values[key] is None else values[key]
             print(f"  {key}: {value}  # {inner.description}")
+
+
+configs_app.command("list", help=help_text(list_configs))(list_configs)
+configs_app.command("show", help=help_text(show_config))(show_config)

@@ -1,11 +1,11 @@
-"""Where output goes, and the progress bar that all commands share."""
+"""Where output goes, and the progress bars that all commands share."""
 
 import logging
 import os
 import re
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -23,8 +23,8 @@ console = Console(highlight=False)
 errors = Console(stderr=True, highlight=False)
 
 
-# What TensorFlow's native code says while it starts on a machine without a GPU, and LiteRT's while it loads a file; no
-# setting of their own keeps them quiet.
+# Notices that native code prints and no setting turns off: TensorFlow's when it starts on a machine without a GPU, and
+# LiteRT's when it loads a file.
 _NOTICE = re.compile(
     r"^(WARNING: All log messages before absl|[IWE]\d{4} .*(cuda|onednn|oneDNN|cpu_feature_guard)|To enable"
     r"|INFO: Created TensorFlow Lite)"
@@ -32,18 +32,22 @@ _NOTICE = re.compile(
 
 
 def start_backend() -> None:
-    """Import Keras with its backend, and find the devices, without the notices that this prints."""
-    with notices_removed():
+    """Import Keras with its backend and detect the devices, hiding the start-up notices."""
+    with notices_hidden():
         from hdc_keras.devices import list_devices
 
         list_devices()
-    # It counts traces of any function of that name, and every network that is evaluated has one.
-    logging.getLogger("tensorflow").addFilter(lambda record: "triggered tf.function retracing" not in str(record.msg))
+    logging.getLogger("tensorflow").addFilter(_is_not_about_retracing)
+
+
+def _is_not_about_retracing(record: logging.LogRecord) -> bool:
+    # TensorFlow counts traces by function name and warns when two networks each trace a function of the same name.
+    return "triggered tf.function retracing" not in str(record.msg)
 
 
 @contextmanager
-def notices_removed() -> Iterator[None]:
-    """Pass on what native code writes to stderr, but for known notices."""
+def notices_hidden() -> Iterator[None]:
+    """Hold back what is written to stderr, also by native code; then print it without the known notices."""
     sys.stderr.flush()
     original = os.dup(2)
     with tempfile.TemporaryFile() as captured:
@@ -60,8 +64,22 @@ def notices_removed() -> Iterator[None]:
                     print(line, file=sys.stderr)
 
 
+def print_notes(notes: Sequence[str]) -> None:
+    """Print what the library found worth knowing, one note per line."""
+    for note in notes:
+        console.print(note, markup=False)
+
+
+def print_failures(failures: Sequence[str], shown: int) -> None:
+    """Print the first `shown` failures in red, one per line, and how many more there are."""
+    for failure in failures[:shown]:
+        console.print(failure, style="red", markup=False, soft_wrap=True)
+    if len(failures) > shown:
+        console.print(f"and {len(failures) - shown} more", style="red")
+
+
 def progress_bar() -> Progress:
-    """Bar, count, time so far and time left."""
+    """A bar with a count, the elapsed time, the remaining time and a note."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -75,14 +93,14 @@ def progress_bar() -> Progress:
 
 
 class NamedBars:
-    """One bar for each name that reports come under."""
+    """Progress bars by name: the first report under a name adds its bar."""
 
     def __init__(self, progress: Progress):
         self.progress = progress
         self._bars: dict[str, TaskID] = {}
 
     def __call__(self, name: str, done: int, total: int) -> None:
-        """Move the bar of `name`."""
+        """Move the bar `name`."""
         if name not in self._bars:
             self._bars[name] = self.progress.add_task(name, total=total, note="")
         self.progress.update(self._bars[name], completed=done)

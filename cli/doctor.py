@@ -1,26 +1,33 @@
 """`hdc-keras doctor`."""
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-_SPLITS = ("train", "val", "test")
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from hdc_keras.data.inspection import VideoFacts
+    from hdc_keras.data.records import VideoRecord
+
 _CLASSES_SHOWN = 12
 _FILES_SHOWN = 5
 
 
 def doctor(
-    data: Annotated[str | None, typer.Option(help="Videos to look through: a folder or a manifest.")] = None,
+    data: Annotated[str | None, typer.Option(help="Videos to check: a folder, a manifest or a prepared set.")] = None,
     set_: Annotated[
-        list[str] | None, typer.Option("--set", help="Override a key, as in data.layout=ucf101. Repeatable.")
+        list[str] | None,
+        typer.Option("--set", help="Override a config key, as in data.layout=ucf101. Repeatable."),
     ] = None,
 ) -> None:
-    """Say what this machine has, and what a set of videos holds.
+    """Describe this machine, and check a set of videos.
 
-    Every video's packets are counted and its first and middle frame decoded: damage elsewhere is not seen. The exit
-    code is 1 where a video cannot be decoded.
+    With --data, count the frames of every video and decode the first and the middle one. Damage elsewhere in a file
+    goes unnoticed. The exit code is 1 if a video cannot be decoded.
 
     Examples:
       hdc-keras doctor
@@ -32,10 +39,10 @@ def doctor(
     start_backend()
     console.print(_machine())
     if data:
-        _look_through(data, set_ or [])
+        raise typer.Exit(_check_videos(data, set_ or []))
 
 
-def _machine() -> Any:
+def _machine() -> "Table":
     import os
     import platform
     import shutil
@@ -48,19 +55,19 @@ def _machine() -> Any:
     from hdc_keras.data.synthetic import cache_folder
     from hdc_keras.devices import list_devices, uses_xla
 
-    table = Table(title="this machine", show_header=False, title_justify="left")
+    table = Table(title="This machine", show_header=False, title_justify="left")
     table.add_row("hdc-keras", f"{__version__}, Python {platform.python_version()}, Keras {keras.__version__}")
     backend = keras.backend.backend()
-    table.add_row("backend", f"{backend} {_version(backend)}; XLA is {'on' if uses_xla('auto') else 'off'} by default")
+    table.add_row("backend", f"{backend} {_version(backend)}, XLA {'on' if uses_xla('auto') else 'off'} by default")
     table.add_row("devices", ", ".join(list_devices()))
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     table.add_row("processor", f"{len(os.sched_getaffinity(0))} cores, {memory / 1e9:.0f} GB of memory")
-    for name, folder in (("here", Path.cwd()), ("cache", cache_folder())):
-        known = next(place for place in (folder, *folder.parents) if place.exists())
-        table.add_row(f"disk, {name}", f"{shutil.disk_usage(known).free / 1e9:.0f} GB free ({folder})")
+    for name, folder in (("working folder", Path.cwd()), ("cache", cache_folder())):
+        existing = next(place for place in (folder, *folder.parents) if place.exists())
+        table.add_row(name, f"{shutil.disk_usage(existing).free / 1e9:.0f} GB free on disk ({folder})")
     table.add_row("decoder", f"PyAV {av.__version__}, FFmpeg {av.ffmpeg_version_info}")
     tensorflow = _version("tensorflow")
-    table.add_row("reading", f"tf.data of TensorFlow {tensorflow}" if tensorflow else "threads (no TensorFlow)")
+    table.add_row("data loading", f"tf.data, TensorFlow {tensorflow}" if tensorflow else "threads (no TensorFlow)")
     return table
 
 
@@ -73,80 +80,81 @@ def _version(package: str) -> str:
         return ""
 
 
-def _look_through(data: str, overrides: list[str]) -> None:
+def _check_videos(data: str, overrides: list[str]) -> int:
+    """Print what the set holds, and return the exit code."""
     from hdc_keras.data.from_experiment import load_videos
     from hdc_keras.data.inspection import inspect_videos
 
-    from .console import console, progress_bar
+    from .console import console, print_failures, print_notes, progress_bar
     from .experiments import resolve
 
     experiment = resolve("videos", None, data, overrides, smoke=False)
     records, notes = load_videos(experiment)
     with progress_bar() as bar:
-        task = bar.add_task("looking through videos", total=len(records), note="")
+        task = bar.add_task("checking videos", total=len(records), note="")
         facts = inspect_videos(records, lambda done, _: bar.update(task, completed=done))
-    bad = [found for found in facts if found.problem]
-    good = [found for found in facts if not found.problem]
+    damaged = [video for video in facts if video.problem]
+    decodable = [video for video in facts if not video.problem]
     console.print(_counts(records))
-    if good:
-        console.print(_spreads(good))
-        console.print(_summary(good, experiment.data.frames, experiment.data.stride))
-    console.print("".join(f"{note}\n" for note in notes), end="", markup=False, highlight=False)
-    for found in bad[:_FILES_SHOWN]:
-        console.print(f"{found.record.path}: {found.problem}", style="red", markup=False, soft_wrap=True)
-    if len(bad) > _FILES_SHOWN:
-        console.print(f"and {len(bad) - _FILES_SHOWN} more", style="red")
-    console.print(f"{len(good)} of {len(facts)} videos can be decoded", style="red" if bad else "green")
-    if bad:
-        raise typer.Exit(1)
+    if decodable:
+        console.print(_spreads(decodable))
+        console.print(_summary(decodable, experiment.data.frames, experiment.data.stride))
+    print_notes(notes)
+    print_failures([f"{video.record.path}: {video.problem}" for video in damaged], _FILES_SHOWN)
+    console.print(f"{len(decodable)} of {len(facts)} videos can be decoded", style="red" if damaged else "green")
+    return 1 if damaged else 0
 
 
-def _counts(records: Any) -> Any:
-    """Videos by class and split."""
+def _counts(records: Sequence["VideoRecord"]) -> "Table":
+    """Number of videos by class and split."""
+    from rich.markup import escape
     from rich.table import Table
 
+    from hdc_keras.data.records import SPLITS
+
     counts = Counter((record.label or "unlabelled", record.split) for record in records)
-    labels = sorted({label for label, _ in counts}, key=lambda label: -sum(counts[label, s] for s in _SPLITS))
+    totals = Counter(record.label or "unlabelled" for record in records)
+    labels = [label for label, _ in totals.most_common()]
     groups = len({record.group for record in records if record.group})
     title = f"{len(records)} videos" + (f" in {groups} groups" if groups else "")
     table = Table("class", title=title, title_justify="left")
-    for split in _SPLITS:
+    for split in SPLITS:
         table.add_column(split, justify="right")
     for label in labels[:_CLASSES_SHOWN]:
-        table.add_row(label, *(str(counts[label, split]) for split in _SPLITS))
-    if len(labels) > _CLASSES_SHOWN:
-        others = labels[_CLASSES_SHOWN:]
-        sums = (sum(counts[label, split] for label in others) for split in _SPLITS)
-        table.add_row(f"{len(others)} others", *map(str, sums))
+        table.add_row(escape(label), *(str(counts[label, split]) for split in SPLITS))
+    others = labels[_CLASSES_SHOWN:]
+    if others:
+        sums = (sum(counts[label, split] for label in others) for split in SPLITS)
+        table.add_row(f"{len(others)} other classes", *map(str, sums))
     table.add_section()
-    table.add_row("all", *(str(sum(counts[label, split] for label in labels)) for split in _SPLITS))
+    table.add_row("total", *(str(sum(counts[label, split] for label in labels)) for split in SPLITS))
     return table
 
 
-def _spreads(facts: Any) -> Any:
-    """Least, median and greatest of what the files are."""
+def _spreads(facts: Sequence["VideoFacts"]) -> "Table":
+    """Minimum, median and maximum of what was measured."""
     from rich.table import Table
 
     from hdc_keras.data.inspection import spread
 
-    table = Table("", "least", "median", "greatest", title="files that decode", title_justify="left")
-    rows = {
-        "frames": ([found.frames for found in facts], "{:.0f}"),
-        "seconds": ([found.seconds for found in facts], "{:.1f}"),
-        "frames a second": ([found.rate for found in facts], "{:.2f}"),
-        "height": ([found.size[0] for found in facts], "{:.0f}"),
-        "width": ([found.size[1] for found in facts], "{:.0f}"),
+    table = Table("", "minimum", "median", "maximum", title="Decodable videos", title_justify="left")
+    rows: dict[str, tuple[list[float], str]] = {
+        "frames": ([video.frames for video in facts], "{:.0f}"),
+        "seconds": ([video.seconds for video in facts], "{:.1f}"),
+        "frames per second": ([video.rate for video in facts], "{:.2f}"),
+        "height": ([video.size[0] for video in facts], "{:.0f}"),
+        "width": ([video.size[1] for video in facts], "{:.0f}"),
     }
     for name, (values, form) in rows.items():
         table.add_row(name, *(form.format(value) for value in spread(values)))
     return table
 
 
-def _summary(facts: Any, frames: int, stride: int) -> str:
-    codecs = Counter(found.codec for found in facts)
-    short = sum(found.frames <= (frames - 1) * stride for found in facts)
+def _summary(facts: Sequence["VideoFacts"], frames: int, stride: int) -> str:
+    codecs = Counter(video.codec for video in facts)
+    short = sum(video.frames <= (frames - 1) * stride for video in facts)
     return (
-        f"{sum(found.seconds for found in facts) / 60:.1f} minutes; "
+        f"{sum(video.seconds for video in facts) / 60:.1f} minutes; "
         + ", ".join(f"{count} {codec}" for codec, count in codecs.most_common())
         + f"; {short} shorter than a clip of {frames} frames with stride {stride} (looped)"
     )

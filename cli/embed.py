@@ -10,7 +10,7 @@ import typer
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-    from hdc_keras.features.embedding import Embedded
+    from hdc_keras.features.embed_job import Embedded
 
 _FAILURES_SHOWN = 20
 
@@ -20,33 +20,43 @@ def embed(
     out: Annotated[Path, typer.Option(help="Parquet file to write.")],
     data: Annotated[
         str | None,
-        typer.Option(help="Videos, labelled or not: a folder, a manifest, a prepared set. The run's own if not given."),
+        typer.Option(
+            help="Videos to embed, with or without labels: a folder, a manifest or a prepared set.",
+            show_default="the videos of the run",
+        ),
     ] = None,
     checkpoint: Annotated[str, typer.Option(help="newest or best.")] = "newest",
-    videos_per_part: Annotated[int, typer.Option(min=1, help="Videos saved at once: what a kill may cost.")] = 256,
+    videos_per_part: Annotated[
+        int, typer.Option(min=1, help="Videos saved at a time. At most this many are computed again after a kill.")
+    ] = 256,
     set_: Annotated[
-        list[str] | None, typer.Option("--set", help="Override a key, as in evaluate.clips=5. Repeatable.")
+        list[str] | None,
+        typer.Option("--set", help="Override a config key, as in evaluate.clips=5. Repeatable."),
     ] = None,
 ) -> None:
-    """Write the embeddings of every video to a parquet file, a row a video: for search, clustering, your own models.
+    """Write the embeddings of videos to a Parquet file, one row per video.
 
-    Columns: video_id, path, label (or several), split and group where the set has them, and float32 vectors of fixed
-    length: each level (P2 ... P5), each level and task (P2_spatial, P5_temporal, ...) and all tasks joined (embedding),
-    averaged over evenly spaced clips. Stopped or killed at any moment, the same command goes on where it was. Videos
-    that cannot be decoded are named, and listed in a CSV beside the file.
+    Use the file for search, for clustering, or as input to your own models. Its columns are video_id, path, label (or
+    label_NAME for each of several label columns), split, group, and float32 vectors of fixed length: one for each
+    level (P2 ... P5), one for each level and task (P2_spatial, P5_temporal, ...), and embedding, which joins all
+    tasks. Vectors are averaged over evenly spaced clips.
+
+    After an interruption, run the same command again to resume. Videos that cannot be decoded are printed, and listed
+    in a CSV file next to the Parquet file.
 
     Examples:
       hdc-keras embed --run runs/mine --data path/to/videos --out videos.parquet
-      hdc-keras embed --run runs/mine --out own.parquet --checkpoint best --set evaluate.clips=5
+      hdc-keras embed --run runs/mine --out videos.parquet --checkpoint best \\
+        --set evaluate.clips=5
     """
     from hdc_keras.config import load_experiment
     from hdc_keras.errors import ConfigError
     from hdc_keras.runs.directory import RunDirectory
 
-    from .console import NamedBars, console, errors, progress_bar, start_backend
+    from .console import NamedBars, errors, print_notes, progress_bar, start_backend
     from .experiments import other_videos
 
-    if out.suffix != ".parquet" or ":/" in out.as_posix():  # a URL, of which a path keeps one slash
+    if out.suffix != ".parquet" or ":/" in out.as_posix():  # Path("s3://bucket") becomes "s3:/bucket"
         raise ConfigError(f"--out {out}: expected a local file ending in .parquet.")
     if checkpoint not in ("newest", "best"):
         raise ConfigError(f"--checkpoint {checkpoint}: expected newest or best.")
@@ -59,14 +69,14 @@ def embed(
     check_free(out)
     start_backend()
     from hdc_keras.data.from_experiment import load_videos
-    from hdc_keras.features.embedding import embed as embed_videos
-    from hdc_keras.features.embedding import read_videos
+    from hdc_keras.features.embed_job import embed as embed_videos
+    from hdc_keras.features.embed_job import read_videos
 
     try:
         with progress_bar() as bar:
             rendering = partial(NamedBars(bar), "rendering moving shapes")
             records, notes = read_videos(experiment) if data else load_videos(experiment, rendering)
-            console.print("".join(f"{note}\n" for note in notes), end="", markup=False, highlight=False)
+            print_notes(notes)
             outcome = embed_videos(
                 directory,
                 experiment,
@@ -74,17 +84,17 @@ def embed(
                 out,
                 best=checkpoint == "best",
                 videos_per_part=videos_per_part,
-                progress=_Speed(bar),
+                progress=_EmbeddingBar(bar),
                 warn=lambda message: errors.print(message, style="yellow", markup=False),
             )
     except KeyboardInterrupt:
-        errors.print("What is embedded is kept: the same command goes on from there.")
+        errors.print("Finished parts are kept. Run the same command again to resume.")
         raise
-    _say(outcome, out)
+    _print_outcome(outcome, out)
 
 
-class _Speed:
-    """A bar with videos a second, counted from where this process began, and failures so far."""
+class _EmbeddingBar:
+    """A progress bar that shows this process's videos per second, and the failures so far."""
 
     def __init__(self, progress: "Progress"):
         self.progress = progress
@@ -95,27 +105,26 @@ class _Speed:
     def __call__(self, done: int, total: int, failed: int) -> None:
         if self._task is None:
             self._began, self._first = time.monotonic(), done
-            # Not moved there: what an earlier process did says nothing of the time that is left.
+            # Videos of an earlier process are set here, not by `update`, which would count them as instant progress
+            # and underestimate the remaining time.
             self._task = self.progress.add_task("embedding videos", total=total, completed=done, note="")
         speed = (done - self._first) / max(time.monotonic() - self._began, 1e-9)
         note = f"{speed:.1f} videos/s" + (f", {failed} failed" if failed else "")
         self.progress.update(self._task, completed=done, note=note)
 
 
-def _say(outcome: "Embedded", out: Path) -> None:
+def _print_outcome(outcome: "Embedded", out: Path) -> None:
     from hdc_keras.features.embedding_table import failures_file
 
-    from .console import console
+    from .console import console, print_failures
 
-    for failure in outcome.failed[:_FAILURES_SHOWN]:
-        console.print(f"{failure['file']}: {failure['cause']}", style="red", markup=False, soft_wrap=True)
+    print_failures([f"{failure['file']}: {failure['cause']}" for failure in outcome.failed], _FAILURES_SHOWN)
     if outcome.failed:
-        more = f"and {len(outcome.failed) - _FAILURES_SHOWN} more; " if len(outcome.failed) > _FAILURES_SHOWN else ""
-        console.print(f"{more}{failures_file(out)} has all", style="red", markup=False, soft_wrap=True)
+        console.print(f"{failures_file(out)} lists every failure.", style="red", markup=False, soft_wrap=True)
     columns = ", ".join(f"{name} ({width})" for name, width in outcome.widths.items())
     console.print(f"Columns: {columns}", soft_wrap=True)
     console.print(
-        f"{outcome.rows} of {outcome.asked} videos are embedded, {len(outcome.failed)} failed: [bold]{out}[/], from "
+        f"Embedded {outcome.rows} of {outcome.asked} videos, {len(outcome.failed)} failed: [bold]{out}[/], from "
         f"{outcome.checkpoint}",
         soft_wrap=True,
     )

@@ -1,4 +1,4 @@
-"""Which experiment a command line means."""
+"""Turns the options of a command line into an experiment."""
 
 import difflib
 from importlib.resources import files
@@ -16,10 +16,10 @@ def named_configs() -> dict[str, Path]:
 
 
 def find_config(name_or_file: str) -> Path:
-    """A config file, or a named config.
+    """The YAML file that `--config` selects, by its path or by the name of an installed config.
 
     Raises:
-        ConfigError: there is neither.
+        ConfigError: no such file, and no config of that name.
     """
     if Path(name_or_file).is_file():
         return Path(name_or_file)
@@ -35,7 +35,11 @@ def find_config(name_or_file: str) -> Path:
 
 
 def resolve(config: str, preset: str | None, data: str | None, overrides: list[str], smoke: bool) -> Experiment:
-    """The experiment of `--config`, with `--preset`, `--data`, `--set` and `--smoke` applied in that order."""
+    """The experiment of `--config`, after applying `--preset`, `--data`, `--set` and `--smoke` in this order.
+
+    Raises:
+        ConfigError: the config, the preset or an override is wrong.
+    """
     overrides = [*([f"data.path={absolute(data)}"] if data else []), *overrides]
     experiment = load_experiment(find_config(config), overrides, preset)
     if preset:
@@ -44,20 +48,23 @@ def resolve(config: str, preset: str | None, data: str | None, overrides: list[s
 
 
 def other_videos(data: str | None) -> list[str]:
-    """Overrides for `--data` beside a run: what its config says of its own videos does not hold for others."""
+    """Overrides that replace a run's videos by those of `--data`.
+
+    They reset the keys that describe the run's own set: its layout, its official lists and its limits.
+    """
     if data is None:
         return []
-    of_its_own = ("layout=auto", "annotations=null", "limit=null", "limit_per_class=null")
-    return [f"data.{override}" for override in (f"path={absolute(data)}", *of_its_own)]
+    defaults = ("layout=auto", "annotations=null", "limit=null", "limit_per_class=null")
+    return [f"data.{override}" for override in (f"path={absolute(data)}", *defaults)]
 
 
 def absolute(data: str) -> str:
-    """A path that holds from any folder; a URL is one."""
+    """The absolute path of `--data`, so that a run can be resumed from any folder. URLs stay unchanged."""
     return data if is_remote(data) else str(Path(data).resolve())
 
 
 def shrunk(experiment: Experiment) -> Experiment:
-    """The same experiment in about a minute: the whole path with little data; its figures mean nothing."""
+    """The experiment cut down to about a minute: every stage runs, but its figures mean nothing."""
     height, width = experiment.data.decode_size
     size = min(32, experiment.views.size)
     scale = size / experiment.views.size

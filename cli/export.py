@@ -12,33 +12,35 @@ def export(
     out: Annotated[
         Path | None,
         typer.Option(
-            help="File or folder to create. [default: in RUN/export: saved_model, model.onnx, model.tflite or "
-            "backbone.keras]",
-            show_default=False,
+            help="File or folder to create.",
+            show_default="in RUN/export: saved_model, model.onnx, model.tflite or backbone.keras",
         ),
     ] = None,
     checkpoint: Annotated[str, typer.Option(help="newest or best.")] = "newest",
     licence: Annotated[
         str | None,
-        typer.Option(help="Licence of the weights, for the model card. It is for who trained them to decide."),
+        typer.Option(help="Licence to state in the model card. Whoever owns the weights chooses it."),
     ] = None,
 ) -> None:
-    """Write a pretrained network for use elsewhere, with a model card.
+    """Export a pretrained network for use elsewhere, with a model card.
 
-    saved_model, onnx and litert take uint8 video (batch, time, height, width, 3) of any size and resize inside; they
-    run in plain TensorFlow, ONNX Runtime and LiteRT, without hdc_keras. keras is the backbone alone, for
-    keras.models.load_model. Each file is read back in its own runtime and compared with the Keras model; one that does
-    not agree to 1e-4 is not kept. onnx and litert need an extra: pip install 'hdc-keras[onnx]'.
+    saved_model, onnx and litert accept uint8 video (batch, time, height, width, 3) of any size and resize it inside
+    the model. They run in plain TensorFlow, ONNX Runtime and LiteRT, without hdc_keras. keras is the backbone alone,
+    for keras.models.load_model.
+
+    Every export is loaded back in its runtime and compared with the Keras model. It is kept only if the outputs agree
+    to 1e-4. onnx and litert need an extra: pip install 'hdc-keras[onnx]' or 'hdc-keras[litert]'.
 
     Examples:
       hdc-keras export --run runs/moving-shapes --format saved_model
-      hdc-keras export --run runs/mine --format onnx --checkpoint best --licence CC-BY-4.0
+      hdc-keras export --run runs/mine --format onnx --checkpoint best \\
+        --licence CC-BY-4.0
       hdc-keras export --run runs/mine --format keras --out backbone.keras
     """
     from hdc_keras.results.store import read_results
     from hdc_keras.runs.directory import RunDirectory
 
-    from .console import console, notices_removed, start_backend
+    from .console import console, notices_hidden, start_backend
 
     directory = RunDirectory(run)
     experiment = directory.experiment()
@@ -51,14 +53,14 @@ def export(
     from hdc_keras.pretrained import load_checkpoint
 
     if format not in FORMATS:
-        raise ConfigError(f"unknown format `{format}`. Known: {', '.join(FORMATS)}.")
+        raise ConfigError(f"--format {format}: expected one of {', '.join(FORMATS)}.")
     model, file = load_checkpoint(directory, checkpoint)
     path = out or directory.path / "export" / FORMATS[format].file_name
-    with console.status(f"writing {format}, reading it back and comparing"), notices_removed():
+    with console.status(f"writing {format} and comparing it with the Keras model"), notices_hidden():
         written = write(model, experiment, format, path, checkpoint=file, results=results, licence=licence)
     console.print(
         f"Wrote [bold]{written.path}[/] from {file.name}: {written.format}, {written.size:,} bytes, greatest "
         f"difference from the Keras model {written.difference:.2g}",
         soft_wrap=True,
     )
-    console.print(f"Its model card is [bold]{written.card}[/]", soft_wrap=True)
+    console.print(f"Model card: [bold]{written.card}[/]", soft_wrap=True)

@@ -1,9 +1,10 @@
-"""`hdc-keras`: parse, call the library, print, exit. Commands import it when they run, so that help is fast."""
+"""The command `hdc-keras`. Each command imports the library only when it runs, which keeps `--help` fast."""
 
 import os
 import sys
 
 import typer
+from rich.markup import escape
 
 from hdc_keras.errors import HDCError, StoppedError
 
@@ -14,26 +15,21 @@ from .doctor import doctor
 from .embed import embed
 from .evaluate import evaluate
 from .export import export
+from .help_text import help_text
 from .prepare import prepare
 from .pretrain import pretrain
 from .report import report
 
 app = typer.Typer(
-    help="Pretrain a video backbone on unlabelled videos, measure what it learned, hand it on.\n\n"
-    "Exit codes: 0 done, 1 failed, 2 wrong usage or config, 130 or 143 stopped by a signal.",
+    help="Pretrain a video backbone on unlabelled videos, measure what it learned, and export it.\n\n"
+    "Exit codes: 0 success, 1 failure, 2 wrong usage or configuration, 130 or 143 stopped by Ctrl-C or SIGTERM.",
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command()(prepare)
-app.command()(pretrain)
-app.command()(evaluate)
-app.command()(compare)
-app.command()(report)
-app.command()(embed)
-app.command()(export)
-app.command()(doctor)
+for command in (prepare, pretrain, evaluate, compare, report, embed, export, doctor):
+    app.command(help=help_text(command))(command)
 app.add_typer(configs_app, name="configs")
 
 
@@ -49,27 +45,20 @@ def _version(
 
 
 def main() -> None:
-    """Run the command line; errors that the library explains are printed without a traceback."""
-    # TensorFlow greets with a page of notices at import; warnings and errors stay.
+    """Run the command line. Errors that the library explains are printed without a traceback."""
+    # Hides TensorFlow's start-up notices; its warnings and errors are still shown.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
         app()
     except StoppedError as error:
-        errors.print(escaped(str(error)), highlight=False, soft_wrap=True)
+        errors.print(escape(str(error)), soft_wrap=True)
         sys.exit(error.exit_code)
     except HDCError as error:
-        errors.print(f"[bold red]Error:[/] {escaped(str(error))}", highlight=False, soft_wrap=True)
+        errors.print(f"[bold red]Error:[/] {escape(str(error))}", soft_wrap=True)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         errors.print("Stopped.")
         sys.exit(130)
-
-
-def escaped(text: str) -> str:
-    """Text as rich prints it unchanged."""
-    from rich.markup import escape
-
-    return escape(text)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What `hdc-keras pretrain` shows while the library trains."""
+"""The part of `hdc-keras pretrain` that runs after Keras is imported: progress, messages and exit codes."""
 
 import signal
 import time
@@ -10,7 +10,6 @@ from typing import Any
 import keras
 from rich.console import Group
 from rich.live import Live
-from rich.markup import escape
 from rich.table import Table
 
 from hdc_keras.config import Experiment
@@ -19,60 +18,51 @@ from hdc_keras.data.records import VideoRecord
 from hdc_keras.devices import list_devices
 from hdc_keras.runs.directory import RunDirectory
 from hdc_keras.training.distribution import Distribution
+from hdc_keras.training.dry_run import dry_run
 from hdc_keras.training.pretraining import Outcome, pretrain
-from hdc_keras.training.rehearsal import rehearse
 
-from .console import console, progress_bar
+from .console import console, print_notes, progress_bar
 
-# How often the screen is redrawn, in seconds: reading the metrics costs a moment.
+# Least seconds between two redraws. Each redraw copies the metrics from the device.
 _REDRAW_S = 0.5
-# Without a terminal, a line is printed for at most this many epochs.
-_LINES = 20
+# Without a terminal, about this many epochs print a line.
+_EPOCH_LINES = 20
 
 
 def run_job(experiment: Experiment, path: Path, resume: bool) -> int:
-    """Train with progress on the screen, say how it ended, and return the exit code."""
-    distribution = Distribution(experiment.train)  # first of all: TensorFlow joins a cluster at its start or never
+    """Train with progress on the screen, print the outcome, and return the exit code."""
+    # First, because TensorFlow cannot join a cluster after it has initialised its devices.
+    distribution = Distribution(experiment.train)
     if not distribution.is_chief:
-        console.print("This process trains along; the first of them shows progress and writes the run.")
+        console.print("This is a worker process. The chief process shows progress and writes the run.")
         console.quiet = True
+    # Everything that can be refused is checked before the run directory is created.
     run = RunDirectory(path)
     if not resume and distribution.is_chief:
-        run.check_free()  # before any video is read
+        run.check_free()
     records, notes = _load_videos(experiment)
-    steps = steps_per_epoch(experiment, records)  # refuses too few videos
-    host_policy(experiment)  # refuses layers that are not there
+    steps = steps_per_epoch(experiment, records)
+    host_policy(experiment)
     if not resume and distribution.is_chief:
         run.create(experiment)
-    trained = sum(record.split == "train" for record in records)
-    held_out = sum(record.split == "test" for record in records)
-    groups = len({record.group for record in records if record.group})
-    console.print(
-        f"Videos: {trained} for training, {held_out} held out for testing"
-        + (f", in {groups} groups that are kept apart" if groups else "")
-    )
-    console.print("".join(f"  {note}\n" for note in notes), end="", markup=False, highlight=False)
-    console.print(
-        f"Run: [bold]{run.path}[/]   backbone {experiment.model.backbone}, {_device()}, {keras.backend.backend()}"
-    )
-    for note in distribution.notes:
-        console.print(note, markup=False)
+    _print_setup(run, experiment, records, notes)
+    print_notes(distribution.notes)
     screen = Screen(experiment, steps)
     with screen.live if console.is_terminal else nullcontext():
         outcome = pretrain(
             experiment, run, records, resume=resume, callbacks=[screen], distribution=distribution, warn=_warn
         )
-    return _say_how_it_ended(run, experiment, outcome)
+    return _print_outcome(run, experiment, outcome)
 
 
-def rehearse_job(experiment: Experiment) -> int:
-    """Take one step, print what it costs and what the run would, and return the exit code."""
+def dry_run_job(experiment: Experiment) -> int:
+    """Take two steps, print their cost and an estimate for the whole run, and return the exit code."""
     distribution = Distribution(experiment.train)
     records, notes = _load_videos(experiment)
     steps_per_epoch(experiment, records)
-    console.print("".join(f"{note}\n" for note in [*notes, *distribution.notes]), end="", markup=False)
+    print_notes([*notes, *distribution.notes])
     with console.status("building the model and taking two steps"):
-        found = rehearse(experiment, records, distribution)
+        found = dry_run(experiment, records, distribution)
     table = Table(show_header=False, box=None, padding=(0, 2))
     rows = {
         "device": f"{_device()}, {keras.backend.backend()}, {distribution.name}, XLA {'on' if found.xla else 'off'}",
@@ -82,11 +72,11 @@ def rehearse_job(experiment: Experiment) -> int:
         "weights": f"{found.backbone_weights:,} in {experiment.model.backbone}, {found.head_weights:,} in the heads",
         "learning rate": f"{experiment.train.peak_learning_rate:g} after the warm-up ({experiment.train.optimizer})",
         "first batch": f"{found.first_batch_s:.1f} s",
-        "first step": f"{found.first_step_s:.1f} s, tracing and compiling included; loss {found.loss:.3f}",
-        "step": f"{found.step_s:.2f} s, {found.clips / found.step_s:.1f} clips/s",
-        "memory": f"{found.memory_gib:.2f} GiB at most ({found.memory_of})",
-        "whole run": f"{found.steps:,} steps, about {timedelta(seconds=round(found.steps * found.step_s))}, where data "
-        "keeps up, without kNN checks and checkpoints",
+        "first step": f"{found.first_step_s:.1f} s, including tracing and compiling; loss {found.loss:.3f}",
+        "second step": f"{found.step_s:.2f} s, {found.clips / found.step_s:.1f} clips/s",
+        "peak memory": f"{found.memory_gib:.2f} GiB ({found.memory_of})",
+        "whole run": f"{found.steps:,} steps, about {timedelta(seconds=round(found.steps * found.step_s))} if data "
+        "loading keeps up, without kNN checks and checkpoints",
     }
     for name, value in rows.items():
         table.add_row(name, value)
@@ -105,23 +95,40 @@ def _load_videos(experiment: Experiment) -> tuple[list[VideoRecord], list[str]]:
 
 
 def _warn(text: str) -> None:
-    console.print(f"[yellow]{escape(text)}[/]", soft_wrap=True)
+    console.print(text, style="yellow", markup=False, soft_wrap=True)
 
 
-def _say_how_it_ended(run: RunDirectory, experiment: Experiment, outcome: Outcome) -> int:
+def _print_setup(run: RunDirectory, experiment: Experiment, records: list[VideoRecord], notes: list[str]) -> None:
+    trained = sum(record.split == "train" for record in records)
+    held_out = sum(record.split == "test" for record in records)
+    groups = len({record.group for record in records if record.group})
+    console.print(
+        f"Videos: {trained} for training, {held_out} held out for testing"
+        + (f", in {groups} groups that are not split" if groups else "")
+    )
+    print_notes([f"  {note}" for note in notes])
+    console.print(
+        f"Run: [bold]{run.path}[/]   backbone {experiment.model.backbone}, {_device()}, {keras.backend.backend()}"
+    )
+
+
+def _print_outcome(run: RunDirectory, experiment: Experiment, outcome: Outcome) -> int:
+    """Print how the run ended and what to do next, and return the exit code."""
     if outcome.failed_videos:
         console.print(
             f"[yellow]{len(outcome.failed_videos)} video(s) could not be decoded and were skipped[/]; "
             f"{run.path / 'failures.csv'} lists them."
         )
     if outcome.skipped:
-        console.print(f"[yellow]The gradient of {outcome.skipped} step(s) was left out[/]: it was not finite.")
+        console.print(
+            f"[yellow]The gradient of {outcome.skipped} step(s) was discarded[/] because it or the loss was not finite."
+        )
     if not outcome.finished:
         console.print(
             f"Stopped after step {outcome.step} ({outcome.epochs} of {experiment.train.epochs} epochs); a checkpoint "
             f"is saved. Continue with: hdc-keras pretrain --run {run.path} --resume"
         )
-        # A process that ends because another was told to has had no signal of its own.
+        # No signal: another process of the cluster received it.
         return 128 + (outcome.signal or signal.SIGTERM)
     console.print(f"{run.path / 'views.png'} shows the views of the first videos.")
     console.print(f"[green]Done[/]: {outcome.epochs} epochs. The run is in [bold]{run.path}[/]. Next:")
@@ -131,7 +138,7 @@ def _say_how_it_ended(run: RunDirectory, experiment: Experiment, outcome: Outcom
 
 
 class Screen(keras.callbacks.Callback):
-    """Bar with ETA and rate; below it loss, accuracy and weight by level and task, and the kNN check."""
+    """Shows progress with rate, loss and kNN check, and a table of loss, accuracy and weight by level and task."""
 
     def __init__(self, experiment: Experiment, steps_per_epoch: int):
         super().__init__()
@@ -143,18 +150,18 @@ class Screen(keras.callbacks.Callback):
         self._drawn = 0.0
 
     def on_train_begin(self, logs: Any = None) -> None:
-        """Set the bar to where the run stands."""
+        """Start the bar at the step that a resumed run has reached."""
         self.bar.update(self.task, completed=self.model.steps_taken)
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Advance, and redraw now and then."""
+        """Advance the bar, and redraw the table if the last redraw is old enough."""
         self.bar.advance(self.task)
         if console.is_terminal and logs and time.monotonic() - self._drawn > _REDRAW_S:
             self._drawn = time.monotonic()
             self._draw({name: float(value) for name, value in logs.items()})
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Draw; without a terminal, print a line now and then."""
+        """Redraw the table or, without a terminal, print a line for some epochs."""
         values = {name: float(value) for name, value in (logs or {}).items()}
         self.knn.update({name: value for name, value in values.items() if name.startswith("knn_")})
         rate = values.get("clips_per_second", 0.0)
@@ -167,7 +174,7 @@ class Screen(keras.callbacks.Callback):
         )
         if console.is_terminal:
             self._draw(values)
-        elif (epoch + 1) % max(1, epochs // _LINES) == 0 or epoch + 1 == epochs:
+        elif (epoch + 1) % max(1, epochs // _EPOCH_LINES) == 0 or epoch + 1 == epochs:
             line = f"epoch {epoch + 1}/{epochs}  loss {values['loss']:.3f}  {rate:.0f} clips/s  {knn}"
             console.print(f"{line}  {self._levels(values)}", soft_wrap=True)
 

@@ -8,14 +8,13 @@ import typer
 
 def report(
     run: Annotated[Path, typer.Option(help="Run directory of a pretraining run.")],
-    out: Annotated[
-        Path | None, typer.Option(help="HTML file to write. [default: RUN/report.html]", show_default=False)
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="HTML file to write.", show_default="RUN/report.html")] = None,
 ) -> None:
-    """Write all that is known of a run into one HTML file, to read, to send or to print.
+    """Write everything known about a run to one HTML file.
 
-    Curves, results, confusions, retrieved videos, a map of embeddings, the views, what the run cost, its config. The
-    file needs no other file and no network. What is not there yet is named, with the command that makes it.
+    The report shows the learning curves, the results, the confusion matrices, retrieved videos, a map of the
+    embeddings, the views, the cost of the run and its config. It is a single file that needs no network connection,
+    so you can send or print it. For each missing part it names the command that adds it.
 
     Examples:
       hdc-keras report --run runs/moving-shapes

@@ -1,6 +1,8 @@
-"""Shared fixtures: real video files, written by a real encoder, and the installed command."""
+"""Shared fixtures: real video files, written by a real encoder, and the command line."""
 
+import contextlib
 import fcntl
+import io
 import os
 import shutil
 import subprocess
@@ -12,15 +14,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-# Before anything imports TensorFlow.
+# Set before anything imports TensorFlow.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+# Wide enough that messages are not wrapped in the middle.
+COLUMNS = 200
 
 
 @pytest.fixture(scope="session")
 def once(tmp_path_factory, worker_id):
-    """Make a folder once for all workers of a test session: `once("name", make)` calls `make(folder)` under a lock.
+    """Create a folder once for all workers of a test session: `once("name", make)` calls `make(folder)` under a lock.
 
-    Whatever is made this way is shared, so tests only read it.
+    All tests share the folder, so they must not change it.
     """
     shared = tmp_path_factory.getbasetemp()
     if worker_id != "master":
@@ -31,7 +36,7 @@ def once(tmp_path_factory, worker_id):
         with (shared / f"{name}.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not done.exists():
-                shutil.rmtree(folder, ignore_errors=True)  # of a worker that failed half-way
+                shutil.rmtree(folder, ignore_errors=True)  # left by a worker whose `make` failed
                 folder.mkdir()
                 make(folder)
                 done.touch()
@@ -42,7 +47,7 @@ def once(tmp_path_factory, worker_id):
 
 @pytest.fixture(scope="session", autouse=True)
 def cache_folder(once):
-    """Moving shapes are rendered once a session, and never found in the user's cache."""
+    """The cache of the session: moving shapes are rendered once, and the user's own cache is never read."""
     folder = once("cache", lambda folder: None)
     os.environ["HDC_KERAS_CACHE"] = str(folder)
     return folder
@@ -58,7 +63,7 @@ def shapes_folder(cache_folder):
 
 @pytest.fixture(scope="session")
 def smoke_run(once, shapes_folder):
-    """The run that `hdc-keras pretrain --smoke` leaves, and what it printed; copy it to change it."""
+    """The run directory of `hdc-keras pretrain --smoke`, read-only, and what the command printed."""
 
     def make(folder):
         done = run_command(folder, "pretrain", "--smoke")
@@ -69,8 +74,14 @@ def smoke_run(once, shapes_folder):
     return folder / "runs" / "moving-shapes-smoke", (folder / "printed.txt").read_text()
 
 
+@pytest.fixture
+def smoke_copy(smoke_run, tmp_path):
+    """A copy of the smoke run, for commands that write into it."""
+    return Path(shutil.copytree(smoke_run[0], tmp_path / "smoke"))
+
+
 def numbered_frames(count: int, size: tuple[int, int] = (48, 64)) -> np.ndarray:
-    """Frames that tell their number: frame i has grey level 8 i."""
+    """Frames that show their number: frame i has grey level 8 i."""
     assert 8 * count <= 256
     return np.broadcast_to((8 * np.arange(count))[:, None, None, None], (count, *size, 3)).astype(np.uint8)
 
@@ -82,13 +93,13 @@ def frame_numbers(clip: np.ndarray) -> np.ndarray:
 
 @pytest.fixture
 def class_folder(tmp_path):
-    """Eight videos in two class folders, to change at will."""
+    """Eight videos in two class folders, which a test may change."""
     return write_class_folder(tmp_path / "videos")
 
 
 @pytest.fixture(scope="session")
 def class_folder_once(tmp_path_factory):
-    """The same, made once, to read only."""
+    """The same eight videos, shared by the tests of a worker and read-only."""
     return write_class_folder(tmp_path_factory.mktemp("once") / "videos")
 
 
@@ -106,16 +117,18 @@ def write_class_folder(folder):
 
 @dataclass
 class Finished:
+    """How a command ended: its exit code, and what it printed to stdout followed by stderr."""
+
     code: int
     out: str
 
 
 def run_command(folder, *arguments, timeout=240):
-    """Run the installed command in a folder, in a process of its own."""
+    """Run the installed command in a new process whose working folder is `folder`."""
     done = subprocess.run(
         [Path(sys.executable).parent / "hdc-keras", *map(str, arguments)],
         cwd=folder,
-        env={**os.environ, "COLUMNS": "200"},
+        env={**os.environ, "COLUMNS": str(COLUMNS)},
         capture_output=True,
         text=True,
         timeout=timeout,
@@ -123,7 +136,43 @@ def run_command(folder, *arguments, timeout=240):
     return Finished(done.returncode, done.stdout + done.stderr)
 
 
+def call_command(folder, *arguments, columns=COLUMNS):
+    """Run the command line in the test's process, with `folder` as the working folder.
+
+    This saves the seconds that a new process needs to import TensorFlow. Commands that train, and tests of signals or
+    of what native code prints, use `run_command`.
+    """
+    out, err = io.StringIO(), io.StringIO()
+    with (
+        contextlib.chdir(folder),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setattr(sys, "argv", ["hdc-keras", *map(str, arguments)])
+        patch.setattr(sys, "excepthook", sys.excepthook)  # undoes Typer's change
+        patch.setenv("COLUMNS", str(columns))
+        # Imported here because a console decides at its creation that its output is no terminal.
+        from hdc_keras_cli.console import console, errors
+        from hdc_keras_cli.main import main
+
+        patch.setattr(console, "width", columns)
+        patch.setattr(errors, "width", columns)
+        code = 0
+        try:
+            main()
+        except SystemExit as ended:
+            code = ended.code or 0
+    return Finished(code, out.getvalue() + err.getvalue())
+
+
 @pytest.fixture
 def hdc_keras_command(tmp_path):
-    """Run the installed command in an empty folder, as a user does."""
+    """Run the installed command in an empty folder, in a new process."""
     return partial(run_command, tmp_path)
+
+
+@pytest.fixture
+def hdc_keras_in_process(tmp_path):
+    """Run the command line in an empty folder, in the test's process."""
+    return partial(call_command, tmp_path)

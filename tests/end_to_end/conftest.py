@@ -1,14 +1,14 @@
-"""Shared by the tests that drive the installed command."""
+"""Fixtures for the tests that use the command line as a user does."""
 
 import pytest
 
 
 @pytest.fixture
-def refused(hdc_keras_command):
-    """Run the command and check that it fails with an exit code and one screen that says what is expected."""
+def refused(hdc_keras_in_process):
+    """Run a command and check that it fails with this exit code and a short message that says what is expected."""
 
     def check(*arguments, code, says):
-        done = hdc_keras_command(*arguments)
+        done = hdc_keras_in_process(*arguments)
         assert done.code == code, done.out
         assert "Traceback" not in done.out and len(done.out.splitlines()) < 40
         flat = " ".join(done.out.split())

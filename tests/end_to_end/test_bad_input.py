@@ -1,4 +1,6 @@
-"""What a user gets for bad input: one screen that says what to do, an exit code, and nothing overwritten."""
+"""What a user gets for bad input: a short message that says what to do, an exit code, and nothing written."""
+
+import shutil
 
 import pytest
 
@@ -12,20 +14,21 @@ pytestmark = pytest.mark.end_to_end
         (["--set", "train.epochs=many"], ["`train.epochs`", "valid integer", "Received: 'many'"]),
         (["--set", "train.epochs"], ["expected section.key=value"]),
         (["--config", "moving-shape"], ["no config of that name", "Did you mean `moving-shapes`?"]),
-        (["--preset", "coupld"], ["no preset `coupld`", "Did you mean `coupled`?"]),
-        (["--resume"], ["--resume continues the run that --run names"]),
+        (["--preset", "coupld"], ["preset `coupld`", "Did you mean `coupled`?"]),
+        (["--resume"], ["--resume continues the run that --run names", "takes no other option"]),
+        (["--resume", "--run", "runs/mine", "--init-from", "other"], ["--resume", "takes no other option"]),
         (["--epochs", "3"], ["No such option"]),
         (["--set", "model.backbone=r3d81"], ["`model.backbone`", "'s3d' or 's3d_tiny'", "Did you mean `r3d18`?"]),
     ],
 )
 def test_wrong_usage_exits_with_2_and_starts_nothing(refused, tmp_path, arguments, says):
     refused("pretrain", *arguments, code=2, says=says)
-    assert not (tmp_path / "runs").exists()
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_missing_folder(refused, tmp_path):
     refused("pretrain", "--data", "nowhere", code=1, says=["nowhere", "no such file or folder"])
-    assert not (tmp_path / "runs").exists()
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_empty_folder(refused, tmp_path):
@@ -47,18 +50,51 @@ def test_files_that_do_not_decode(refused, class_folder, kind):
     for path in (class_folder / "across").glob("*.mp4"):
         content = path.read_bytes()
         path.write_bytes(b"text" if kind == "no video" else content[: len(content) // 2])
-    arguments = ["pretrain", "--data", class_folder, "--config", "videos-cpu", "--smoke", "--run", "run"]
+    # In the test's process, because it is refused before the first step.
     refused(
-        *arguments,
+        *("pretrain", "--data", class_folder, "--config", "videos-cpu", "--smoke", "--run", "run"),
         code=1,
         says=["videos cannot be decoded", "across", "data.max_failed_share", "Repair or remove them"],
     )
 
 
 def test_a_folder_that_holds_something_else(refused, class_folder):
-    refused("pretrain", "--run", class_folder, code=1, says=["exists and is no run"])
+    before = sorted(class_folder.rglob("*"))
+    refused("pretrain", "--run", class_folder, code=1, says=["exists and is not a run directory"])
+    assert sorted(class_folder.rglob("*")) == before
 
 
-def test_a_run_that_is_none(refused):
-    for command in (["evaluate", "--protocol", "knn"], ["export"], ["pretrain", "--resume"]):
+def test_a_folder_that_holds_no_run(refused):
+    for command in (["evaluate", "--protocol", "knn"], ["export"], ["pretrain", "--resume"], ["report"]):
         refused(*command, "--run", "nowhere", code=1, says=["nowhere holds no run"])
+
+
+def test_a_run_directory_that_holds_a_run(refused, smoke_run):
+    run, _ = smoke_run
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    refused("pretrain", "--run", run, code=1, says=["already holds a run", "--resume"])
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
+
+
+def test_an_unknown_protocol_format_or_checkpoint(refused, smoke_run):
+    run, _ = smoke_run
+    refused("evaluate", "--run", run, "--protocol", "lineal", code=2, says=["`lineal`", "linear"])
+    refused("evaluate", "--run", run, "--protocol", "knn", "--checkpoint", "last", code=2, says=["newest or best"])
+    refused("evaluate", "--run", run, "--protocol", "knn", "--splits", "both", code=2, says=["own or all"])
+    refused("export", "--run", run, "--format", "onyx", code=2, says=["onyx", "saved_model"])
+    refused("export", "--run", run, "--checkpoint", "last", code=2, says=["`last`", "newest, best"])
+    refused("report", "--run", run, "--out", "report.pdf", code=2, says=["report.pdf", ".html"])
+
+
+def test_an_export_that_is_in_the_way_is_left_alone(refused, smoke_run, tmp_path):
+    (tmp_path / "there").mkdir()
+    refused("export", "--run", smoke_run[0], "--out", "there", code=1, says=["there exists"])
+    assert not list((tmp_path / "there").iterdir())
+
+
+def test_a_checkpoint_of_another_architecture(refused, smoke_run, tmp_path):
+    shutil.copytree(smoke_run[0] / "checkpoints", tmp_path / "changed" / "checkpoints")
+    config = (smoke_run[0] / "config.yaml").read_text()
+    (tmp_path / "changed" / "config.yaml").write_text(config.replace("r3d_tiny", "r3d18"))
+    says = ["another architecture", "config has r3d18; checkpoint has r3d_tiny"]
+    refused("evaluate", "--run", "changed", "--protocol", "knn", code=1, says=says)
