@@ -1,6 +1,6 @@
 """Self-supervised video pretraining in Keras 3: hierarchically decoupled spatial-temporal contrast (HDC).
 
-Names are imported when they are first used, so that `import hdc_keras` loads no backend.
+Names are imported on first use, so `import hdc_keras` is fast and loads no backend.
 """
 
 import os
@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from hdc_keras.version import __version__
 
-# TensorFlow leaves oneDNN off on CPUs without AVX-512, where it makes 3D convolutions faster (docs/performance.md).
-# This must be said before TensorFlow is imported; a user's own setting is kept.
+# TensorFlow does not use oneDNN on CPUs without AVX-512, although it makes 3D convolutions faster there too
+# (docs/performance.md). The variable must be set before TensorFlow is imported; a value that the user has set is kept.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 if TYPE_CHECKING:

@@ -1,14 +1,14 @@
-"""The errors users see: each says what was wrong, where, what was expected and what to do."""
+"""The errors that users see. Each message says what went wrong, where, what was expected, and what to do."""
 
 
 class HDCError(Exception):
-    """A failure explained in one message. The command line prints it and exits with `exit_code`."""
+    """Base class. The command line prints the message without a traceback and exits with `exit_code`."""
 
     exit_code = 1
 
 
 class ConfigError(HDCError):
-    """The configuration or an argument is wrong; nothing was started."""
+    """The config or an argument is wrong; nothing was started."""
 
     exit_code = 2
 
@@ -18,15 +18,15 @@ class DataError(HDCError):
 
 
 class WeightsError(HDCError):
-    """Weights that cannot be loaded into a network."""
+    """Weights cannot be loaded into a network."""
 
 
 class VideoDecodeError(DataError):
     """One video could not be decoded.
 
     Attributes:
-        path: the file.
-        cause: why, in one line.
+        path: path of the video.
+        cause: the reason, in one line.
     """
 
     def __init__(self, path: str, cause: str):
@@ -36,22 +36,22 @@ class VideoDecodeError(DataError):
 
 
 class TrainingError(HDCError):
-    """Training cannot go on."""
+    """Training cannot continue."""
 
 
 class RunError(HDCError):
-    """A run directory cannot be created, read or continued."""
+    """A run directory cannot be created, read, resumed or written."""
 
 
 class ExportError(HDCError):
-    """A network cannot be written in a format, or what was written does not do what the network does."""
+    """A network cannot be exported to a format, or the exported file does not agree with the network."""
 
 
 class StoppedError(HDCError):
-    """A signal stopped the work; what was done is kept.
+    """A signal stopped the command; everything finished so far is kept.
 
     Attributes:
-        exit_code: 128 and the signal's number.
+        exit_code: 128 plus the number of the signal.
     """
 
     def __init__(self, message: str, signal: int):

@@ -1,4 +1,4 @@
-"""3D networks with stages P2 to P5, by name."""
+"""3D convolutional networks with stages P2 to P5, by name."""
 
 import difflib
 from collections.abc import Callable
@@ -26,15 +26,19 @@ BACKBONES: dict[str, Callable[..., VideoBackbone]] = {
 
 
 def build_backbone(name: str, /, **kwargs: Any) -> VideoBackbone:
-    """A backbone with random weights by its name in `BACKBONES`.
+    """Build a backbone with random weights.
+
+    Args:
+        name: a key of `BACKBONES`.
+        **kwargs: constructor arguments, such as `input_shape`, `dtype` and `name`.
 
     Raises:
-        ConfigError: there is none of that name.
+        ConfigError: the name is unknown.
     """
     if name not in BACKBONES:
         near = difflib.get_close_matches(name, BACKBONES, 1)
         raise ConfigError(
-            f"`model.backbone`: there is no backbone `{name}`."
+            f"`model.backbone`: unknown backbone `{name}`."
             + (f" Did you mean `{near[0]}`?" if near else "")
             + f" Known: {', '.join(BACKBONES)}."
         )

@@ -7,7 +7,7 @@ from keras import layers
 
 from hdc_keras.backbones.video_backbone import Tensor
 
-# As in torchvision, whose weights these layouts can take; Keras' own default epsilon is 1e-3.
+# As in torchvision, whose weights these networks can load. The default epsilon of Keras is 1e-3.
 _BATCH_NORM = {"momentum": 0.9, "epsilon": 1e-5}
 
 
@@ -20,9 +20,9 @@ def convolution(
     dtype: Any,
     use_bias: bool = False,
 ) -> Tensor:
-    """3D convolution `{name}_conv`, padded on both sides alike as PyTorch does.
+    """3D convolution `{name}_conv`, padded equally on both sides, as in PyTorch.
 
-    Keras' "same" padding is uneven under a stride, so there it is given explicitly.
+    The "same" padding of Keras is uneven when strides are greater than 1; then a padding layer is added instead.
     """
     padding = "same"
     if max(strides) > 1 and max(kernel) > 1:
@@ -55,9 +55,9 @@ def relu(x: Tensor, name: str, dtype: Any) -> Tensor:
 def max_pool(
     x: Tensor, size: tuple[int, int, int], strides: tuple[int, int, int], name: str, dtype: Any, padded: bool = False
 ) -> Tensor:
-    """Max pooling `{name}_pool`; `padded` on both sides alike by half the size.
+    """Max pooling `{name}_pool`, optionally `padded` on both sides by half its size.
 
-    What it pools is never negative, so that padding with zeros equals padding with -infinity.
+    Its input is the output of a ReLU, so padding with zeros is the same as padding with -infinity.
     """
     if padded:
         x = padded_by(x, size, f"{name}_pool_pad", dtype)
@@ -65,6 +65,6 @@ def max_pool(
 
 
 def padded_by(x: Tensor, kernel: tuple[int, int, int], name: str, dtype: Any) -> Tensor:
-    """Zeros on both sides of time, height and width, half the kernel wide."""
+    """Pad time, height and width with zeros on both sides, by half the kernel size."""
     amount = tuple(k // 2 for k in kernel)
     return layers.ZeroPadding3D(amount, data_format="channels_last", dtype=dtype, name=name)(x)

@@ -8,26 +8,27 @@ import keras
 from hdc_keras.backbones.blocks import batch_norm, convolution, max_pool, relu
 from hdc_keras.backbones.video_backbone import VideoBackbone, clip_input
 
-# Convolutions between two poolings: conv1, conv2, conv3a and conv3b, ...
+# Number of convolutions in each stage: conv1, conv2, conv3a and conv3b, ...
 _CONVOLUTIONS = (1, 1, 2, 2, 2)
 
 
 @keras.saving.register_keras_serializable(package="hdc_keras")
 class C3D(VideoBackbone):
-    """Eight convolutions, conv1 to conv5b, up to where the published network pools and flattens for its classifier.
+    """The eight convolutions of C3D, conv1 to conv5b, without its last pooling and classifier.
 
-    The first pooling leaves time as it is; each that follows halves time, height and width. The levels P2 to P5 are the
-    outputs of conv2, conv3b, conv4b and conv5b.
+    The first pooling halves only height and width, the later ones also time. The levels P2 to P5 are the outputs of
+    conv2, conv3b, conv4b and conv5b.
 
     Args:
         stackwise_num_filters: channels of conv1 to conv5, five numbers.
-        use_batch_norm: batch norm after every convolution. The published network has none; the VCOP lineage has it.
+        use_batch_norm: batch norm after every convolution. The published network has none; VCOP and papers that build
+            on its code use it.
         input_shape: (time, height, width, 3); unknown lengths are `None`.
         dtype: dtype or policy of the layers.
         **kwargs: `name`, `trainable`.
 
     Raises:
-        ValueError: there are not five numbers of channels.
+        ValueError: `stackwise_num_filters` does not have five entries.
     """
 
     def __init__(
@@ -67,5 +68,5 @@ class C3D(VideoBackbone):
 
 
 def C3DTiny(name: str = "c3d_tiny", **kwargs: Any) -> C3D:
-    """C3D with few channels and batch norm, for small clips on a CPU. Ours; no published network."""
+    """C3D with few channels and batch norm, for small clips on a CPU. Not a published network."""
     return C3D((8, 12, 24, 48, 96), use_batch_norm=True, name=name, **kwargs)

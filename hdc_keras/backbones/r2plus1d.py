@@ -11,10 +11,10 @@ from hdc_keras.backbones.video_backbone import Tensor
 
 @keras.saving.register_keras_serializable(package="hdc_keras")
 class R2Plus1D(VideoResNet):
-    """A residual network in which a 1 x 3 x 3 and a 3 x 1 x 1 convolution stand for each 3 x 3 x 3 one, with batch norm
-    and ReLU between them, and as many channels there as keep the number of weights.
+    """A residual network that factorises each 3 x 3 x 3 convolution into a 1 x 3 x 3 and a 3 x 1 x 1 convolution.
 
-    The stem is a 1 x 7 x 7 convolution with stride (1, 2, 2) to 45 channels (of 64), then a 3 x 1 x 1 one.
+    Between the two are batch norm, ReLU, and as many channels as keep the number of weights. The stem is a 1 x 7 x 7
+    convolution with stride (1, 2, 2), to 45 channels in the published network, and a 3 x 1 x 1 convolution.
 
     Args:
         stackwise_num_filters: channels of each stage.
@@ -45,5 +45,5 @@ def R2Plus1D18(name: str = "r2plus1d18", **kwargs: Any) -> R2Plus1D:
 
 
 def R2Plus1DTiny(name: str = "r2plus1d_tiny", **kwargs: Any) -> R2Plus1D:
-    """R(2+1)D with one block a stage and few channels, for small clips on a CPU. Ours; no published network."""
+    """R(2+1)D with one block per stage and few channels, for small clips on a CPU. Not a published network."""
     return R2Plus1D([12, 24, 48, 96], [1, 1, 1, 1], name=name, **kwargs)

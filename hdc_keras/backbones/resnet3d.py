@@ -11,10 +11,10 @@ from hdc_keras.backbones.video_backbone import Tensor, VideoBackbone, clip_input
 
 
 class VideoResNet(VideoBackbone):
-    """What R3D and R(2+1)D share: a stem without pooling, then stages of basic blocks.
+    """Base class of R3D and R(2+1)D: a stem without pooling, then stages of basic blocks.
 
-    Each stage after the first halves time, height and width. A subclass says what its stem and its 3 x 3 x 3
-    convolutions are made of.
+    Each stage after the first halves time, height and width. Subclasses implement the stem and the 3 x 3 x 3
+    convolutions.
 
     Args:
         stackwise_num_filters: channels of each stage.
@@ -63,13 +63,21 @@ class VideoResNet(VideoBackbone):
 
     @staticmethod
     def _cube(x: Tensor, filters: int, middle: int, stride: int, name: str, dtype: Any) -> Tensor:
-        """What stands for a 3 x 3 x 3 convolution, without the batch norm that follows it; `middle` channels is what a
-        factorised one has between its parts."""
+        """A 3 x 3 x 3 convolution or its factorisation, without the batch norm that follows.
+
+        Args:
+            x: its input.
+            filters: output channels.
+            middle: channels between the two parts of a factorised convolution.
+            stride: stride along time, height and width.
+            name: prefix of the layers' names.
+            dtype: dtype or policy of the layers.
+        """
         raise NotImplementedError
 
     def _basic_block(self, x: Tensor, filters: int, stride: int, name: str, dtype: Any) -> Tensor:
         shortcut, width = x, x.shape[-1]
-        # As many channels between the parts of a factorised convolution as give it the weights of a whole one.
+        # With this many channels between its parts, a factorised convolution has as many weights as a full one.
         middle = (width * filters * 27) // (width * 9 + 3 * filters)
         if stride != 1 or width != filters:
             shortcut = convolution(x, filters, (1, 1, 1), (stride,) * 3, f"{name}_shortcut", dtype)
@@ -109,7 +117,7 @@ class R3D(VideoResNet):
 
 
 def R3D18(name: str = "r3d18", **kwargs: Any) -> R3D:
-    """R3D-18 of Tran et al. 2018 as published: two basic blocks a stage, 33.2 million weights without a classifier."""
+    """R3D-18 of Tran et al. 2018 as published: 2, 2, 2, 2 basic blocks, 33.2 million weights without a classifier."""
     return R3D([64, 128, 256, 512], [2, 2, 2, 2], name=name, **kwargs)
 
 
@@ -119,11 +127,14 @@ def R3D34(name: str = "r3d34", **kwargs: Any) -> R3D:
 
 
 def R3D10(name: str = "r3d10", **kwargs: Any) -> R3D:
-    """One basic block a stage: what VCOP (Xu et al., CVPR 2019) and the papers that took its code call "R3D" or even
-    "R3D-18". 14.4 million weights; figures of the two networks do not compare."""
+    """R3D with one basic block per stage, 14.4 million weights.
+
+    VCOP (Xu et al., CVPR 2019) and papers that build on its code call this network "R3D" or even "R3D-18". Results of
+    the two networks are not comparable.
+    """
     return R3D([64, 128, 256, 512], [1, 1, 1, 1], name=name, **kwargs)
 
 
 def R3DTiny(name: str = "r3d_tiny", **kwargs: Any) -> R3D:
-    """R3D with one block a stage and few channels, for small clips on a CPU. Ours; no published network."""
+    """R3D with one block per stage and few channels, for small clips on a CPU. Not a published network."""
     return R3D([12, 24, 48, 96], [1, 1, 1, 1], name=name, **kwargs)

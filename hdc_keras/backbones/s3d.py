@@ -9,7 +9,7 @@ from keras import layers
 from hdc_keras.backbones.blocks import batch_norm, convolution, max_pool, relu
 from hdc_keras.backbones.video_backbone import Tensor, VideoBackbone, clip_input
 
-# Channels of each Inception block: 1x1x1; 1x1x1 and 3x3x3; 1x1x1 and 3x3x3; 1x1x1 after pooling.
+# Channels of the four branches of each Inception block: 1x1x1; 1x1x1 and 3x3x3; 1x1x1 and 3x3x3; pooling and 1x1x1.
 _INCEPTION: dict[str, tuple[tuple[int, ...], ...]] = {
     "P3": ((64, 96, 128, 16, 32, 32), (128, 128, 192, 32, 96, 64)),
     "P4": (
@@ -26,11 +26,11 @@ _BATCH_NORM = {"momentum": 0.999, "epsilon": 1e-3}  # as published
 
 @keras.saving.register_keras_serializable(package="hdc_keras")
 class S3D(VideoBackbone):
-    """I3D with every k x k x k convolution as a 1 x k x k and a k x 1 x 1 one, without feature gating.
+    """I3D in which each k x k x k convolution is split into a 1 x k x k and a k x 1 x 1 one, without feature gating.
 
-    The levels: P2 is the last convolution before the first Inception block, P3 to P5 are the three groups of Inception
-    blocks. Time is halved by the stem and before P4 and P5; height and width by the stem and before each level but P2,
-    and once more after the stem.
+    P2 is the last convolution before the first Inception block; P3 to P5 are the three groups of Inception blocks. The
+    stem and the poolings before P4 and P5 halve time. The stem and the poolings before all four levels halve height and
+    width.
 
     Args:
         width: factor on all numbers of channels; 1 is the published network.
@@ -70,22 +70,22 @@ class S3D(VideoBackbone):
 
 
 def S3DTiny(name: str = "s3d_tiny", **kwargs: Any) -> S3D:
-    """S3D with an eighth of the channels, for small clips on a CPU. Ours; no published network."""
+    """S3D with an eighth of the channels, for small clips on a CPU. Not a published network."""
     return S3D(0.125, name=name, **kwargs)
 
 
-def _normed(x: Tensor, name: str, dtype: Any) -> Tensor:
+def _norm_relu(x: Tensor, name: str, dtype: Any) -> Tensor:
     return relu(batch_norm(x, name, dtype, **_BATCH_NORM), name, dtype)
 
 
 def _point(x: Tensor, filters: int, name: str, dtype: Any) -> Tensor:
-    return _normed(convolution(x, filters, (1, 1, 1), (1, 1, 1), name, dtype), name, dtype)
+    return _norm_relu(convolution(x, filters, (1, 1, 1), (1, 1, 1), name, dtype), name, dtype)
 
 
 def _separable(x: Tensor, filters: int, kernel: int, stride: int, name: str, dtype: Any) -> Tensor:
     x = convolution(x, filters, (1, kernel, kernel), (1, stride, stride), f"{name}_spatial", dtype)
-    x = _normed(x, f"{name}_spatial", dtype)
-    return _normed(convolution(x, filters, (kernel, 1, 1), (stride, 1, 1), name, dtype), name, dtype)
+    x = _norm_relu(x, f"{name}_spatial", dtype)
+    return _norm_relu(convolution(x, filters, (kernel, 1, 1), (stride, 1, 1), name, dtype), name, dtype)
 
 
 def _inception(x: Tensor, channels: Sequence[int], name: str, dtype: Any) -> Tensor:

@@ -1,4 +1,4 @@
-"""Weights of torchvision's video ResNets, from a local file: a supervised start, or a supervised upper bound.
+"""Loads weights of torchvision's video ResNets from a local file, as a supervised start or a supervised upper bound.
 
 Source of the layout: torchvision/models/video/resnet.py (`r3d_18`, `r2plus1d_18`).
 """
@@ -15,26 +15,27 @@ from hdc_keras.backbones.resnet3d import VideoResNet
 from hdc_keras.backbones.video_backbone import VideoBackbone
 from hdc_keras.errors import WeightsError
 
-# Keras' variables of a layer, in its own order, by what PyTorch calls them.
+# PyTorch's names of a layer's variables, in the order of Keras.
 _CONVOLUTION = ("weight",)
 _BATCH_NORM = ("weight", "bias", "running_mean", "running_var")
 
 
 def load_torchvision_weights(backbone: VideoBackbone, path: str | Path) -> None:
-    """Set a backbone's weights to those of a state dict that torchvision's model of the same network saved.
+    """Load the state dict of torchvision's model into the same network here; the classifier in the file is ignored.
 
-    The classifier in the file is left out. PyTorch must be installed, to read the file; any backend may be active.
+    Reading the file needs PyTorch, whatever the active backend.
 
     Args:
         backbone: an `R3D` or `R2Plus1D` with torchvision's numbers of channels and blocks.
-        path: a `.pth` file, as in `r3d_18-b3b3357e.pth`.
+        path: a `.pth` file, such as `r3d_18-b3b3357e.pth`.
 
     Raises:
-        WeightsError: the file cannot be read, is of another network, or the backbone has no torchvision layout.
+        WeightsError: the file cannot be read or holds another network, or torchvision has no such backbone. The weights
+            of the backbone are unchanged.
     """
     if not isinstance(backbone, VideoResNet):
         raise WeightsError(
-            f"torchvision has no weights for `{backbone.name}`. They can be loaded into r3d18 and r2plus1d18."
+            f"torchvision has no weights for `{backbone.name}`. It has weights for r3d18 and r2plus1d18."
         )
     state = _read(Path(path))
     factorised = isinstance(backbone, R2Plus1D)
@@ -47,15 +48,17 @@ def load_torchvision_weights(backbone: VideoBackbone, path: str | Path) -> None:
         kinds = _CONVOLUTION if isinstance(layer, layers.Conv3D) else _BATCH_NORM
         arrays = [state.get(f"{prefix}.{kind}") for kind in kinds]
         for kind, array, variable in zip(kinds, arrays, layer.weights, strict=True):
-            wanted = tuple(variable.shape)
+            expected = tuple(variable.shape)
             found = None if array is None else _in_keras_order(array).shape
-            if found != wanted:
-                problems.append(f"{prefix}.{kind}: expected {wanted}, " + ("missing" if found is None else f"{found}"))
+            if found != expected:
+                problems.append(
+                    f"{prefix}.{kind}: expected {expected}, " + ("missing" if found is None else f"{found}")
+                )
         if not problems:
             values.append((layer, [_in_keras_order(array) for array in arrays if array is not None]))
     known = {_torchvision_name(layer.name, factorised) for layer in backbone.layers if layer.weights}
-    left = [key for key in state if key.rpartition(".")[0] not in known and not _ignored(key)]
-    problems += [f"{key}: unexpected" for key in left]
+    unexpected = [key for key in state if key.rpartition(".")[0] not in known and not _is_ignored(key)]
+    problems += [f"{key}: unexpected" for key in unexpected]
     if problems:
         raise WeightsError(
             f"{path} does not hold the weights of `{backbone.name}`:\n  "
@@ -76,21 +79,21 @@ def _read(path: Path) -> dict[str, np.ndarray]:
         return {name: tensor.numpy() for name, tensor in state.items()}
     except OSError as error:
         raise WeightsError(f"{path}: cannot be read ({error.strerror})") from error
-    except Exception as error:  # torch raises many kinds for what is no state dict
-        raise WeightsError(f"{path}: is no PyTorch state dict ({' '.join(str(error).split())[:200]})") from error
+    except Exception as error:  # torch raises many types of errors for other files
+        raise WeightsError(f"{path}: is not a PyTorch state dict ({' '.join(str(error).split())[:200]})") from error
 
 
 def _in_keras_order(array: np.ndarray) -> np.ndarray:
-    """(out, in, time, height, width) kernels to (time, height, width, in, out); vectors as they are."""
+    """Kernels from (out, in, time, height, width) to (time, height, width, in, out); vectors unchanged."""
     return array if array.ndim == 1 else array.transpose(2, 3, 4, 1, 0)
 
 
-def _ignored(key: str) -> bool:
+def _is_ignored(key: str) -> bool:
     return key.startswith("fc.") or key.endswith("num_batches_tracked")
 
 
 def _torchvision_name(name: str, factorised: bool) -> str:
-    """Name of the PyTorch module that a layer's weights are in."""
+    """Name of the PyTorch module that holds the weights of a Keras layer."""
     name, part = name.rsplit("_", 1)
     is_norm = part == "norm"
     if name == "stem_spatial":
@@ -99,7 +102,7 @@ def _torchvision_name(name: str, factorised: bool) -> str:
         return f"stem.{int(is_norm) + (3 if factorised else 0)}"
     match = re.fullmatch(r"stage(\d)_block(\d+)_(shortcut|[12])(_spatial)?", name)
     if not match:
-        return name  # normalise_pixels, which PyTorch does outside of the model
+        return name  # normalise_pixels, which is not part of torchvision's model
     stage, block, place, spatial = match.groups()
     module = f"layer{int(stage) - 1}.{int(block) - 1}"
     if place == "shortcut":

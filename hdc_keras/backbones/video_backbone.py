@@ -1,4 +1,4 @@
-"""What all backbones share."""
+"""The base class of all backbones, and their input."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,7 +8,7 @@ from keras import layers
 
 Tensor = Any
 
-# Channel means and standard deviations of Kinetics-400 in [0, 1], as used by the torchvision video models.
+# Channel means and standard deviations of Kinetics-400 pixels in [0, 1], as torchvision's video models use them.
 PIXEL_MEAN = (0.43216, 0.394666, 0.37645)
 PIXEL_STD = (0.22803, 0.22145, 0.216989)
 
@@ -16,22 +16,24 @@ PIXEL_STD = (0.22803, 0.22145, 0.216989)
 class VideoBackbone(keras.Model):
     """A functional model from clips to the feature map of its last stage.
 
-    Input: (batch, time, height, width, 3) float in [0, 1]; the channels are normalised inside. Time, height and width
-    may be unknown (`None`).
+    Input: (batch, time, height, width, 3) float in [0, 1]; channels are normalised inside the model. Time, height and
+    width may be unknown (`None`).
 
-    A subclass builds its stages from symbolic clips in its constructor and gives all its own arguments to this one.
+    A subclass builds its stages from symbolic clips in its constructor, and passes them and all its arguments to this
+    constructor.
 
     Args:
         inputs: the symbolic clips.
         pyramid_outputs: symbolic output of every stage by level, `{"P2": ..., "P5": ...}`, shallowest first.
-        arguments: constructor arguments of the subclass, `dtype` among them, for `get_config`.
-        block_outputs: symbolic output of every block, in order, the stages' among them: tensors that all the rest of
-            the network is computed from, where rematerialisation may cut it. The stages' when `None`.
+        arguments: constructor arguments of the subclass, including `dtype`, for `get_config`.
+        block_outputs: symbolic output of every block, in order, including the outputs of the stages. Each is the only
+            input of everything that follows it, so rematerialisation can cut the network there. Defaults to the outputs
+            of the stages.
         **kwargs: `name`, `trainable`.
 
     Attributes:
-        pyramid_outputs: as given.
-        block_outputs: as given.
+        pyramid_outputs: see above.
+        block_outputs: see above.
     """
 
     pyramid_outputs: dict[str, Tensor]
@@ -48,7 +50,7 @@ class VideoBackbone(keras.Model):
         super().__init__(inputs=inputs, outputs=list(pyramid_outputs.values())[-1], **kwargs)
         self.pyramid_outputs = pyramid_outputs
         self.block_outputs = list(block_outputs or pyramid_outputs.values())
-        # What `dtype=None` means is settled now: it may be something else by the time the network is saved.
+        # `dtype=None` is resolved here: the global policy may have changed by the time the network is saved.
         self._arguments = {**arguments, "dtype": keras.dtype_policies.get(arguments["dtype"])}
 
     def get_config(self) -> dict[str, Any]:
@@ -63,17 +65,17 @@ class VideoBackbone(keras.Model):
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "VideoBackbone":
-        """A new backbone from what `get_config` gave."""
+        """A new backbone from what `get_config` returned."""
         config = dict(config)
         if isinstance(config.get("dtype"), dict):
             config["dtype"] = keras.dtype_policies.deserialize(config["dtype"])
         return cls(**config)
 
     def level_model(self, levels: tuple[str, ...]) -> keras.Model:
-        """The same layers, giving the feature maps of `levels` as a dict.
+        """A model on the same layers that returns the feature maps of `levels` as a dict.
 
         Raises:
-            ValueError: a level that this backbone does not have.
+            ValueError: the backbone lacks one of the levels.
         """
         unknown = [level for level in levels if level not in self.pyramid_outputs]
         if unknown:
@@ -84,8 +86,10 @@ class VideoBackbone(keras.Model):
         return keras.Model(self.input, {level: self.pyramid_outputs[level] for level in levels})
 
     def block_models(self, last: str) -> list[keras.Model]:
-        """The same layers as a chain of models of a block each: the first takes clips, each other what the one before
-        it gives. The blocks after level `last` are left out."""
+        """A chain of models on the same layers, one per block, up to level `last`.
+
+        The first takes clips, each other model the output of the one before it.
+        """
         blocks, start = [], self.input
         for output in self.block_outputs:
             blocks.append(keras.Model(start, output))
@@ -96,12 +100,12 @@ class VideoBackbone(keras.Model):
 
 
 def clip_input(input_shape: Sequence[int | None], dtype: Any) -> tuple[Tensor, Tensor]:
-    """Symbolic clips of (time, height, width, 3), and the same with their channels normalised."""
+    """Symbolic clips of `input_shape`, (time, height, width, 3), and the same clips with normalised channels."""
     clips = layers.Input(tuple(input_shape), name="clips")
     return clips, normalise_pixels(clips, dtype)
 
 
 def normalise_pixels(clips: Tensor, dtype: Any = None) -> Tensor:
-    """[0, 1] pixels to zero mean and unit variance per channel, by the statistics of Kinetics-400."""
+    """Normalise pixels in [0, 1] with the channel means and variances of Kinetics-400."""
     variance = [std**2 for std in PIXEL_STD]
     return layers.Normalization(-1, PIXEL_MEAN, variance, dtype=dtype, name="normalise_pixels")(clips)

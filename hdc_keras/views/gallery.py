@@ -1,4 +1,4 @@
-"""A picture of the views, to see what augmentation does to one's own videos before training on them for days."""
+"""A picture of the views: shows what augmentation does to your videos before you train on them for days."""
 
 import io
 from typing import Any
@@ -12,14 +12,14 @@ Tensor = Any
 
 GALLERY_VIDEOS = 4
 _FRAMES = 8
-# Small views are enlarged to at least this many pixels.
+# Views smaller than this many pixels are enlarged.
 _LEAST_SIDE = 64
 _DPI = 100
 _MARGIN_INCHES = 1.4
 
 
 def draw_gallery(generator: ViewGenerator, windows: Tensor) -> bytes:
-    """Draw the views of the first four videos: a row a view, named at its left, and a column a frame.
+    """Draw the views of the first four videos, with one row per view, labelled on the left, and one column per frame.
 
     Args:
         generator: makes the views.
@@ -38,7 +38,7 @@ def draw_gallery(generator: ViewGenerator, windows: Tensor) -> bytes:
     rows = by_video[:, :, shown].reshape(-1, len(shown), *views.shape[2:])
     size = views.shape[2]
     scale = -(-_LEAST_SIDE // size)
-    # One image of all frames, with a white line between them, and a black one between videos.
+    # One image of all frames, with white lines between frames and black lines between videos.
     rows = np.pad(rows, [(0, 0), (0, 0), (1, 1), (1, 1), (0, 0)], constant_values=1.0)
     image = rows.transpose(0, 2, 1, 3, 4).reshape(len(rows) * (size + 2), -1, 3)
     height, width = image.shape[:2]

@@ -1,4 +1,4 @@
-"""The views of a batch of videos: anchor, positives and temporal negatives (METHOD, "Views")."""
+"""The views of a batch of videos: anchor, positives and temporal negatives (docs/method.md, "Views")."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,8 +12,8 @@ from hdc_keras.views import transforms
 Tensor = Any
 Draws = dict[str, transforms.Parameters]
 
-# How each view is made: which window it shows, and under which draw of spatial augmentation: the anchor's, another, or
-# the spatial positive's, which is the anchor's but for colours of its own where `own_colour` says so.
+# The window that each view shows, and the draw of spatial augmentation that it gets: the anchor's ("anchor"), a second,
+# independent one ("other"), or the anchor's with the spatial positive's colours ("spatial", see `views.own_colour`).
 _ANCHOR_WINDOW, _SECOND_WINDOW = 0, 1
 _VIEWS = {
     "anchor": (_ANCHOR_WINDOW, "anchor"),
@@ -34,15 +34,15 @@ _POSITIVES: dict[Task, dict[str, str]] = {
 
 
 def positives_of(task: Task) -> dict[str, str]:
-    """Which view is the positive of each task, as in {"spatial": "spatial_positive", ...}."""
+    """The view that is the positive of each loss, by task, as in {"spatial": "spatial_positive", ...}."""
     return _POSITIVES[task]
 
 
 class ViewGenerator(keras.layers.Layer):
     """Turns windows into views.
 
-    With windows `v[t_a]`, `v[t_s]` and two draws of spatial augmentation `s`, `s'` (with `own_colour`, the colours of
-    the spatial positive's `s` are drawn anew):
+    `v[t_a]` and `v[t_s]` are the two windows of a video, `s` and `s'` two draws of spatial augmentation. With
+    `own_colour`, the spatial positive gets a separate colour draw within `s`.
 
     | view | definition |
     |---|---|
@@ -54,8 +54,13 @@ class ViewGenerator(keras.layers.Layer):
 
     Args:
         config: sizes, ranges and probabilities.
-        task: decides which positives are made.
-        seed: integer seed of the draws.
+        task: determines which positives are made.
+        seed: integer seed of the draws; random when `None`.
+        **kwargs: `name`, `dtype`.
+
+    Attributes:
+        view_names: names of the views, in the order in which they are made.
+        negative_views: the view that serves as each of `config.temporal_negatives`, in order.
     """
 
     def __init__(self, config: ViewsConfig, task: Task = "decoupled", seed: int | None = None, **kwargs: Any):
@@ -63,47 +68,47 @@ class ViewGenerator(keras.layers.Layer):
         self.config = config
         self.task = task
         self.seed_generator = keras.random.SeedGenerator(seed)
-        self.built = True  # or Keras would make the views of a whole batch once more, to build what has no weights
+        self.built = True  # otherwise Keras would run the layer once to build it, although it has no weights
         negatives = config.temporal_negatives if "temporal" in positives_of(task) else ()
         positives = positives_of(task).values()
-        # The spatial positive is the shifted negative: made once, used twice.
-        alike = "spatial_positive" in positives and not config.own_colour
-        shared = {"shifted": "spatial_positive"} if alike else {}
+        # Without separate colours, the shifted negative and the spatial positive are the same view, so it is made once.
+        is_shared = "spatial_positive" in positives and not config.own_colour
+        shared = {"shifted": "spatial_positive"} if is_shared else {}
         self.view_names: tuple[str, ...] = tuple(
             dict.fromkeys(["anchor", *positives, *(shared.get(name, name) for name in negatives)])
         )
         self.negative_views: tuple[str, ...] = tuple(shared.get(name, name) for name in negatives)
 
     def call(self, windows: Tensor) -> Tensor:
-        """Draw, and make the views.
+        """Draw the augmentation and make the views.
 
         Args:
             windows: (batch, 2, time, height, width, 3) uint8, or float in [0, 255].
 
         Returns:
-            As `apply`.
+            The views, see `apply`.
         """
         return self.apply(windows, self.draw(ops.shape(windows)[0], windows.shape[2:5]))
 
     def draw(self, batch: Any, frames: tuple[int, int, int]) -> Draws:
-        """Everything random about the views of a batch.
+        """Draw everything that is random about the views of a batch.
 
-        Videos of a batch can be taken apart by their draws' first axis: a device or a micro-batch makes the views of
-        its own videos, and they are those that a single device would have made.
+        The draws can be split along their first axis, so that a replica or a micro-batch makes the same views of its
+        videos as a single device would.
 
         Args:
             batch: number of videos.
             frames: (time, height, width) of the windows.
 
         Returns:
-            Tensors by kind and name, each (batch, ...).
+            Parameters by kind and name; tensors of shape (batch, ...).
         """
         time, frame_size = frames[0], frames[1:]
         draws = {}
-        for owner in ("anchor", "other"):
-            draws[f"{owner}_fading"] = transforms.draw_fading(batch, self.config, self.seed_generator)
-            draws[f"{owner}_geometry"] = transforms.draw_geometry(batch, frame_size, self.config, self.seed_generator)
-            draws[f"{owner}_colour"] = transforms.draw_colour(batch, self.config, self.seed_generator)
+        for draw in ("anchor", "other"):
+            draws[f"{draw}_fading"] = transforms.draw_fading(batch, self.config, self.seed_generator)
+            draws[f"{draw}_geometry"] = transforms.draw_geometry(batch, frame_size, self.config, self.seed_generator)
+            draws[f"{draw}_colour"] = transforms.draw_colour(batch, self.config, self.seed_generator)
         draws["spatial_colour"] = self._spatial_colour(batch, draws["anchor_colour"])
         if "shuffled" in self.view_names:
             keys = keras.random.uniform((batch, time), seed=self.seed_generator)
@@ -113,37 +118,38 @@ class ViewGenerator(keras.layers.Layer):
         return draws
 
     def apply(self, windows: Tensor, draws: Draws) -> Tensor:
-        """Make the views that were drawn.
+        """Make the views from their draws.
 
         Args:
             windows: (batch, 2, time, height, width, 3) uint8, or float in [0, 255].
-            draws: as `draw` gives them for these videos.
+            draws: what `draw` returned for these videos.
 
         Returns:
-            (views * batch, time, size, size, 3) in the layer's compute dtype, in [0, 1]; views follow each other in the
-            order of `view_names`.
+            (views * batch, time, size, size, 3) in the layer's compute dtype, in [0, 1]: the first view of all videos,
+            then the second, in the order of `view_names`.
         """
-        owners = [_VIEWS[name][1] for name in self.view_names]
-        # The spatial positive has the anchor's draws but for colour.
+        names = [_VIEWS[view][1] for view in self.view_names]
+        # The spatial positive shares all of the anchor's draws except colour.
         fading, geometry = (
-            _joined([draws[f"{'anchor' if owner == 'spatial' else owner}_{kind}"] for owner in owners])
+            _joined([draws[f"{'anchor' if name == 'spatial' else name}_{kind}"] for name in names])
             for kind in ("fading", "geometry")
         )
-        colour = _joined([draws[f"{owner}_colour"] for owner in owners])
+        colour = _joined([draws[f"{name}_colour"] for name in names])
         clips = ops.concatenate([self._in_time(name, windows, draws) for name in self.view_names])
         clips = transforms.apply_geometry(ops.cast(clips, self.compute_dtype) / 255.0, geometry, self.config.size)
         if self.config.fade_static:
             clips = transforms.apply_fading(clips, fading)
         return transforms.apply_colour(clips, colour)
 
-    def _spatial_colour(self, batch: Any, of_anchor: transforms.Parameters) -> transforms.Parameters:
+    def _spatial_colour(self, batch: Any, anchor_colour: transforms.Parameters) -> transforms.Parameters:
         if not self.config.own_colour:
-            return of_anchor
-        own = keras.random.uniform((batch,), seed=self.seed_generator) < self.config.own_colour
-        drawn = transforms.draw_colour(batch, self.config, self.seed_generator)
-        return {name: ops.where(own, drawn[name], of_anchor[name]) for name in drawn}
+            return anchor_colour
+        is_separate = keras.random.uniform((batch,), seed=self.seed_generator) < self.config.own_colour
+        separate = transforms.draw_colour(batch, self.config, self.seed_generator)
+        return {name: ops.where(is_separate, separate[name], anchor_colour[name]) for name in separate}
 
     def _in_time(self, name: str, windows: Tensor, draws: Draws) -> Tensor:
+        """The frames that view `name` shows, in its order: (batch, time, height, width, 3)."""
         clips = windows[:, _VIEWS[name][0]]
         if name == "reversed":
             return ops.flip(clips, axis=1)
@@ -155,11 +161,11 @@ class ViewGenerator(keras.layers.Layer):
         return clips
 
     def save_own_variables(self, store: Any) -> None:
-        """Keep the state of the draws, which Keras leaves out, so that a resumed run draws what it would have drawn."""
+        """Save the random state, which Keras does not save, so that a resumed run makes the same draws."""
         store["seed_state"] = ops.convert_to_numpy(self.seed_generator.state)
 
     def load_own_variables(self, store: Any) -> None:
-        """Restore the state of the draws."""
+        """Restore the random state."""
         self.seed_generator.state.assign(store["seed_state"][()])
 
     def compute_output_shape(self, input_shape: Sequence[int | None]) -> tuple[int | None, ...]:
@@ -170,7 +176,7 @@ class ViewGenerator(keras.layers.Layer):
 
 
 def _frames_at(clips: Tensor, frames: Tensor) -> Tensor:
-    """(batch, time, ...) clips at (batch, n) frames: (batch, n, ...)."""
+    """Select (batch, n) `frames` of (batch, time, height, width, 3) clips: (batch, n, height, width, 3)."""
     return ops.take_along_axis(clips, frames[:, :, None, None, None], axis=1)
 
 

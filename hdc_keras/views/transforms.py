@@ -1,11 +1,11 @@
-"""Clip-consistent augmentations in batch, on the device, on any backend.
+"""Batched augmentation of clips, on the device, on any backend.
 
-Each transform is a pair: `draw_*` gives parameters for a batch, `apply_*` applies them. All frames of a clip share its
-parameters; two clips given the same parameters are transformed alike.
+Each transform is a pair of functions: `draw_*` draws parameters for a batch, `apply_*` applies them. All frames of a
+clip share its parameters, and two clips with the same parameters are transformed in the same way.
 
-Geometry (crop, resize, flip, blur) is linear along each axis, so it is two matrix products a frame with one matrix for
-rows and one for columns. Colour (brightness, contrast, saturation, hue, grey) is affine in RGB, so it is one 3 x 3
-matrix and one offset a clip. Shapes are static, and nothing loops over samples.
+Geometry (crop, resize, flip, blur) is linear along each axis: two matrix products per frame, with one matrix for the
+rows and one for the columns. Colour (brightness, contrast, saturation, hue, grey) is affine in RGB: one 3 x 3 matrix
+and one offset per clip. Shapes are static, and there is no loop over samples.
 """
 
 import math
@@ -19,9 +19,9 @@ from hdc_keras.config import ViewsConfig
 Tensor = Any
 Parameters = dict[str, Tensor]
 
-# Blur widths are given for this view size and scale with the view.
+# `views.blur_sigma` is given for this view size and scales with the view.
 _BLUR_REFERENCE_SIZE = 112
-# Luma of ITU-R BT.601, and the matching YIQ axes, in which a turn of the chroma plane is a change of hue.
+# Luma of ITU-R BT.601 and the matching YIQ axes, in which a rotation of the chroma plane changes hue.
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 _RGB_TO_YIQ = np.array([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]], np.float32)
 _YIQ_TO_RGB = np.linalg.inv(_RGB_TO_YIQ).astype(np.float32)
@@ -34,17 +34,17 @@ def draw_geometry(
 
     Args:
         batch: number of draws.
-        frame_size: (height, width) of the frames in pixels, from which a crop's aspect follows.
+        frame_size: (height, width) of the frames in pixels, which turns the aspect of a crop into fractions.
         config: ranges and probabilities.
         seed: source of randomness.
 
     Returns:
-        box (batch, 4): top, left, height, width as shares of the frame; flip (batch,): 0 or 1; sigma (batch,): standard
-        deviation of the blur in pixels of the view, 0 for none. All float32.
+        box (batch, 4): top, left, height, width as fractions of the frame; flip (batch,): 0 or 1; sigma (batch,):
+        standard deviation of the blur in pixels of the view, 0 for no blur. All float32.
     """
     area = random.uniform((batch,), *config.crop_area, seed=seed)
     aspect = ops.exp(random.uniform((batch,), *(math.log(limit) for limit in config.crop_aspect), seed=seed))
-    # From pixels to shares of the frame.
+    # From pixels to fractions of the frame.
     aspect = aspect * (frame_size[0] / frame_size[1])
     height = ops.minimum(ops.sqrt(area / aspect), 1.0)
     width = ops.minimum(ops.sqrt(area * aspect), 1.0)
@@ -63,11 +63,11 @@ def apply_geometry(clips: Tensor, parameters: Parameters, size: int) -> Tensor:
 
     Args:
         clips: (batch, time, height, width, 3) float.
-        parameters: as `draw_geometry` gives them.
+        parameters: what `draw_geometry` returned.
         size: height and width of the result in pixels.
 
     Returns:
-        (batch, time, size, size, 3), of the clips' dtype.
+        (batch, time, size, size, 3), in the dtype of the clips.
     """
     height, width, channels = clips.shape[2:]
     time = ops.shape(clips)[1]  # unknown until run time in an exported model
@@ -79,7 +79,7 @@ def apply_geometry(clips: Tensor, parameters: Parameters, size: int) -> Tensor:
     rows, columns = ops.cast(rows, clips.dtype), ops.cast(columns, clips.dtype)
     # (batch, time, size, width * 3)
     clips = ops.matmul(rows[:, None], ops.reshape(clips, (-1, time, height, width * channels)))
-    # Columns act on (width, 3) as one matrix, so that the product stays large.
+    # One matrix acts on (width, 3) at once, because one large product is faster than three small ones.
     columns = ops.transpose(columns, (0, 2, 1))[:, :, None, :, None] * ops.cast(
         ops.eye(channels)[None, None, :, None, :], clips.dtype
     )
@@ -89,10 +89,10 @@ def apply_geometry(clips: Tensor, parameters: Parameters, size: int) -> Tensor:
 
 
 def even_crops(clips: Tensor, size: int, crops: int = 1) -> Tensor:
-    """The views that evaluation and exported models see: `size` x `size` pixels, nothing drawn.
+    """The crops that evaluation and exported models use: `size` x `size` pixels, without random augmentation.
 
-    One crop is the middle; several are spread evenly along the longer side, from its one end to the other. Frames
-    smaller than a crop are enlarged.
+    A single crop is central; several are spread evenly along the longer side, from one end to the other. Frames smaller
+    than a crop are enlarged.
 
     Args:
         clips: (batch, time, height, width, 3) uint8, or float in [0, 255].
@@ -103,22 +103,27 @@ def even_crops(clips: Tensor, size: int, crops: int = 1) -> Tensor:
         (crops * batch, time, size, size, 3) float32 in [0, 1]: the first crop of all clips, then the second.
     """
     height, width = (min(1.0, size / length) for length in clips.shape[2:4])
-    clips, none = ops.cast(clips, "float32") / 255.0, ops.zeros((1,))
+    clips, zero = ops.cast(clips, "float32") / 255.0, ops.zeros((1,))
     views = []
     for number in range(crops):
-        along = number / (crops - 1) if crops > 1 else 0.5
-        down, right = (0.5, along) if clips.shape[3] >= clips.shape[2] else (along, 0.5)
+        position = number / (crops - 1) if crops > 1 else 0.5
+        down, right = (0.5, position) if clips.shape[3] >= clips.shape[2] else (position, 0.5)
         box = ops.convert_to_tensor([[(1 - height) * down, (1 - width) * right, height, width]], dtype="float32")
-        views.append(apply_geometry(clips, {"box": box, "flip": none, "sigma": none}, size))
+        views.append(apply_geometry(clips, {"box": box, "flip": zero, "sigma": zero}, size))
     return ops.concatenate(views) if crops > 1 else views[0]
 
 
 def draw_colour(batch: int, config: ViewsConfig, seed: random.SeedGenerator) -> Parameters:
     """Draw colour changes.
 
+    Args:
+        batch: number of draws.
+        config: ranges and probabilities.
+        seed: source of randomness.
+
     Returns:
-        brightness, contrast, saturation (batch,): factors, 1 for no change; hue (batch,): share of the colour circle.
-        Greyscale is a saturation of 0. All float32.
+        brightness, contrast, saturation (batch,): factors, 1 for no change; hue (batch,): rotation as a fraction of the
+        colour circle. Greyscale is a saturation of 0. All float32.
     """
     jitter = _occurs(batch, config.jitter, seed)
 
@@ -138,7 +143,7 @@ def apply_colour(clips: Tensor, parameters: Parameters) -> Tensor:
 
     Args:
         clips: (batch, time, height, width, 3) float in [0, 1].
-        parameters: as `draw_colour` gives them.
+        parameters: what `draw_colour` returned.
 
     Returns:
         The same shape and dtype.
@@ -147,7 +152,7 @@ def apply_colour(clips: Tensor, parameters: Parameters) -> Tensor:
     gain = parameters["brightness"] * parameters["contrast"]
     matrix = ops.cast(gain[:, None, None] * _chroma_matrix(parameters["saturation"], parameters["hue"]), clips.dtype)
     pixels = ops.matmul(ops.reshape(clips, (-1, time * height * width, channels)), matrix)
-    # Saturation and hue leave luma as it is, so this is the mean luma of brightness and contrast alone.
+    # Saturation and hue do not change luma, so this is the mean luma after brightness and contrast.
     mean_luma = ops.sum(ops.cast(ops.mean(pixels, axis=1), "float32") * _LUMA, axis=-1)
     offset = mean_luma * (1.0 - parameters["contrast"]) / parameters["contrast"]
     pixels = ops.clip(pixels + ops.cast(offset[:, None, None], clips.dtype), 0.0, 1.0)
@@ -155,23 +160,28 @@ def apply_colour(clips: Tensor, parameters: Parameters) -> Tensor:
 
 
 def draw_fading(batch: int, config: ViewsConfig, seed: random.SeedGenerator) -> Parameters:
-    """Draw how far what does not move fades.
+    """Draw how far static content fades.
+
+    Args:
+        batch: number of draws.
+        config: `fade_static` is the probability of fading.
+        seed: source of randomness.
 
     Returns:
-        share (batch,) float32 in [0, 1]: 0 for no change; at 1 only what moves is left.
+        share (batch,) float32 in [0, 1]: at 0 nothing fades, at 1 only moving content is left.
     """
     return {"share": random.uniform((batch,), seed=seed) * _occurs(batch, config.fade_static, seed)}
 
 
 def apply_fading(clips: Tensor, parameters: Parameters) -> Tensor:
-    """Fade each clip's mean frame towards mid-grey and leave what differs from it as it is.
+    """Fade each clip's mean frame towards mid-grey, and keep every frame's difference from it.
 
-    A static background is a shortcut for the temporal task; two views of a video that fade differently share less of it
+    A static background is a shortcut for the temporal task. Two views that fade by different amounts share less of it
     (our choice, after "background erasing", Wang et al., CVPR 2021, arXiv 2009.05769).
 
     Args:
         clips: (batch, time, height, width, 3) float in [0, 1].
-        parameters: as `draw_fading` gives them.
+        parameters: what `draw_fading` returned.
 
     Returns:
         The same shape and dtype, in [0, 1].
@@ -181,16 +191,17 @@ def apply_fading(clips: Tensor, parameters: Parameters) -> Tensor:
 
 
 def _occurs(batch: int, probability: float, seed: random.SeedGenerator) -> Tensor:
+    """(batch,) float32: 1 with the given probability, else 0."""
     return ops.cast(random.uniform((batch,), seed=seed) < probability, "float32")
 
 
 def _resize_matrix(start: Tensor, extent: Tensor, flip: Tensor, length: int, size: int) -> Tensor:
-    """(batch, size, length): row i holds the weights of the source pixels that make output pixel i."""
+    """(batch, size, length): row i holds the weights of the source pixels in output pixel i."""
     step = extent[:, None] * (length / size)  # (batch, 1) source pixels per output pixel
-    place = ops.arange(size, dtype="float32")[None] + 0.5
-    place = ops.where(flip[:, None] > 0.5, size - place, place)
-    centre = start[:, None] * length + place * step - 0.5  # (batch, size)
-    reach = ops.maximum(step, 1.0)[..., None]  # when shrinking, the filter widens so that no pixel is passed over
+    output = ops.arange(size, dtype="float32")[None] + 0.5
+    output = ops.where(flip[:, None] > 0.5, size - output, output)
+    centre = start[:, None] * length + output * step - 0.5  # (batch, size)
+    reach = ops.maximum(step, 1.0)[..., None]  # a wider filter when shrinking, so that every source pixel counts
     distance = ops.abs(ops.arange(length, dtype="float32")[None, None] - centre[..., None])
     weights = ops.maximum(1.0 - distance / reach, 0.0)
     return weights / ops.sum(weights, axis=-1, keepdims=True)
@@ -200,16 +211,16 @@ def _blur_matrix(sigma: Tensor, size: int) -> Tensor:
     """(batch, size, size) Gaussian weights; the identity where sigma is 0."""
     steps = ops.arange(size, dtype="float32")
     squared = ops.square(steps[:, None] - steps[None])[None]
-    # Far under a pixel the Gaussian is the identity; the floor only keeps the division finite.
+    # The floor avoids a division by 0. A Gaussian that narrow is the identity.
     weights = ops.exp(-0.5 * squared / ops.square(ops.maximum(sigma, 1e-3))[:, None, None])
     return weights / ops.sum(weights, axis=-1, keepdims=True)
 
 
 def _chroma_matrix(saturation: Tensor, hue: Tensor) -> Tensor:
-    """(batch, 3, 3), to be multiplied from the right: scales chroma and turns it in YIQ."""
+    """(batch, 3, 3) to multiply pixels by from the right: scales and rotates chroma in YIQ."""
     angle = 2.0 * math.pi * hue
     cosine, sine = saturation * ops.cos(angle), saturation * ops.sin(angle)
     one, zero = ops.ones_like(hue), ops.zeros_like(hue)
-    turn = ops.stack([one, zero, zero, zero, cosine, -sine, zero, sine, cosine], axis=-1)
-    matrix = ops.matmul(ops.matmul(_YIQ_TO_RGB, ops.reshape(turn, (-1, 3, 3))), _RGB_TO_YIQ)
+    rotation = ops.stack([one, zero, zero, zero, cosine, -sine, zero, sine, cosine], axis=-1)
+    matrix = ops.matmul(ops.matmul(_YIQ_TO_RGB, ops.reshape(rotation, (-1, 3, 3))), _RGB_TO_YIQ)
     return ops.transpose(matrix, (0, 2, 1))

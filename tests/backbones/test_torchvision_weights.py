@@ -134,7 +134,7 @@ def test_a_network_with_fewer_blocks_is_refused(saved):
 
 def test_what_is_no_state_dict_is_refused(tmp_path):
     (tmp_path / "text.pth").write_text("no weights")
-    with pytest.raises(WeightsError, match="is no PyTorch state dict"):
+    with pytest.raises(WeightsError, match="is not a PyTorch state dict"):
         load_torchvision_weights(build_backbone("r3d_tiny"), tmp_path / "text.pth")
     with pytest.raises(WeightsError, match="cannot be read"):
         load_torchvision_weights(build_backbone("r3d_tiny"), tmp_path / "none.pth")
