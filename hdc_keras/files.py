@@ -37,7 +37,7 @@ def replacing(file: Path, suffix: str = "") -> Iterator[Path]:
         yield temporary
         flush_to_disk(temporary)
         temporary.replace(file)
-        flush_to_disk(file.parent)
+        _flush(file.parent)  # The folder's list of names alone, not the files beside this one.
     finally:
         _remove(temporary)
 
@@ -86,6 +86,17 @@ def temporary_beside(path: Path, suffix: str = "") -> Path:
     return path.with_name(f".{path.name}{_MARK}{secrets.token_hex(6)}{suffix}")
 
 
+@contextlib.contextmanager
+def temporary_folder(beside: Path) -> Iterator[Path]:
+    """Create a folder beside a path for intermediate files; it is removed, with its content, when the block ends."""
+    folder = temporary_beside(beside)
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+    finally:
+        _remove(folder)
+
+
 def remove_leftovers(path: Path) -> None:
     """Remove temporary files and folders of `path` that killed processes have left behind.
 
@@ -101,13 +112,18 @@ def remove_leftovers(path: Path) -> None:
 def flush_to_disk(path: Path) -> None:
     """Make the operating system write what it still holds in memory of a file, or of a folder and everything in it."""
     for found in [*path.rglob("*"), path] if path.is_dir() else [path]:
-        # Some file systems, and Windows, cannot flush a folder.
-        with contextlib.suppress(OSError) if found.is_dir() else contextlib.nullcontext():
-            number = os.open(found, os.O_RDONLY)
-            try:
-                os.fsync(number)
-            finally:
-                os.close(number)
+        _flush(found)
+
+
+def _flush(path: Path) -> None:
+    """Flush the content of one file, or the list of names of one folder."""
+    # Some file systems, and Windows, cannot flush a folder.
+    with contextlib.suppress(OSError) if path.is_dir() else contextlib.nullcontext():
+        number = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(number)
+        finally:
+            os.close(number)
 
 
 def digest(file: Path) -> str:
