@@ -1,28 +1,36 @@
-"""Fine-tuning with few labels from a pretrained backbone and from random weights: README's table.
+"""Fine-tuning with few labels, from a pretrained backbone and from random weights.
 
 Command: python benchmarks/fine_tuning.py --run runs/moving-shapes      (after `hdc-keras pretrain`)
-Cost: about 15 minutes on 2 cores. Stop it at any time: what is finished is not done again.
+         python benchmarks/fine_tuning.py --tables-only                 (no training: the table from finished runs)
+Cost:    about 15 minutes on 2 cores. It can be stopped at any time; finished fine-tunings are kept in the run.
 
-On moving shapes, with the label motion, 20 training videos a class and three seeds, each published recipe through
-`hdc-keras evaluate`, its epochs reduced as the table says.
+Each published recipe is run by `hdc-keras evaluate` on moving shapes, with the label motion, 20 training videos per
+class and three seeds. The table says how many of its published epochs a recipe was given.
+
+Results go to `studies/fine-tuning.jsonl`, one line per recipe and seed, and the table to `docs/evaluation.md`.
 """
 
 import argparse
 import csv
 import json
+import statistics
 import subprocess
 import sys
 from pathlib import Path
+
+from study import DOCS, STUDIES, Run, Study, options, write_section
 
 from hdc_keras.data.synthetic import MovingShapes, ensure_moving_shapes
 from hdc_keras.finetuning.recipes import FINE_TUNING
 
 EPOCHS = {"finetune-rspnet": 30, "finetune-vcop": 40, "finetune-severe": 4}
 LABELS_PER_CLASS = 20
+NETWORKS = ("metrics", "random_weights")
+STUDY = STUDIES / "fine-tuning.jsonl"
 
 
 def write_motion_manifest(path: Path) -> None:
-    """Moving shapes with the motion alone as their label."""
+    """Write moving shapes as a manifest whose only label is the motion."""
     manifest = ensure_moving_shapes(MovingShapes())
     with manifest.open(newline="") as file, path.open("w", newline="") as written:
         writer = csv.writer(written)
@@ -31,29 +39,65 @@ def write_motion_manifest(path: Path) -> None:
             writer.writerow([manifest.parent / row["path"], row["label_motion"], row["split"]])
 
 
+def evaluate(run: Path, manifest: Path, protocol: str, epochs: int, seeds: int) -> list[Run]:
+    """Fine-tune by one recipe. Returns one result per seed."""
+    settings = {"finetune_epochs": epochs, "labels_per_class": LABELS_PER_CLASS, "seeds": seeds}
+    overrides = [f"evaluate.{name}={value}" for name, value in settings.items()]
+    command = [Path(sys.executable).parent / "hdc-keras", "evaluate", "--run", run, "--data", manifest]
+    command += ["--protocol", protocol, *options("--set", overrides)]
+    subprocess.run(list(map(str, command)), check=True)
+    result = json.loads((run / "results" / f"{protocol}-motion.json").read_text())
+    commit = json.loads((run / "environment.json").read_text())["commit"]
+    found: dict[int, Run] = {}
+    for repeat in result["repeats"]:
+        identity = {"variant": protocol, "seed": repeat["seed"]}
+        line = identity | {"epochs": epochs, "labels_per_class": LABELS_PER_CLASS, "commit": commit}
+        found.setdefault(repeat["seed"], line)[repeat["network"]] = {"top1": repeat["metrics"]["top1"]}
+    return list(found.values())
+
+
+def table(study: Study) -> str:
+    """The table in Markdown: mean ± standard deviation of top-1 over seeds."""
+    lines = ["| | from the pretrained backbone | from random weights |", "|---|---|---|"]
+    results = study.by_variant()
+    for protocol in (name for name in EPOCHS if name in results):
+        runs = results[protocol]
+        cells = [formatted(runs, network) for network in NETWORKS]
+        epochs = f"{runs[0]['epochs']} of its {FINE_TUNING[protocol].epochs} epochs"
+        lines.append(f"| `{protocol}`, {epochs} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def formatted(runs: list[Run], network: str) -> str:
+    """Mean ± standard deviation over seeds."""
+    if "deviation" in runs[0]:  # Only the printed mean and deviation of the first study were kept.
+        (run,) = runs
+        return f"{run[network]['top1']:.2f} ± {run['deviation'][network]['top1']:.2f}"
+    values = [run[network]["top1"] for run in runs]
+    return f"{statistics.mean(values):.2f}" + (f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else "")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, default=Path("runs/moving-shapes"))
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--epochs", type=int, help="of every recipe, to try the path; the table's if not given")
+    parser.add_argument("--epochs", type=int, help="epochs of every recipe, for a quick try that keeps nothing")
+    parser.add_argument("--tables-only", action="store_true", help="write the table from finished runs; no training")
     arguments = parser.parse_args()
-    manifest = arguments.run / "motion.csv"
-    write_motion_manifest(manifest)
-    lines = ["| | from the pretrained backbone | from random weights |", "|---|---|---|"]
-    for protocol, of_table in EPOCHS.items():
-        epochs = arguments.epochs or of_table
-        settings = {"finetune_epochs": epochs, "labels_per_class": LABELS_PER_CLASS, "seeds": arguments.seeds}
-        sets = [argument for name, value in settings.items() for argument in ("--set", f"evaluate.{name}={value}")]
-        command = [Path(sys.executable).parent / "hdc-keras", "evaluate", "--run", arguments.run, "--data", manifest]
-        subprocess.run([*map(str, command), "--protocol", protocol, *sets], check=True)
-        result = json.loads((arguments.run / "results" / f"{protocol}-motion.json").read_text())
-        cells = []
-        for network in ("metrics", "random_weights"):
-            mean = result[network]["label"]["fine-tuned"]["top1"]
-            spread = result["deviation"].get(network, {}).get("label", {}).get("fine-tuned", {}).get("top1")
-            cells.append(f"{mean:.2f}" + (f" ± {spread:.2f}" if spread is not None else ""))
-        lines.append(f"| `{protocol}`, {epochs} of its {FINE_TUNING[protocol].epochs} epochs | {' | '.join(cells)} |")
-    print("\n".join(lines))
+    study = Study(STUDY, ("variant", "seed"))
+    if not arguments.tables_only:
+        manifest = arguments.run / "motion.csv"
+        write_motion_manifest(manifest)
+        for protocol, epochs in EPOCHS.items():
+            runs = evaluate(arguments.run, manifest, protocol, arguments.epochs or epochs, arguments.seeds)
+            if arguments.epochs:
+                print(protocol, *(formatted(runs, network) for network in NETWORKS), flush=True)
+            else:
+                study.replace_variant(protocol, runs)
+    if not arguments.epochs:
+        text = table(study)
+        write_section(DOCS / "evaluation.md", study.name, text)
+        print(text)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Peak memory of a training step against the batch size: whole batch, rematerialised, in micro-batches.
+"""Peak memory of a training step against the batch size: in one piece, rematerialised, in micro-batches.
 
 Command: python benchmarks/memory.py [--batches 8 16 32 64] [--figure docs/images/memory.png]
 
-Each measurement is a new process that takes two steps with r3d_tiny at 16 x 64 x 64 on the active backend. It prints the
-peak memory (resident set on a CPU, the allocator's peak on a GPU) minus the memory before the first step, and the
+Each measurement is a new process that takes two steps with r3d_tiny at 16 x 64 x 64 on the active backend. It prints
+the peak memory (resident set on a CPU, the allocator's peak on a GPU) minus the memory before the first step, and the
 seconds of the second step. Cached micro-batches hold 8 videos each.
 """
 
@@ -17,7 +17,7 @@ import time
 BATCHES = (8, 16, 32, 64)
 MICRO_BATCH = 8
 MODES = {
-    "whole batch": lambda batch: {},
+    "one piece": lambda batch: {},
     "rematerialised": lambda batch: {"rematerialise": True},
     f"cached, {MICRO_BATCH} videos per micro-batch": lambda batch: {"micro_batches": batch // MICRO_BATCH},
 }

@@ -1,15 +1,15 @@
-"""Windows per second and core, from shards and from files, beside what peers' decoders give for the same windows.
+"""Windows per second on one core: this package's pipeline, from shards and from files, and other decoders.
 
 Command: python benchmarks/pipeline.py [--data PATH] [--rounds 3] [--wait]
-Needs:   pip install decord opencv-python-headless   (a peer that is not there is said to be left out)
+Needs:   pip install decord opencv-python-headless   (a missing decoder is named and left out)
 
-Pinned to one core, all give the same windows (2 x 16 frames at 128 x 171) of the same videos in the same order, one
-video at a time. The package's own pipeline runs with one worker, from a set prepared with `hdc-keras prepare` and from
-the files. The peers are bare loops as one finds them in public code: PyAV and OpenCV decode from the start until the
-last needed frame; decord seeks. A round runs all of them once; ratios are taken within rounds, and their medians
-printed. In the environment of `.ci/run-tfio`, where tensorflow-io works, `data.decoder: tfio` takes part.
+All candidates are pinned to one core and produce the same windows (2 x 16 frames at 128 x 171) of the same videos in
+the same order, one video at a time. The package's pipeline runs with one worker. The other decoders run in the simple
+loops found in public code: PyAV and OpenCV decode from the start to the last needed frame; decord seeks. Each round
+runs every candidate once. Ratios are taken within rounds, and their medians are printed. In the environment of
+`.ci/run-tfio`, where tensorflow-io works, `data.decoder: tfio` takes part.
 
-With --wait: the share of a training step's time that it waits for its batch, with the pipeline on all cores.
+--wait instead measures the share of a training step spent waiting for its batch, with the pipeline on all cores.
 """
 
 import argparse
@@ -40,14 +40,16 @@ BATCH = 8
 
 
 def loader_of(path, decoder="pyav"):
+    """A loader of all videos at a path, without a cache of decoded frames."""
     records = sorted(read_dataset(DataConfig(path=str(path))).records, key=lambda record: record.video_id)
     failures = DecodeFailures(len(records), 1.0)
     return WindowLoader(records, SPEC, FrameStore(SIZE, 0.0, decoder), failures, BATCH, seed=0)
 
 
 def pipeline_rate(loader, workers=1):
+    """Windows per second of the package's pipeline over one epoch."""
     dataset = iter(windows_dataset(loader, workers=workers))
-    next(dataset)  # builds the graph
+    next(dataset)  # The first batch includes building the graph.
     began = time.perf_counter()
     for _ in range(loader.steps_per_epoch):
         next(dataset).numpy()
@@ -55,6 +57,7 @@ def pipeline_rate(loader, workers=1):
 
 
 def peer_rate(loader, read):
+    """Windows per second of another decoder over the same windows."""
     counts = np.array([count_frames(record.path) for record in loader.records])
     began = time.perf_counter()
     for step in range(loader.steps_per_epoch):
@@ -99,7 +102,7 @@ def read_with_decord(path, needed):
 
 
 def _filled(frames, needed):
-    """A container promises a frame or two more than decode: the last one stands for them."""
+    """Stack the needed frames. Some containers state more frames than decode; the last frame replaces missing ones."""
     last = frames[max(frames)]
     return np.stack([frames.get(position, last) for position in needed])
 
@@ -108,12 +111,13 @@ PEERS = {"plain PyAV": read_with_pyav, "OpenCV": read_with_opencv, "decord": rea
 
 
 def available_peers():
+    """Decoders that are installed, limited to one thread."""
     peers = dict(PEERS)
     for name, module in (("OpenCV", "cv2"), ("decord", "decord")):
         try:
             imported = __import__(module)
         except ImportError:
-            print(f"{name} is left out: it is not installed")
+            print(f"{name} is not installed and is left out")
             del peers[name]
         else:
             if module == "cv2":
@@ -123,7 +127,7 @@ def available_peers():
 
 
 def wait_share(loader, backbone, size, steps):
-    """Share of the steps' time that is spent in waiting for batches."""
+    """Share of the training time that is spent waiting for batches."""
     import keras
 
     from hdc_keras import HDC
@@ -135,18 +139,20 @@ def wait_share(loader, backbone, size, steps):
     model.train_on_batch(next(dataset))
     waited, began = 0.0, time.perf_counter()
     for _ in range(steps):
-        asked = time.perf_counter()
+        requested = time.perf_counter()
         batch = next(dataset)
-        waited += time.perf_counter() - asked
+        waited += time.perf_counter() - requested
         model.train_on_batch(batch)
     return waited / (time.perf_counter() - began)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", help="folder of videos or manifest; moving shapes when not given")
+    parser.add_argument("--data", help="folder of videos or manifest; default: moving shapes")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--wait", action="store_true", help="measure the share of a step that waits for data instead")
+    parser.add_argument(
+        "--wait", action="store_true", help="instead measure the share of a step spent waiting for data"
+    )
     arguments = parser.parse_args()
     files = loader_of(arguments.data or ensure_moving_shapes(MovingShapes()).parent)
     print(f"{len(files.records)} videos, {os.cpu_count()} cores", flush=True)
@@ -163,7 +169,7 @@ def main():
                 }
                 print(f"{backbone:9} waits " + ", ".join(f"{share:.1%} with {name}" for name, share in shares.items()))
             return
-        # All on one core, whatever threads they start: OpenCV's decoder starts some even when asked for one.
+        # OpenCV's decoder starts several threads even when limited to one, so the process is pinned to one core.
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
         candidates = {"shards": lambda: pipeline_rate(shards), "files": lambda: pipeline_rate(files)}
         try:
@@ -175,10 +181,10 @@ def main():
         rounds = [{name: measure() for name, measure in candidates.items()} for _ in range(arguments.rounds)]
     peers = [name for name in candidates if name in PEERS]
     best_peer = max(peers, key=lambda name: statistics.median(rates[name] for rates in rounds))
-    best = [rates[best_peer] for rates in rounds]
+    best_rates = [rates[best_peer] for rates in rounds]
     for name in candidates:
         rate = statistics.median(rates[name] for rates in rounds)
-        ratio = statistics.median(rates[name] / of for rates, of in zip(rounds, best, strict=True))
+        ratio = statistics.median(rates[name] / best_rate for rates, best_rate in zip(rounds, best_rates, strict=True))
         print(f"{name:12} {rate:8.1f} windows/s   {ratio:5.2f} x {best_peer}, the best peer")
 
 

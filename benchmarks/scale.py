@@ -1,10 +1,10 @@
-"""Large manifests: seconds and memory from the command's start to the first batch, at 10,000 to 1,000,000 records.
+"""Large manifests: seconds and memory from the start of a process to its first batch.
 
-Command: python benchmarks/scale.py [--records 10000 100000 1000000] [--figure docs/scale.png]
+Command: python benchmarks/scale.py [--records 10000 100000 1000000] [--figure docs/images/scale.png]
 
-Each size is a CSV manifest (path, label, group, video_id) of that many records in groups of ten and 400 classes, whose
-paths lead to the same few videos. A fresh process reads it, holds out test videos by group, shuffles, and decodes the
-first batch of 64 window pairs; it prints the seconds of each part and its greatest resident size.
+Each manifest is a CSV file (path, label, group, video_id) with 400 classes and groups of ten records. Its paths point
+to the same few videos. A new process reads it, holds out test videos by group, shuffles, and decodes the first batch of
+64 window pairs. It prints the seconds of each part and its peak resident memory.
 """
 
 import argparse
@@ -25,6 +25,7 @@ PARTS = ("imports", "manifest and splits", "first batch")
 
 
 def write_manifest(path, records):
+    """Write a manifest of that many records."""
     from hdc_keras.data.synthetic import MovingShapes, ensure_moving_shapes
 
     videos = sorted(ensure_moving_shapes(MovingShapes(1, 1)).parent.rglob("*.mp4"))
@@ -37,7 +38,7 @@ def write_manifest(path, records):
 
 
 def measure(manifest):
-    """Runs in a process of its own."""
+    """Print seconds and peak memory as JSON. Meant to run in a new process."""
     began = [time.perf_counter()]
     from hdc_keras.config import Experiment
     from hdc_keras.data.from_experiment import load_videos
@@ -70,14 +71,14 @@ def draw(results, path):
     left.set(xscale="log", yscale="log", xlabel="records", ylabel="seconds")
     left.legend()
     right.plot(sizes, [results[size]["bytes"] / 2**30 for size in sizes], "o-")
-    right.set(xscale="log", xlabel="records", ylabel="greatest resident size, GiB", ylim=(0, 2))
+    right.set(xscale="log", xlabel="records", ylabel="peak resident memory, GiB", ylim=(0, 2))
     figure.savefig(path, dpi=120)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--records", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
-    parser.add_argument("--figure", type=Path, help="draw the figures there")
+    parser.add_argument("--figure", type=Path, help="PNG file to draw")
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.measure:

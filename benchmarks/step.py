@@ -1,11 +1,11 @@
-"""Clips per second of the full HDC step, beside the bare backbone's forward and backward over the same number of clips.
+"""Time of the full HDC step, relative to a training step of the bare backbone on the same number of clips.
 
 Command: python benchmarks/step.py [--backbone r3d_tiny] [--backbone r3d18] [--rounds 5]
 
-All are timed in turn within one run, so that their ratios do not depend on the machine's mood; the median ratio is what
-to quote. The step includes views, heads, losses, weighting and the optimizer; the bare backbone has none of these. The
-views are also timed alone, compiled as in the step. `traces` is how often the step was traced in all: more than at its
-first call would mean that the graph is made again.
+The HDC step includes views, heads, losses, weighting and the optimizer. The bare step is the backbone's forward pass,
+backward pass and update, without any of these. The two are timed alternately, so their ratio depends little on other
+load on the machine; quote the median ratio. The views are also timed alone, compiled as in the step. `traces` counts
+how often the step was traced. Tracing after the first step would mean that the graph is built again.
 """
 
 import argparse
@@ -15,7 +15,7 @@ import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-import hdc_keras  # noqa: F401, I001  (before Keras: it switches oneDNN on)
+import hdc_keras  # noqa: F401, I001  (must come before Keras, because it enables oneDNN)
 import keras
 import numpy as np
 
@@ -24,12 +24,12 @@ from hdc_keras.devices import has_accelerator, list_devices
 from hdc_keras.model import HDC
 from hdc_keras.views.generator import ViewGenerator
 
-# (frames, decode size, view size, videos a step) as the named configs have them; on a CPU few videos of full size fit.
+# (frames, decode size, view size, videos per step). Sizes are those of the named configs; a CPU takes fewer videos.
 SETTINGS = {"r3d_tiny": (8, (40, 40), 32, 32), "r3d18": (16, (128, 171), 112, 64 if has_accelerator() else 2)}
 
 
 class Bare(keras.Model):
-    """The backbone with the cheapest loss there is: the mean of its output's square."""
+    """The backbone with a loss that costs almost nothing: the mean square of its output."""
 
     def __init__(self, backbone):
         super().__init__()
@@ -43,7 +43,7 @@ class Bare(keras.Model):
 
 
 class Views(keras.Model):
-    """The views alone, compiled as in the step; of each view one number, so that no pixels leave the device."""
+    """The views alone, compiled as in the step. Each view is reduced to one number, so no pixels leave the device."""
 
     def __init__(self, generator):
         super().__init__()
@@ -54,22 +54,24 @@ class Views(keras.Model):
 
 
 class Traced(HDC):
-    """HDC that counts how often its Python code runs: once a trace where the step is compiled."""
+    """HDC that counts how often its Python code runs. In a compiled step, that is once per trace."""
 
     traces = 0
 
-    def embed(self, features, training=None):
+    def train_step(self, *arguments):
         Traced.traces += 1
-        return super().embed(features, training=training)
+        return super().train_step(*arguments)
 
 
 def seconds(step, batch):
+    """Seconds of one step, until its result is on the host."""
     began = time.perf_counter()
     float(np.asarray(step(batch)).reshape(-1)[0])
     return time.perf_counter() - began
 
 
 def measure(name, rounds, views):
+    """Time one backbone and print a line."""
     frames, decode_size, size, videos = SETTINGS[name]
     rng = np.random.default_rng(0)
     windows = rng.integers(0, 255, (videos, 2, frames, *decode_size, 3), dtype=np.uint8)
@@ -87,10 +89,10 @@ def measure(name, rounds, views):
     at_first, Traced.traces = Traced.traces, 0
     for step, batch in timed:
         seconds(step, batch)
-    rounds_taken = [[seconds(step, batch) for step, batch in timed] for _ in range(rounds)]
-    ratio = statistics.median(step / bare for step, bare, _ in rounds_taken)
-    share = statistics.median(views / step for step, _, views in rounds_taken)
-    step, backbone, _ = (clip_count / statistics.median(times) for times in zip(*rounds_taken, strict=True))
+    times = [[seconds(step, batch) for step, batch in timed] for _ in range(rounds)]
+    ratio = statistics.median(step / bare for step, bare, _ in times)
+    share = statistics.median(views / step for step, _, views in times)
+    step, backbone, _ = (clip_count / statistics.median(column) for column in zip(*times, strict=True))
     print(
         f"{name:10s} {clip_count:4d} clips of {frames}x{size}x{size}   HDC step {step:8.1f} clips/s   "
         f"bare backbone {backbone:8.1f} clips/s   time ratio {ratio:.3f}   views alone {share:.1%} of the step   "

@@ -1,84 +1,190 @@
-"""What the studies share: one pretraining and evaluation through the commands, at equal compute, a thread a run."""
+"""Shared by the studies: files of results, tables in the docs, and runs at equal compute.
 
+A study is a JSONL file in `studies/`. Each line is one finished run with everything that its table needs. Runs that are
+already in the file are not repeated, and the tables in the docs can be written again from the file alone.
+"""
+
+import fcntl
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 from hdc_keras.config import Experiment, load_experiment
+from hdc_keras.files import write_text
 from hdc_keras.views.generator import ViewGenerator
 
 Item = TypeVar("Item")
+Run = dict[str, Any]
+
+ROOT = Path(__file__).resolve().parent.parent
+STUDIES = ROOT / "studies"
+DOCS = ROOT / "docs"
 
 
-def clips_an_epoch(experiment: Experiment, videos: int) -> int:
-    """Clips through the backbone in one pass over the training videos."""
+class Study:
+    """The runs of one study, in a JSONL file that several threads and processes may add to.
+
+    Args:
+        file: the JSONL file; it need not exist yet.
+        key: the fields that identify a run, for example `("variant", "seed")`. Lines are sorted by them.
+    """
+
+    def __init__(self, file: Path, key: Sequence[str]):
+        self.file = file
+        self.key = tuple(key)
+        self._lock = threading.Lock()
+
+    @property
+    def name(self) -> str:
+        """The file's name without suffix. Tables and figures made from this study carry it."""
+        return self.file.stem
+
+    def runs(self) -> list[Run]:
+        """All runs, sorted by the study's key."""
+        if not self.file.exists():
+            return []
+        lines = self.file.read_text(encoding="utf-8").splitlines()
+        return sorted(map(json.loads, lines), key=self._identity)
+
+    def by_variant(self) -> dict[str, list[Run]]:
+        """Runs by their field `variant`."""
+        found: dict[str, list[Run]] = {}
+        for run in self.runs():
+            found.setdefault(run["variant"], []).append(run)
+        return found
+
+    def has(self, *identity: Any) -> bool:
+        """Whether a run with these values of the key's fields is in the file."""
+        return any(self._identity(run) == identity for run in self.runs())
+
+    def add(self, *runs: Run) -> None:
+        """Write runs to the file. A run with the same key is replaced."""
+        with self._exclusive():
+            self._write({self._identity(run): run for run in [*self.runs(), *runs]}.values())
+
+    def replace_variant(self, variant: str, runs: Sequence[Run]) -> None:
+        """Write the runs of a variant to the file, in place of those that it holds."""
+        with self._exclusive():
+            self._write([*(run for run in self.runs() if run["variant"] != variant), *runs])
+
+    def _write(self, runs: Iterable[Run]) -> None:
+        lines = [json.dumps(run) for run in sorted(runs, key=self._identity)]
+        write_text(self.file, "\n".join([*lines, ""]))
+
+    def _identity(self, run: Run) -> tuple[Any, ...]:
+        return tuple(run[field] for field in self.key)
+
+    @contextmanager
+    def _exclusive(self) -> Iterator[None]:
+        """Excludes other threads and, by a lock on the folder, other processes."""
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        with self._lock:
+            folder = os.open(self.file.parent, os.O_RDONLY)
+            try:
+                fcntl.flock(folder, fcntl.LOCK_EX)
+                yield
+            finally:
+                os.close(folder)
+
+
+def write_section(page: Path, name: str, text: str) -> None:
+    """Replace the part of a Markdown page that a study writes.
+
+    The part lies between `<!-- begin NAME ... -->` and `<!-- end NAME -->`. A page without such a part gets one at its
+    end.
+
+    Args:
+        page: the Markdown file.
+        name: name of the section.
+        text: new content, in Markdown.
+    """
+    content = page.read_text(encoding="utf-8")
+    found = re.search(rf"(<!-- begin {re.escape(name)}\b[^>]*-->\n).*?(<!-- end {re.escape(name)} -->)", content, re.S)
+    if found:
+        content = f"{content[: found.end(1)]}\n{text.strip()}\n\n{content[found.start(2) :]}"
+    else:
+        content = f"{content.rstrip()}\n\n<!-- begin {name} -->\n\n{text.strip()}\n\n<!-- end {name} -->\n"
+    write_text(page, content)
+
+
+def clips_per_epoch(experiment: Experiment, videos: int) -> int:
+    """Clips that pass through the backbone in one epoch over `videos` training videos."""
     views = len(ViewGenerator(experiment.views, experiment.contrast.task).view_names)
     return videos // experiment.train.batch_size * experiment.train.batch_size * views
 
 
 def equal_compute(config: Path, common: list[str], changes: list[str], preset: str, videos: int) -> tuple[int, int]:
-    """Epochs that give a variant as many clips as the preset `hdc` has in this config, and these clips.
+    """Epochs in which a variant processes as many clips as the preset `hdc` does in this config.
 
     Args:
-        config: the study's config.
+        config: config file of the study.
         common: `--set` values of all variants.
-        changes: the variant's own.
-        preset: the variant's.
-        videos: in the training split.
-    """
-    hdc = load_experiment(config, common, "hdc")
-    an_epoch = clips_an_epoch(load_experiment(config, [*common, *changes], preset), videos)
-    epochs = round(hdc.train.epochs * clips_an_epoch(hdc, videos) / an_epoch)
-    return epochs, epochs * an_epoch
-
-
-def train_and_judge(
-    directory: Path, config: Path, preset: str, overrides: Sequence[str], protocols: Sequence[str], threads: int
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """`hdc-keras pretrain`, then `hdc-keras evaluate`, in processes of their own; the run directory does not stay.
+        changes: `--set` values of this variant.
+        preset: preset of this variant.
+        videos: number of training videos.
 
     Returns:
-        Result by protocol, and the run's `environment.json`.
+        The number of epochs, and the number of clips in them.
+    """
+    hdc = load_experiment(config, common, "hdc")
+    per_epoch = clips_per_epoch(load_experiment(config, [*common, *changes], preset), videos)
+    epochs = round(hdc.train.epochs * clips_per_epoch(hdc, videos) / per_epoch)
+    return epochs, epochs * per_epoch
+
+
+def train_and_evaluate(
+    directory: Path, config: Path, preset: str, overrides: Sequence[str], protocols: Sequence[str], threads: int
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Run `hdc-keras pretrain`, then `hdc-keras evaluate`, as commands. The run directory is deleted at the end.
+
+    Args:
+        directory: run directory. The output of the commands goes to a log file beside it.
+        config: config file.
+        preset: name of the preset.
+        overrides: `--set` values.
+        protocols: evaluation protocols.
+        threads: number of TensorFlow threads.
+
+    Returns:
+        The evaluation result of each protocol, and the content of the run's `environment.json`.
     """
     shutil.rmtree(directory, ignore_errors=True)
     command = Path(sys.executable).parent / "hdc-keras"
     environment = os.environ | {"TF_NUM_INTRAOP_THREADS": str(threads), "TF_NUM_INTEROP_THREADS": str(threads)}
-    sets = [argument for override in overrides for argument in ("--set", override)]
-    asked = [argument for protocol in protocols for argument in ("--protocol", protocol)]
     log_file = directory.with_suffix(".log")
     for arguments in (
-        ["pretrain", "--config", config, "--preset", preset, *sets, "--run", directory],
-        ["evaluate", "--run", directory, *asked],
+        ["pretrain", "--config", config, "--preset", preset, *options("--set", overrides), "--run", directory],
+        ["evaluate", "--run", directory, *options("--protocol", protocols)],
     ):
         with log_file.open("a") as log:
             done = subprocess.run([command, *map(str, arguments)], env=environment, stdout=log, stderr=log)
         if done.returncode:
-            raise SystemExit(f"`hdc-keras {arguments[0]}` failed; see {log_file}")
+            raise SystemExit(f"`hdc-keras {arguments[0]}` failed with exit code {done.returncode}; see {log_file}")
     results = {}
     for protocol in protocols:
         (file,) = (directory / "results").glob(f"{protocol}-*.json")
         results[protocol] = json.loads(file.read_text())
-    made_with = json.loads((directory / "environment.json").read_text())
+    environment_of_run = json.loads((directory / "environment.json").read_text())
     shutil.rmtree(directory)
-    return results, made_with
+    return results, environment_of_run
 
 
-def keep(file: Path, result: dict[str, Any]) -> None:
-    """Write a result whole or not at all."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_suffix(".tmp")
-    temporary.write_text(json.dumps(result, indent=1))
-    temporary.replace(file)
+def options(name: str, values: Sequence[str]) -> list[str]:
+    """Command line arguments that give an option several times."""
+    return [argument for value in values for argument in (name, value)]
 
 
 def in_parallel(job: Callable[[Item], object], items: Sequence[Item], jobs: int) -> Iterator[Item]:
-    """Run a job for every item, some at a time; yields each when it and all before it are done."""
+    """Run a job for every item, `jobs` at a time. Yields the items in order, each when it is done."""
     with ThreadPoolExecutor(jobs) as executor:
         for item, _ in zip(items, executor.map(job, items), strict=True):
             yield item

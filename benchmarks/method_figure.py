@@ -1,6 +1,6 @@
-"""Draws `docs/method.png`: the method in one picture, with views that the package makes of a rendered video.
+"""Draws `docs/images/method.png`: the method in one picture, with real views of a rendered video.
 
-Command: python docs/method_figure.py
+Command: python benchmarks/method_figure.py
 """
 
 from pathlib import Path
@@ -31,7 +31,7 @@ DEFINITIONS = {
 
 
 def make_views() -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Frames of two windows (2, FRAMES, height, width, 3), and of each view (FRAMES, size, size, 3)."""
+    """Frames of two windows, shape (2, FRAMES, height, width, 3), and of each view, (FRAMES, size, size, 3)."""
     views = load_experiment(ROOT / "configs" / "moving-shapes.yaml").views.model_copy(
         update={"fade_static": 1.0, "crop_area": (0.7, 1.0)}
     )
@@ -43,26 +43,26 @@ def make_views() -> tuple[np.ndarray, dict[str, np.ndarray]]:
 
 
 def strip(axes: Axes, frames: np.ndarray, x: float, y: float, side: float) -> None:
-    """Frames side by side, the lower left corner at (x, y)."""
+    """Draw frames side by side, with the lower left corner at (x, y)."""
     for number, frame in enumerate(frames):
         left = x + number * side * 1.06
         axes.imshow(frame, extent=(left, left + side, y, y + side), zorder=2)
 
 
 def box(axes: Axes, x: float, y: float, size: tuple[float, float], text: str, colour: str, alpha: float = 1.0) -> None:
-    """A rounded box with its text in the middle."""
+    """Draw a rounded box with centred text."""
     patch = FancyBboxPatch((x, y), *size, boxstyle="round,pad=0.02", facecolor=colour, edgecolor="black", alpha=alpha)
     axes.add_patch(patch)
     axes.text(x + size[0] / 2, y + size[1] / 2, text, ha="center", va="center", fontsize=9)
 
 
 def arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float], colour: str = "black") -> None:
-    """An arrow from start to end."""
+    """Draw an arrow from start to end."""
     axes.annotate("", end, start, arrowprops={"arrowstyle": "-|>", "color": colour, "shrinkA": 0, "shrinkB": 0})
 
 
 def draw(path: Path) -> None:
-    """The whole figure, as a PNG file."""
+    """Draw the figure and save it as a PNG file."""
     windows, views = make_views()
     figure, axes = plt.subplots(figsize=(15, 7))
     for name, frames, y in (("$v[t_a]$", windows[0], 4.5), ("$v[t_s]$", windows[1], 2.6)):
@@ -120,4 +120,4 @@ def draw(path: Path) -> None:
 
 
 if __name__ == "__main__":
-    draw(ROOT / "docs" / "method.png")
+    draw(ROOT / "docs" / "images" / "method.png")
