@@ -1,4 +1,4 @@
-"""Hand a pretrained network on: written for another runtime, read back there, compared, and described in a card."""
+"""Export a pretrained network for another runtime, check it in that runtime, and describe it in a model card."""
 
 from hdc_keras.export.job import FORMATS, Exported, export
 

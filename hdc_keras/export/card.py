@@ -1,4 +1,7 @@
-"""The model card: what an exported network is, where it is from and how it is used. Facts first, then their text."""
+"""The model card of an exported network.
+
+`describe` gathers its facts, which are also saved as JSON; `render` writes them as Markdown.
+"""
 
 import platform
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,22 +22,22 @@ from hdc_keras.model import HDC
 Facts = dict[str, Any]
 
 _NO_LICENCE = (
-    "Not stated. The package hdc-keras is Apache-2.0; these weights are not part of it. What they may be used for "
-    "depends on the videos that they were pretrained on, so whoever trained them decides (`hdc-keras export --licence "
-    "TEXT`)."
+    "Not stated. The hdc-keras package is Apache-2.0, but its licence does not cover these weights. What they may be "
+    "used for depends on the videos that they were pretrained on, so whoever trained them must decide (`hdc-keras "
+    "export --licence TEXT`)."
 )
-# How a source was chosen, not how well it did.
-_NO_SCORES = ("l2",)
+# A setting that was chosen by cross-validation, listed among the metrics.
+_NOT_METRICS = ("l2",)
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Where the weights are from.
+    """Where the weights come from.
 
     Attributes:
-        checkpoint: their file; `None` where they never were in one.
-        results: what evaluations said of them, as in a run's `results/*.json`.
-        licence: what they may be used for.
+        checkpoint: the checkpoint file; `None` for a model that was never saved.
+        results: evaluation results, as in a run's `results/*.json`.
+        licence: the licence of the weights.
     """
 
     checkpoint: Path | None
@@ -44,13 +47,13 @@ class Origin:
 
 @dataclass
 class Trial:
-    """How what was written was compared with the Keras model.
+    """How the export was compared with the Keras model.
 
     Attributes:
-        tolerance: difference that was allowed.
-        difference: greatest that was found.
-        shapes: of the batches that were tried.
-        outputs: shape of each output by name, without the batch, of the first of them.
+        tolerance: the largest difference allowed.
+        difference: the largest difference found.
+        shapes: shapes of the batches that were compared.
+        outputs: shape of each output by name for the first batch, without the batch axis.
     """
 
     tolerance: float
@@ -59,7 +62,7 @@ class Trial:
     outputs: dict[str, list[int]] = field(default_factory=dict)
 
     def add(self, batch: np.ndarray, outputs: Outputs, difference: float) -> None:
-        """Note a batch that agreed."""
+        """Record a batch on which both agree."""
         self.difference = max(self.difference, difference)
         self.shapes.append(list(batch.shape))
         self.outputs = self.outputs or {name: list(value.shape[1:]) for name, value in outputs.items()}
@@ -74,18 +77,18 @@ def describe(
     trial: Trial,
     origin: Origin,
 ) -> Facts:
-    """All that the card says, as JSON takes it.
+    """Gather the facts of the model card, as values that JSON can hold.
 
     Args:
-        model: the network.
+        model: the exported network.
         experiment: how it was pretrained.
-        format: its format.
-        file_name: of the file or folder.
-        size: its bytes.
-        trial: how it was compared.
-        origin: where its weights are from.
+        format: the export format.
+        file_name: name of the exported file or folder.
+        size: its size in bytes.
+        trial: how it was compared with the Keras model.
+        origin: where the weights come from.
     """
-    weights = digest(origin.checkpoint) if origin.checkpoint else None
+    weights_sha256 = digest(origin.checkpoint) if origin.checkpoint else None
     return {
         "name": experiment.name,
         "format": format.name,
@@ -97,7 +100,7 @@ def describe(
         "levels": list(model.contrast_config.used_levels),
         "tasks": list(model.objective.tasks),
         "input": _input(format),
-        "outputs": {name: {"shape": shape, "what": _meaning(name, shape)} for name, shape in trial.outputs.items()},
+        "outputs": {name: {"shape": shape, "what": _meaning_of(name, shape)} for name, shape in trial.outputs.items()},
         "resized_to": list(experiment.data.decode_size),
         "cropped_to": model.views_config.size,
         "pretrained_on": {
@@ -108,17 +111,17 @@ def describe(
         "epochs": experiment.train.epochs,
         "steps_taken": model.steps_taken,
         "checkpoint": origin.checkpoint.name if origin.checkpoint else None,
-        "weights_sha256": weights,
+        "weights_sha256": weights_sha256,
         "licence": origin.licence,
         "versions": {"python": platform.python_version(), **_versions("hdc-keras", "keras", *format.packages)},
         "check": {"tolerance": trial.tolerance, "greatest_difference": trial.difference, "inputs": trial.shapes},
-        "results": [row for result in origin.results for row in _result_rows(result, weights)],
+        "results": [row for result in origin.results for row in _result_rows(result, weights_sha256)],
         "config": _config(experiment),
     }
 
 
 def _config(experiment: Experiment) -> dict[str, Any]:
-    """The experiment's config; where files lie on this machine is nobody's business."""
+    """The experiment's config, with file names in place of full paths, so that the card reveals no local folders."""
     config = experiment.model_dump(mode="json")
     for section, key in (("data", "path"), ("data", "annotations"), ("model", "weights"), ("model", "init_from")):
         if config[section][key]:
@@ -127,8 +130,8 @@ def _config(experiment: Experiment) -> dict[str, Any]:
 
 
 def render(facts: Facts) -> str:
-    """The facts as Markdown."""
-    return "\n\n".join(part for part in _parts(facts) if part) + "\n"
+    """Write the facts as a Markdown model card."""
+    return "\n\n".join(_paragraphs(facts)) + "\n"
 
 
 def _input(format: Format) -> dict[str, Any]:
@@ -139,7 +142,7 @@ def _input(format: Format) -> dict[str, Any]:
 
 
 def _versions(*packages: str) -> dict[str, str]:
-    """Of those that are installed under that name; TensorFlow has several."""
+    """Versions of the packages that are installed under these names; TensorFlow is distributed under several."""
     found = {}
     for name in packages:
         with suppress(PackageNotFoundError):
@@ -147,19 +150,19 @@ def _versions(*packages: str) -> dict[str, str]:
     return found
 
 
-def _meaning(output: str, shape: Sequence[int]) -> str:
+def _meaning_of(output: str, shape: Sequence[int]) -> str:
     if output == "embedding":
-        return "the embeddings of each task at its deepest level, joined; unit length"
+        return "each task's embedding at its deepest level, concatenated; unit length"
     level, _, task = output.partition("_")
     if task:
-        return f"embedding of the {task} task at stage {level}; unit length"
+        return f"{task} embedding of stage {level}; unit length"
     if len(shape) > 1:
-        return f"feature map of stage {level}: time, height, width, channels"
+        return f"feature map of stage {level} (time, height, width, channels)"
     return f"features of stage {level}, averaged over time and space"
 
 
-def _result_rows(result: Mapping[str, Any], weights: str | None) -> Iterator[Facts]:
-    """A row for each label column and source of one result."""
+def _result_rows(result: Mapping[str, Any], weights_sha256: str | None) -> Iterator[Facts]:
+    """A row for each label column and feature source of one result."""
     for column, sources in result["metrics"].items():
         for source, metrics in sources.items():
             random = result.get("random_weights", {}).get(column, {}).get(source, {})
@@ -168,26 +171,27 @@ def _result_rows(result: Mapping[str, Any], weights: str | None) -> Iterator[Fac
                 "dataset": Path(str(result["dataset"])).stem,
                 "label": column,
                 "from": source,
-                "metrics": {name: value for name, value in metrics.items() if name not in _NO_SCORES},
-                "random_weights": {name: value for name, value in random.items() if name not in _NO_SCORES},
+                "metrics": {name: value for name, value in metrics.items() if name not in _NOT_METRICS},
+                "random_weights": {name: value for name, value in random.items() if name not in _NOT_METRICS},
                 "deviation": result.get("deviation", {}).get("metrics", {}).get(column, {}).get(source, {}),
                 "chance": result.get("chance", {}).get(column),
                 "test_videos": result.get("split", {}).get("test"),
-                "of_these_weights": result.get("weights_sha256") == weights,
+                "of_these_weights": result.get("weights_sha256") == weights_sha256,
             }
 
 
-def _parts(facts: Facts) -> Iterator[str]:
+def _paragraphs(facts: Facts) -> Iterator[str]:
     yield f"# {facts['name']}: {facts['backbone']} pretrained with HDC"
     yield (
-        "A video network pretrained without labels by hierarchically decoupled spatial-temporal contrast (Zhang and "
-        "Crandall, WACV 2022, arXiv 2011.11261), with the package hdc-keras. It gives features and embeddings of "
-        f"clips; it names no classes. {facts['summary']}"
+        "A video network, pretrained without labels by Hierarchically Decoupled Spatial-Temporal Contrast (Zhang and "
+        "Crandall, WACV 2022, arXiv 2011.11261) with the hdc-keras package. It turns video clips into "
+        f"{'features and embeddings' if 'embedding' in facts['outputs'] else 'feature maps'} and has no classifier. "
+        f"{facts['summary']}"
     )
     yield "## Use\n\n```python\n" + facts["script"] + "```"
     yield "## Input\n\n" + _input_text(facts)
-    yield "## Outputs\n\nfloat32, by name:\n\n" + _table(
-        ("name", "shape", "what"),
+    yield "## Outputs\n\nFloat32 arrays by name:\n\n" + _table(
+        ("name", "shape", "meaning"),
         [(f"`{name}`", _shape(["batch", *found["shape"]]), found["what"]) for name, found in facts["outputs"].items()],
     )
     yield "## Pretraining\n\n" + _pretraining(facts)
@@ -196,42 +200,46 @@ def _parts(facts: Facts) -> Iterator[str]:
     yield f"## Licence\n\n{facts['licence'] or _NO_LICENCE}"
     yield "## Check\n\n" + _check(facts)
     config = yaml.safe_dump(facts["config"], sort_keys=False)
-    yield f"<details>\n<summary>The whole configuration of the run</summary>\n\n```yaml\n{config}```\n\n</details>"
+    yield f"<details>\n<summary>Full configuration of the run</summary>\n\n```yaml\n{config}```\n\n</details>"
 
 
 def _input_text(facts: Facts) -> str:
-    taken, (height, width), size = facts["input"], facts["resized_to"], facts["cropped_to"]
+    input_facts, (height, width), size = facts["input"], facts["resized_to"], facts["cropped_to"]
     frames, stride = facts["pretrained_on"]["frames"], facts["pretrained_on"]["stride"]
-    picked = "consecutive frames" if stride == 1 else f"one of every {stride} frames"
-    seen = (
-        f"Pretraining saw clips of {frames} frames, {picked} of the video; other lengths work, but for very short ones."
+    spacing = "consecutive frames" if stride == 1 else f"one of every {stride} frames"
+    clips = (
+        f"Pretraining used clips of {frames} frames, {spacing} of the video. Other lengths work, except very short "
+        "ones."
     )
-    text = f"`{taken['name']}`: {taken['dtype']}, {_shape(taken['shape'])}, RGB. Any batch, length, height and width. "
-    if taken["dtype"] == "uint8":
+    text = (
+        f"`{input_facts['name']}`: {input_facts['dtype']}, {_shape(input_facts['shape'])}, RGB. Batch size, length, "
+        "height and width are free. "
+    )
+    if input_facts["dtype"] == "uint8":
         return (
-            text + "Give frames as they were decoded. Inside, each is resized to "
-            f"{height} x {width} pixels (height x width; antialiased, bilinear, whatever its aspect), the middle "
-            f"{size} x {size} pixels are cropped, and pixels are normalised. {seen}"
+            text + "Pass decoded frames without any preprocessing. The model resizes each frame to "
+            f"{height} x {width} pixels (height x width; antialiased bilinear, ignoring the aspect ratio), crops the "
+            f"middle {size} x {size} pixels, and normalises pixel values. {clips}"
         )
     return (
-        text + "Pixels are in [0, 1]; the network normalises them, and resizes nothing. Its pretraining had frames "
-        f"resized to {height} x {width} pixels (height x width; antialiased, bilinear), and crops of {size} x {size}. "
-        f"{seen}"
+        text + "Pixels must be in [0, 1]. The network normalises them, but does not resize: pretraining resized frames "
+        f"to {height} x {width} pixels (height x width; antialiased bilinear) and used crops of {size} x {size} "
+        f"pixels. {clips}"
     )
 
 
 def _pretraining(facts: Facts) -> str:
-    seen, size = facts["pretrained_on"], facts["cropped_to"]
+    data, size = facts["pretrained_on"], facts["cropped_to"]
     rows = [
         ("backbone", facts["backbone"]),
-        ("data set", seen["dataset"]),
-        ("clips", f"{seen['frames']} frames, stride {seen['stride']}, {size} x {size} pixels"),
+        ("data set", data["dataset"]),
+        ("clips", f"{data['frames']} frames, stride {data['stride']}, {size} x {size} pixels"),
         ("tasks", ", ".join(facts["tasks"])),
         ("levels", ", ".join(facts["levels"])),
         ("epochs", f"{facts['epochs']} ({facts['steps_taken']} steps taken)"),
-        ("videos a step", facts["config"]["train"]["batch_size"]),
-        ("checkpoint", facts["checkpoint"] or "none: exported from memory"),
-        ("its SHA-256", facts["weights_sha256"] or "–"),
+        ("videos per step", facts["config"]["train"]["batch_size"]),
+        ("checkpoint", facts["checkpoint"] or "none (exported from memory)"),
+        ("SHA-256 of the checkpoint", facts["weights_sha256"] or "–"),
     ]
     return _table(("", ""), rows)
 
@@ -243,8 +251,8 @@ def _results(facts: Facts) -> str:
             row["dataset"],
             row["label"],
             row["from"],
-            _scores(row["metrics"], row["deviation"]),
-            _scores(row["random_weights"], {}),
+            _metrics_text(row["metrics"], row["deviation"]),
+            _metrics_text(row["random_weights"], {}),
             "–" if row["chance"] is None else f"{row['chance']:.3f}",
             row["test_videos"] or "–",
             "yes" if row["of_these_weights"] else "no",
@@ -255,21 +263,22 @@ def _results(facts: Facts) -> str:
         "protocol",
         "data set",
         "label",
-        "from",
-        "result",
+        "features",
+        "pretrained",
         "random weights",
         "chance",
         "test videos",
-        "of these weights",
+        "these weights",
     )
-    explained = (
-        "By `hdc-keras evaluate`, as shares of the test videos; beside them the same network with random weights, and "
-        "what always naming the most frequent class would give."
+    introduction = (
+        "Measured by `hdc-keras evaluate`, as fractions of the test videos, beside the same network with random "
+        "weights and chance (always predicting the most frequent class). The last column says whether exactly these "
+        "weights were evaluated."
     )
-    return f"{explained}\n\n" + _table(titles, rows)
+    return f"{introduction}\n\n" + _table(titles, rows)
 
 
-def _scores(metrics: Mapping[str, float], deviation: Mapping[str, float]) -> str:
+def _metrics_text(metrics: Mapping[str, float], deviation: Mapping[str, float]) -> str:
     return ", ".join(
         f"{name} {value:.3f}" + (f" ± {deviation[name]:.3f}" if name in deviation else "")
         for name, value in metrics.items()
@@ -280,10 +289,11 @@ def _check(facts: Facts) -> str:
     check, versions = facts["check"], facts["versions"]
     inputs = " and ".join(_shape(shape) for shape in check["inputs"])
     return (
-        f"After it was written, this {facts['format']} file ({facts['bytes']:,} bytes) was loaded in its own runtime "
-        f"and compared with the Keras model on inputs of {inputs}. Greatest difference: "
-        f"{check['greatest_difference']:.2g} (allowed: {check['tolerance']:g}; of outputs beyond 1, as a share of the "
-        "greatest number). With " + ", ".join(f"{name} {number}" for name, number in versions.items()) + "."
+        f"This {facts['format']} export ({facts['bytes']:,} bytes) was loaded in its own runtime and compared with the "
+        f"Keras model on inputs of shape {inputs}. Largest difference: {check['greatest_difference']:.2g} (allowed: "
+        f"{check['tolerance']:g}; for outputs with values beyond 1, relative to the largest value). Versions: "
+        + ", ".join(f"{name} {number}" for name, number in versions.items())
+        + "."
     )
 
 

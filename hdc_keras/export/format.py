@@ -1,4 +1,4 @@
-"""What a format is: how a network is written, read back in its own runtime, and tried."""
+"""What an export format is: how a network is written, loaded in the format's runtime, and tested."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,20 +20,21 @@ Outputs = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Format:
-    """One way to hand a network on.
+    """An export format.
 
     Attributes:
-        name: as `--format` takes it.
-        file_name: its name in a run's `export/`; a file has a suffix, which all files of this format must have.
-        summary: what it is and where it runs, in one sentence.
-        takes_video: whether it takes uint8 video and gives what `ClipEncoder` gives; otherwise it is the backbone.
+        name: the value of `--format`.
+        file_name: default name in a run's `export/` folder. A name with a suffix is a file, and every file of the
+            format must have that suffix; a name without one is a folder.
+        summary: one sentence for the model card: what it is and where it runs.
+        takes_video: whether it takes uint8 video and returns what `ClipEncoder` returns. Otherwise it is the backbone.
         write: writes a model to a path.
-        open: loads such a file in its own runtime, as a function from a batch to outputs by name.
-        script: a program that uses the file, with the path as `FILE`.
-        modules: what must be importable, besides what the package needs.
-        extra: the extra of the package that brings them.
-        needs_tensorflow: whether it is written from the TensorFlow backend only.
-        packages: distributions whose versions the card names.
+        open: loads such a file in its runtime, as a function from a batch to outputs by name.
+        script: example program for the model card; `FILE` stands for the path.
+        modules: modules that must be importable, besides the package's own requirements.
+        extra: the extra of this package that installs those modules.
+        needs_tensorflow: whether it can only be written from the TensorFlow backend.
+        packages: distributions whose versions the model card lists.
     """
 
     name: str
@@ -50,43 +51,47 @@ class Format:
 
     @property
     def is_folder(self) -> bool:
-        """Whether a folder is written, not a file."""
+        """Whether an export is a folder rather than a file."""
         return not Path(self.file_name).suffix
 
     def require(self, path: Path) -> None:
-        """Raises `ConfigError` when the format cannot be written here, or not under that name."""
+        """Raises `ConfigError` if a package or backend is missing, or if `path` has the wrong suffix."""
         missing = [name for name in self.modules if find_spec(name) is None]
         if missing:
             raise ConfigError(
-                f"the format `{self.name}` is written and checked with {', '.join(missing)}, which is not installed: "
+                f"the format `{self.name}` needs {', '.join(missing)}, which is not installed: "
                 f"pip install 'hdc-keras[{self.extra}]'"
             )
         backend = keras.backend.backend()
         if self.needs_tensorflow and backend != "tensorflow":
             raise ConfigError(
-                f"the format `{self.name}` is written from the TensorFlow backend, which reads this run's checkpoints "
-                f"as well: run with KERAS_BACKEND=tensorflow. Received: {backend}"
+                f"the format `{self.name}` can only be written with the TensorFlow backend, which loads checkpoints of "
+                f"every backend: set KERAS_BACKEND=tensorflow. Received: {backend}"
             )
         suffix = Path(self.file_name).suffix
         if not self.is_folder and path.suffix != suffix:
-            raise ConfigError(f"--out {path}: a file of the format `{self.name}` must end in {suffix}.")
+            raise ConfigError(f"--out {path}: a file in the format `{self.name}` must end in {suffix}.")
 
     def reference(self, model: HDC, experiment: Experiment) -> Callable[[np.ndarray], Outputs]:
-        """What the file must agree with: the network in Keras."""
+        """The Keras network that an export must agree with, as a function from a batch to outputs by name."""
         if self.takes_video:
             network: keras.Model = ClipEncoder(model, experiment.data.decode_size)
         else:
             network = model.backbone.level_model(tuple(model.backbone.pyramid_outputs))
         return lambda batch: as_numpy(network(batch, training=False))
 
-    def probes(self, model: HDC, experiment: Experiment) -> list[np.ndarray]:
-        """Two batches that differ in number, length, height and width: every axis must be free."""
+    def test_batches(self, model: HDC, experiment: Experiment) -> list[np.ndarray]:
+        """Two batches that differ in batch size, length, height and width, because an export must accept any of them.
+
+        Returns:
+            Arrays (batch, time, height, width, 3): uint8 video, or float32 in [0, 1] for a backbone.
+        """
         rng, frames = np.random.default_rng(0), experiment.data.frames
         height, width = (
             experiment.data.decode_size if self.takes_video else (model.views_config.size, model.views_config.size)
         )
-        # Longer, never shorter: pooling in time leaves nothing of a clip that is too short. Higher and narrower, so
-        # that frames are both shrunk and enlarged.
+        # The second clip is longer, because temporal pooling leaves nothing of a clip that is too short. Its frames are
+        # taller and narrower, so that one axis is shrunk and the other enlarged.
         shapes = (2, frames, height, width, 3), (1, frames + frames // 2 + 1, height * 3 // 2, width * 3 // 4, 3)
         if self.takes_video:
             return [rng.integers(0, 256, shape, dtype=np.uint8) for shape in shapes]
@@ -94,5 +99,5 @@ class Format:
 
 
 def as_numpy(outputs: Any) -> Outputs:
-    """Outputs by name."""
+    """Convert outputs by name to NumPy arrays."""
     return {name: ops.convert_to_numpy(value) for name, value in outputs.items()}

@@ -1,4 +1,4 @@
-"""The backbone alone as a Keras file, to build on in Keras on any backend."""
+"""Export of the backbone alone to a Keras file, for fine-tuning or other models on any backend."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +23,7 @@ classifier = keras.Model(backbone.input, keras.layers.Dense(10)(pooled))  # to f
 
 
 def _write(model: HDC, experiment: Experiment, path: Path) -> None:
-    # A model of Keras' own layers, so that whoever loads it needs nothing of this package.
+    # A plain `keras.Model` instead of a `VideoBackbone`, so that it loads without this package.
     keras.Model(model.backbone.input, dict(model.backbone.pyramid_outputs), name=model.backbone.name).save(path)
 
 
@@ -36,7 +36,7 @@ KERAS_BACKBONE = Format(
     name="keras",
     file_name="backbone.keras",
     summary="The backbone alone, without projection heads: a Keras 3 file for TensorFlow, JAX and PyTorch, to "
-    "fine-tune or build on. All its layers are Keras' own.",
+    "fine-tune or to build other models on. It contains only layers that are part of Keras.",
     takes_video=False,
     write=_write,
     open=_open,

@@ -1,7 +1,6 @@
-"""LiteRT (formerly TensorFlow Lite), of its built-in operations alone."""
+"""Export to LiteRT (formerly TensorFlow Lite), with built-in operations only."""
 
 import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from hdc_keras.errors import ExportError
 from hdc_keras.export.format import Format, Outputs
 from hdc_keras.export.portable import freeze, with_flat_poolings
 from hdc_keras.features.encoder import ClipEncoder
+from hdc_keras.files import temporary_folder
 from hdc_keras.model import HDC
 
 _SIGNATURE = "serve"
@@ -31,23 +31,23 @@ def _write(model: HDC, experiment: Experiment, path: Path) -> None:
     from tensorflow.lite.python.convert_phase import ConverterError
 
     encoder = ClipEncoder(model, experiment.data.decode_size)
-    encoder.pyramid = with_flat_poolings(encoder.pyramid)  # LiteRT pools in 2D only
+    encoder.pyramid = with_flat_poolings(encoder.pyramid)  # LiteRT has no 3D pooling.
     frozen = freeze(encoder)
     module = tf.Module()
     module.encode = tf.function(
         lambda video: dict(zip(frozen.output_names, frozen.function(video), strict=True)),
         input_signature=[tf.TensorSpec((None, None, None, None, 3), tf.uint8, name="video")],
     )
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        # Only by way of a SavedModel do outputs keep their names.
-        tf.saved_model.save(module, folder, signatures={_SIGNATURE: module.encode})
-        converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=[_SIGNATURE])
+    with temporary_folder(path) as folder:
+        # The converter keeps output names only if it reads a SavedModel.
+        tf.saved_model.save(module, str(folder), signatures={_SIGNATURE: module.encode})
+        converter = tf.lite.TFLiteConverter.from_saved_model(str(folder), signature_keys=[_SIGNATURE])
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
         try:
             converted = converter.convert()
         except ConverterError as error:
             cause = " ".join(str(error).split())[:500]
-            raise ExportError(f"the backbone `{model.backbone.name}` cannot be written for LiteRT: {cause}") from error
+            raise ExportError(f"the backbone `{model.backbone.name}` cannot be converted to LiteRT: {cause}") from error
     path.write_bytes(converted)
 
 
@@ -61,8 +61,8 @@ def _open(path: Path) -> Callable[[np.ndarray], Outputs]:
 LITERT = Format(
     name="litert",
     file_name="model.tflite",
-    summary="A LiteRT (TensorFlow Lite) model of built-in operations alone, with float32 weights: for phones and small "
-    "machines.",
+    summary="A LiteRT (TensorFlow Lite) model for phones and small devices, with float32 weights and built-in "
+    "operations only.",
     takes_video=True,
     write=_write,
     open=_open,

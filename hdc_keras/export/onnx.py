@@ -1,4 +1,4 @@
-"""ONNX, converted by tf2onnx from the frozen TensorFlow graph."""
+"""Export to ONNX: tf2onnx converts the frozen TensorFlow graph."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -15,7 +15,7 @@ from hdc_keras.export.portable import freeze
 from hdc_keras.features.encoder import ClipEncoder
 from hdc_keras.model import HDC
 
-# Our choice: what ONNX Runtime knows since 1.14 (2023).
+# Our choice: supported by ONNX Runtime since 1.14 (2023).
 _OPSET = 18
 _AXES = ("batch", "time", "height", "width")
 
@@ -38,8 +38,8 @@ def _write(model: HDC, experiment: Experiment, path: Path) -> None:
     frozen = freeze(ClipEncoder(model, experiment.data.decode_size))
     inputs = [tensor.name for tensor in frozen.function.inputs]
     outputs = [tensor.name for tensor in frozen.function.outputs]
-    with _warnings_off("tensorflow", "tf2onnx"):
-        # Not `from_function`, which Keras' own ONNX export uses: it makes inputs of constants that a layer holds.
+    with _no_warnings("tensorflow", "tf2onnx"):
+        # Not `from_function`, which the ONNX export of Keras uses: it turns constants of a layer into model inputs.
         converted, _ = tf2onnx.convert.from_graph_def(
             frozen.function.graph.as_graph_def(),
             name=model.backbone.name,
@@ -54,19 +54,19 @@ def _write(model: HDC, experiment: Experiment, path: Path) -> None:
     try:
         onnx.checker.check_model(converted)
     except onnx.checker.ValidationError as error:
-        raise ExportError(f"the backbone `{model.backbone.name}` cannot be written as ONNX: {error}") from error
+        raise ExportError(f"the backbone `{model.backbone.name}` cannot be converted to ONNX: {error}") from error
     onnx.save(converted, path)
 
 
 def _name_axes(value: Any, names: tuple[str, ...]) -> None:
-    """Axes of unknown length are numbered by the converter."""
+    """Name the free axes, which the converter only numbers."""
     for axis, name in zip(value.type.tensor_type.shape.dim, names, strict=False):
         axis.dim_param = name
 
 
 @contextmanager
-def _warnings_off(*loggers: str) -> Iterator[None]:
-    """tf2onnx has TensorFlow warn of its own old functions, and nobody who exports can do anything about it."""
+def _no_warnings(*loggers: str) -> Iterator[None]:
+    """Silence deprecation warnings that tf2onnx triggers in TensorFlow: users of `export` can do nothing about them."""
     levels = {name: logging.getLogger(name).level for name in loggers}
     for name in loggers:
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -88,7 +88,7 @@ def _open(path: Path) -> Callable[[np.ndarray], Outputs]:
 ONNX = Format(
     name="onnx",
     file_name="model.onnx",
-    summary=f"An ONNX model of operator set {_OPSET}: runs in ONNX Runtime 1.14 and later, and what else reads ONNX.",
+    summary=f"An ONNX model of operator set {_OPSET}: runs in ONNX Runtime 1.14 and later, and in other ONNX runtimes.",
     takes_video=True,
     write=_write,
     open=_open,

@@ -1,4 +1,4 @@
-"""The encoder made of operations that every runtime has, as a TensorFlow graph without variables."""
+"""The encoder as a TensorFlow graph without variables, built only from operations that ONNX and LiteRT support."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -14,11 +14,11 @@ Tensor = Any
 
 @dataclass(frozen=True)
 class FrozenEncoder:
-    """A graph whose weights are constants.
+    """A TensorFlow graph whose weights are constants.
 
     Attributes:
-        function: TensorFlow's concrete function.
-        output_names: names of its outputs, in their order.
+        function: a concrete function of TensorFlow.
+        output_names: names of its outputs, in order.
     """
 
     function: Any
@@ -26,22 +26,30 @@ class FrozenEncoder:
 
 
 def freeze(encoder: ClipEncoder) -> FrozenEncoder:
-    """The encoder from uint8 video (batch, time, height, width, 3), all lengths unknown, to its outputs."""
+    """Trace the encoder for uint8 video (batch, time, height, width, 3), with all axes but the last free."""
     import tensorflow as tf
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
     def encode(video: Tensor) -> dict[str, Tensor]:
-        # Frames of the encoder's own size are left as they are, so it meets no operation that runtimes lack.
+        # The encoder skips its own resizing, which runtimes lack, for frames that already have its frame size.
         return encoder.call(resize_by_matrices(video, encoder.frame_size))
 
     signature = tf.TensorSpec((None, None, None, None, 3), tf.uint8, name="video")
     traced = tf.function(encode, input_signature=[signature]).get_concrete_function()
-    # TensorFlow gives the outputs of a dict in the order of its sorted keys.
+    # TensorFlow returns the values of a dict in the order of its sorted keys.
     return FrozenEncoder(convert_variables_to_constants_v2(traced), sorted(traced.structured_outputs))
 
 
 def resize_by_matrices(video: Tensor, size: tuple[int, int]) -> Tensor:
-    """As `encoder.resize_frames`, of any height and width: antialiased bilinear, but as two matrix products."""
+    """Antialiased bilinear resizing like `encoder.resize_frames`, as two matrix products.
+
+    Args:
+        video: (batch, time, height, width, 3), of any height and width.
+        size: (height, width) of the result.
+
+    Returns:
+        (batch, time, *size, 3) float32.
+    """
     batch, time, height, width = ops.shape(video)[:4]
     rows = ops.reshape(ops.cast(video, "float32"), (batch * time, height, width * 3))
     rows = ops.matmul(_resize_matrix(height, size[0])[None], rows)
@@ -51,20 +59,20 @@ def resize_by_matrices(video: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def _resize_matrix(length: Tensor, size: int) -> Tensor:
-    """(size, length): row i holds the weights of the source pixels that make pixel i of the result."""
+    """(size, length) float32: row i holds the weights of the source pixels for pixel i of the result."""
     step = ops.cast(length, "float32") / size
     centre = (ops.arange(size, dtype="float32") + 0.5) * step - 0.5
-    place = ops.cast(ops.arange(length), "float32")
-    reach = ops.maximum(step, 1.0)  # when shrinking, the filter widens so that no pixel is passed over
-    weights = ops.maximum(1.0 - ops.abs(place[None] - centre[:, None]) / reach, 0.0)
+    source = ops.cast(ops.arange(length), "float32")
+    radius = ops.maximum(step, 1.0)  # Antialiasing: when shrinking, the filter must cover every source pixel.
+    weights = ops.maximum(1.0 - ops.abs(source[None] - centre[:, None]) / radius, 0.0)
     return weights / ops.sum(weights, axis=1, keepdims=True)
 
 
 def in_float32(model: HDC) -> HDC:
-    """The model itself, or its copy that computes in float32 where it computes in another precision.
+    """Return the model, or a float32 copy of a model that computes in another precision.
 
-    Other runtimes lack bfloat16, and their rounding in half precision is not TensorFlow's. The weights are float32 in
-    any case.
+    Other runtimes lack bfloat16, and they round float16 differently from TensorFlow. The weights are float32 in any
+    case.
     """
     config = model.get_config()
     float32 = keras.dtype_policies.serialize(keras.DTypePolicy("float32"))
@@ -77,25 +85,26 @@ def in_float32(model: HDC) -> HDC:
 
 
 def with_flat_poolings(network: keras.Model) -> keras.Model:
-    """A copy of a functional network in which two poolings in 2D stand for each one in 3D."""
+    """Copy a functional network, replacing each 3D max pooling by two in 2D."""
 
-    def cloned(layer: keras.layers.Layer) -> keras.layers.Layer:
+    def clone_layer(layer: keras.layers.Layer) -> keras.layers.Layer:
         if isinstance(layer, keras.layers.MaxPooling3D):
             return FlatMaxPooling(layer.pool_size, layer.strides, name=layer.name)
         return layer.__class__.from_config(layer.get_config())
 
-    copy = keras.models.clone_model(network, clone_function=cloned)
+    copy = keras.models.clone_model(network, clone_function=clone_layer)
     copy.set_weights(network.get_weights())
     return copy
 
 
 class FlatMaxPooling(keras.layers.Layer):
-    """3D max pooling without padding as two in 2D, which is exact: the greatest of a box is the greatest over time of
-    the greatest of each frame.
+    """3D max pooling without padding, computed as two 2D poolings: over each frame, then over time.
+
+    The result is exact, because the maximum of a box is the maximum over time of its maxima per frame.
 
     Args:
-        pool_size: of the 3D pooling.
-        strides: of the 3D pooling.
+        pool_size: (time, height, width) of the 3D pooling.
+        strides: (time, height, width) of the 3D pooling.
     """
 
     def __init__(self, pool_size: tuple[int, int, int], strides: tuple[int, int, int], **kwargs: Any):
@@ -104,7 +113,7 @@ class FlatMaxPooling(keras.layers.Layer):
         self.strides = strides
 
     def call(self, clips: Tensor) -> Tensor:
-        """Pool (batch, time, height, width, channels)."""
+        """Pool clips (batch, time, height, width, channels)."""
         batch, time, height, width, channels = ops.shape(clips)
         frames = ops.reshape(clips, (batch * time, height, width, channels))
         frames = ops.max_pool(frames, self.pool_size[1:], self.strides[1:], data_format="channels_last")
@@ -114,7 +123,7 @@ class FlatMaxPooling(keras.layers.Layer):
         return ops.reshape(pooled, (batch, ops.shape(pooled)[1], height, width, channels))
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
-        """Shape of the pooled clips."""
+        """Shape of the pooled clips; unknown lengths are `None`."""
         pooled = [
             None if length is None else (length - size) // stride + 1
             for length, size, stride in zip(input_shape[1:4], self.pool_size, self.strides, strict=True)

@@ -1,4 +1,4 @@
-"""SavedModel: a folder for any TensorFlow runtime."""
+"""Export to SavedModel, a folder that every TensorFlow runtime loads."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -26,7 +26,7 @@ def _write(model: HDC, experiment: Experiment, path: Path) -> None:
 
     encoder = ClipEncoder(model, experiment.data.decode_size)
     signature = tf.TensorSpec((None, None, None, None, 3), tf.uint8, name="video")
-    # Not `keras.export.ExportArchive`, which writes every weight twice (Keras 3.15).
+    # Not `keras.export.ExportArchive`, which saves every weight twice (Keras 3.15).
     module = tf.Module()
     module.weights = [variable.value for variable in encoder.variables]
     module.serve = tf.function(encoder.call, input_signature=[signature])
@@ -43,7 +43,7 @@ def _open(path: Path) -> Callable[[np.ndarray], Outputs]:
 SAVED_MODEL = Format(
     name="saved_model",
     file_name="saved_model",
-    summary="A SavedModel: runs in TensorFlow 2, TensorFlow Serving and what else reads SavedModels.",
+    summary="A SavedModel: runs in TensorFlow 2, TensorFlow Serving and other runtimes that load SavedModels.",
     takes_video=True,
     write=_write,
     open=_open,

@@ -1,15 +1,18 @@
-"""Line charts as geometry, which the template draws as SVG: colours come from CSS, and so follow light and dark."""
+"""Line charts laid out as geometry.
+
+The template `macros.html` draws them as SVG. Their colours come from the style sheet, which has two themes.
+"""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-# In the units of the SVG's viewBox; a chart is shown at about one pixel a unit.
+# In units of the SVG's viewBox; on the page, one unit is about one pixel.
 WIDTH, HEIGHT = 440, 240
 _LEFT, _RIGHT, _TOP, _BOTTOM = 54, 104, 14, 34
 _LABEL_HEIGHT = 15
-# More points than this cannot be told apart at that width.
-_MOST_POINTS = 200
+# At this width, more points cannot be told apart.
+_MAX_POINTS = 200
 _TICKS = 4
 
 
@@ -18,9 +21,9 @@ class Series:
     """One line to draw.
 
     Attributes:
-        name: written at its end.
-        style: CSS classes: its colour and dashes.
-        points: (x, y) in order of x.
+        name: label at the end of the line.
+        style: CSS classes for colour and dashes.
+        points: (x, y), sorted by x.
     """
 
     name: str
@@ -30,14 +33,14 @@ class Series:
 
 @dataclass(frozen=True)
 class PlottedLine:
-    """One line in the units of the SVG.
+    """One line in SVG units.
 
     Attributes:
-        name: written at its end.
+        name: label at the end of the line.
         style: CSS classes.
-        path: of an SVG path element.
-        dots: (x, y) of the measured points, where they are few; only the last otherwise.
-        label_y: where the name goes, so that names do not overlap.
+        path: value of the `d` attribute of an SVG path.
+        dots: (x, y) of the points to mark: all of them if there are few, otherwise only the last.
+        label_y: position of the label, chosen so that labels do not overlap.
     """
 
     name: str
@@ -49,15 +52,16 @@ class PlottedLine:
 
 @dataclass(frozen=True)
 class LineChart:
-    """A chart in the units of the SVG.
+    """A chart in SVG units.
 
     Attributes:
-        title: what is shown.
-        description: what it shows, in words.
-        lines: its lines.
-        x_ticks: place and text.
-        y_ticks: place and text.
-        left, right, top, bottom: of the area of the lines.
+        title: heading.
+        description: the content in words, for screen readers.
+        lines: the lines.
+        x_ticks: (position, text) along the horizontal axis.
+        y_ticks: (position, text) along the vertical axis.
+        left, right, top, bottom: edges of the plotting area.
+        width, height: size of the whole chart.
     """
 
     title: str
@@ -74,78 +78,78 @@ class LineChart:
 
 
 def line_chart(title: str, series: Sequence[Series], x_range: tuple[float, float]) -> LineChart:
-    """Lay out a chart over epochs, with 0 on its vertical axis.
+    """Lay out a chart over epochs. Its vertical axis always includes 0.
 
     Args:
-        title: what is shown.
-        series: lines, each with a point at least.
-        x_range: first and last epoch, so that all charts of a run have the same axis.
+        title: heading.
+        series: lines, each with at least one point.
+        x_range: first and last epoch, so that all charts of a run share one axis.
     """
-    ys = [y for one in series for _, y in one.points]
+    ys = [y for line in series for _, y in line.points]
     y_marks = nice_ticks(min(0.0, *ys), max(0.0, *ys))
     y_range = y_marks[0], y_marks[-1]
 
-    def place(x: float, y: float) -> tuple[float, float]:
+    def to_svg(x: float, y: float) -> tuple[float, float]:
         return (
             round(_scaled(x, x_range, (_LEFT, WIDTH - _RIGHT)), 1),
             round(_scaled(y, y_range, (HEIGHT - _BOTTOM, _TOP)), 1),
         )
 
-    placed = [[place(x, y) for x, y in thinned(one.points)] for one in series]
-    label_ys = spread([points[-1][1] for points in placed], _LABEL_HEIGHT, _TOP, HEIGHT - _BOTTOM - _LABEL_HEIGHT / 2)
+    plotted = [[to_svg(x, y) for x, y in thinned(line.points)] for line in series]
+    label_ys = spread([points[-1][1] for points in plotted], _LABEL_HEIGHT, _TOP, HEIGHT - _BOTTOM - _LABEL_HEIGHT / 2)
     return LineChart(
         title,
-        "; ".join(f"{one.name} from {one.points[0][1]:.3g} to {one.points[-1][1]:.3g}" for one in series),
+        "; ".join(f"{line.name} from {line.points[0][1]:.3g} to {line.points[-1][1]:.3g}" for line in series),
         tuple(
-            PlottedLine(one.name, one.style, _path(points), tuple(points if len(points) < 12 else points[-1:]), y)
-            for one, points, y in zip(series, placed, label_ys, strict=True)
+            PlottedLine(line.name, line.style, _path(points), tuple(points if len(points) < 12 else points[-1:]), y)
+            for line, points, y in zip(series, plotted, label_ys, strict=True)
         ),
-        tuple((place(x, y_range[0])[0], f"{x:g}") for x in _whole_ticks(*x_range)),
-        tuple((place(x_range[0], y)[1], f"{y:.6g}") for y in y_marks),
+        tuple((to_svg(x, y_range[0])[0], f"{x:g}") for x in _epoch_ticks(*x_range)),
+        tuple((to_svg(x_range[0], y)[1], f"{y:.6g}") for y in y_marks),
     )
 
 
 def nice_ticks(low: float, high: float) -> list[float]:
-    """About four round numbers that span a range: multiples of 1, 2 or 5 times a power of ten."""
+    """About four round numbers that cover a range: multiples of 1, 2 or 5 times a power of ten."""
     if high <= low:
         high = low + (abs(low) or 1.0)
-    raw = (high - low) / _TICKS
-    power = 10.0 ** math.floor(math.log10(raw))
-    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= raw * 0.999)
+    raw_step = (high - low) / _TICKS
+    power = 10.0 ** math.floor(math.log10(raw_step))
+    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= raw_step * 0.999)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     return [round(number * step, 12) for number in range(first, last + 1)]
 
 
 def thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """At most `_MOST_POINTS` of the points, evenly spaced, the first and the last among them."""
-    if len(points) <= _MOST_POINTS:
+    """At most `_MAX_POINTS` of the points, evenly spaced, including the first and the last."""
+    if len(points) <= _MAX_POINTS:
         return list(points)
-    return [points[round(i * (len(points) - 1) / (_MOST_POINTS - 1))] for i in range(_MOST_POINTS)]
+    return [points[round(i * (len(points) - 1) / (_MAX_POINTS - 1))] for i in range(_MAX_POINTS)]
 
 
 def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
-    """Places as near to those wanted as they can be without two closer than `gap`, in the order given.
+    """Move positions as little as needed to put at least `gap` between them, keeping their order.
 
-    Where there is no room for all of them, they are closer, and evenly spaced.
+    If they do not fit between `low` and `high`, they are evenly spaced with a smaller gap.
     """
     gap = min(gap, (high - low) / max(1, len(wanted) - 1))
     order = sorted(range(len(wanted)), key=lambda i: wanted[i])
-    places = [0.0] * len(wanted)
-    next_free = low
+    positions = [0.0] * len(wanted)
+    lower_limit = low
     for i in order:
-        places[i] = next_free = max(wanted[i], next_free)
-        next_free += gap
-    limit = high
+        positions[i] = lower_limit = max(wanted[i], lower_limit)
+        lower_limit += gap
+    upper_limit = high
     for i in reversed(order):
-        places[i] = limit = min(places[i], limit)
-        limit -= gap
-    return [round(place, 1) for place in places]
+        positions[i] = upper_limit = min(positions[i], upper_limit)
+        upper_limit -= gap
+    return [round(position, 1) for position in positions]
 
 
-def _whole_ticks(low: float, high: float) -> list[float]:
-    """Epochs to name: round ones, and the first where it is alone."""
-    marks = [tick for tick in nice_ticks(low, high) if low <= tick <= high and tick == int(tick)]
-    return marks or [low]
+def _epoch_ticks(first: float, last: float) -> list[float]:
+    """Round epochs within the range, or the first epoch if there are none."""
+    ticks = [tick for tick in nice_ticks(first, last) if first <= tick <= last and tick == int(tick)]
+    return ticks or [first]
 
 
 def _path(points: Sequence[tuple[float, float]]) -> str:

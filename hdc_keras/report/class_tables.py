@@ -1,4 +1,4 @@
-"""Which classes are recognised, and which are taken for which: from the judgements video by video."""
+"""Accuracy by class and the confusion matrix, from the predictions for each test video."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -7,21 +7,22 @@ from dataclasses import dataclass
 from hdc_keras.report.result_tables import protocol_title
 from hdc_keras.results.store import PRETRAINED, JudgedVideo, SavedResult
 
-# Up to so many classes the matrix is a table with numbers; with more, a picture.
-_MOST_IN_A_TABLE = 20
-_PAIRS_NAMED = 8
+# A matrix with more classes is drawn as a picture instead of a table of numbers.
+_MAX_TABLE_CLASSES = 20
+_MAX_CONFUSIONS = 8
+# Levels of opacity in the picture; the template divides by this number.
 _SHADES = 8
 
 
 @dataclass(frozen=True)
-class ClassShare:
-    """How often one class is recognised.
+class ClassAccuracy:
+    """Accuracy on one class.
 
     Attributes:
         label: the class.
-        videos: its test videos.
-        share: of its judgements that were right.
-        random: the same with random weights; `None` where that was not judged.
+        videos: number of its test videos.
+        share: fraction of its predictions that are right.
+        random: the same with random weights; `None` if that was not evaluated.
     """
 
     label: str
@@ -32,72 +33,73 @@ class ClassShare:
 
 @dataclass(frozen=True)
 class ClassPanel:
-    """One protocol and label column.
+    """The classes of one label column, as predicted in one protocol.
 
     Attributes:
-        title: which.
+        title: protocol and label column.
         classes: in alphabetical order.
-        matrix: (classes, classes) counts, rows the true class; empty where there are too many for a table.
-        shades: path by opacity from 1 to `_SHADES`, each an SVG path in units of a class; where there is no table.
-        shares: of each class, the best first.
-        confusions: true class, class it was taken for, how often; the most frequent first.
+        matrix: (classes, classes) counts; rows are true classes. Empty if there are too many classes for a table.
+        shades: for a picture: SVG path of all cells with the same opacity, by opacity from 1 to `_SHADES`. A cell is
+            one unit wide. Empty if there is a table.
+        accuracies: one for each class, highest first.
+        confusions: (true class, predicted class, count), most frequent first.
     """
 
     title: str
     classes: tuple[str, ...]
     matrix: tuple[tuple[int, ...], ...]
     shades: dict[int, str]
-    shares: tuple[ClassShare, ...]
+    accuracies: tuple[ClassAccuracy, ...]
     confusions: tuple[tuple[str, str, int], ...]
 
 
 def class_panels(results: Sequence[SavedResult]) -> list[ClassPanel]:
-    """A panel for each result and label column that has judgements video by video, counted over seeds and splits."""
+    """Make a panel for each result and label column with predictions per video, summed over seeds and splits."""
     panels = []
     for result in results:
         for column in result.values[PRETRAINED]:
-            judged = [video for video in result.judged(PRETRAINED, column) if video.predicted]
-            if judged:
-                untrained = [video for video in result.judged("random_weights", column) if video.predicted]
+            pretrained = [video for video in result.judged(PRETRAINED, column) if video.predicted]
+            if pretrained:
+                random = [video for video in result.judged("random_weights", column) if video.predicted]
                 title = f"{protocol_title(result.protocol)}, {column}"
-                panels.append(_panel(title, judged, untrained))
+                panels.append(_panel(title, pretrained, random))
     return panels
 
 
-def _panel(title: str, judged: Sequence[JudgedVideo], untrained: Sequence[JudgedVideo]) -> ClassPanel:
-    classes = tuple(sorted({video.label for video in judged} | {video.predicted for video in judged}))
-    counts = Counter((video.label, video.predicted) for video in judged)
-    of_class = Counter(video.label for video in judged)
-    videos = Counter(label for label, _ in {(video.label, video.video_id) for video in judged})
-    untrained_of_class = Counter(video.label for video in untrained)
-    untrained_right = Counter(video.label for video in untrained if video.is_right)
-    shares = [
-        ClassShare(
+def _panel(title: str, pretrained: Sequence[JudgedVideo], random: Sequence[JudgedVideo]) -> ClassPanel:
+    classes = tuple(sorted({video.label for video in pretrained} | {video.predicted for video in pretrained}))
+    counts = Counter((video.label, video.predicted) for video in pretrained)
+    of_class = Counter(video.label for video in pretrained)
+    videos = Counter(label for label, _ in {(video.label, video.video_id) for video in pretrained})
+    random_of_class = Counter(video.label for video in random)
+    random_right = Counter(video.label for video in random if video.is_right)
+    accuracies = [
+        ClassAccuracy(
             label,
             videos[label],
             counts[label, label] / of_class[label],
-            untrained_right[label] / untrained_of_class[label] if untrained_of_class[label] else None,
+            random_right[label] / random_of_class[label] if random_of_class[label] else None,
         )
         for label in classes
         if of_class[label]
     ]
-    wrong = [(label, predicted, n) for (label, predicted), n in counts.items() if label != predicted]
-    small = len(classes) <= _MOST_IN_A_TABLE
+    confusions = [(label, predicted, n) for (label, predicted), n in counts.items() if label != predicted]
+    is_table = len(classes) <= _MAX_TABLE_CLASSES
     return ClassPanel(
         title,
         classes,
-        tuple(tuple(counts[label, other] for other in classes) for label in classes) if small else (),
-        {} if small else _shades(classes, counts, of_class),
-        tuple(sorted(shares, key=lambda share: (-share.share, share.label))),
-        tuple(sorted(wrong, key=lambda pair: (-pair[2], pair[:2]))[:_PAIRS_NAMED]),
+        tuple(tuple(counts[label, other] for other in classes) for label in classes) if is_table else (),
+        {} if is_table else _shades(classes, counts, of_class),
+        tuple(sorted(accuracies, key=lambda accuracy: (-accuracy.share, accuracy.label))),
+        tuple(sorted(confusions, key=lambda confusion: (-confusion[2], confusion[:2]))[:_MAX_CONFUSIONS]),
     )
 
 
 def _shades(classes: Sequence[str], counts: Counter[tuple[str, str]], of_class: Counter[str]) -> dict[int, str]:
-    """Cells of the matrix, gathered by how dark they are: a hundred classes would be ten thousand elements."""
-    place = {label: number for number, label in enumerate(classes)}
+    """Group the cells by opacity into one path each: one element per cell would be 10,000 elements for 100 classes."""
+    index = {label: number for number, label in enumerate(classes)}
     shades: dict[int, list[str]] = {}
     for (label, predicted), count in sorted(counts.items()):
         shade = max(1, round(_SHADES * count / of_class[label]))
-        shades.setdefault(shade, []).append(f"M{place[predicted]} {place[label]}h1v1h-1z")
+        shades.setdefault(shade, []).append(f"M{index[predicted]} {index[label]}h1v1h-1z")
     return {shade: "".join(cells) for shade, cells in sorted(shades.items())}

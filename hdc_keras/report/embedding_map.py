@@ -1,4 +1,4 @@
-"""A map of embeddings: test videos near each other where the network finds them alike (t-SNE)."""
+"""The map of embeddings: test videos placed by t-SNE, so that videos which the network finds similar are close."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,23 +15,24 @@ from hdc_keras.features.store import FeatureStore
 from hdc_keras.features.video_features import VideoFeatures, joined
 from hdc_keras.model import HDC
 
-# Extent of the map in the units of its SVG, and the margin in which no point lies.
+# Size of the map in SVG units, and the margin that holds no points.
 WIDTH, HEIGHT, _MARGIN = 640, 460, 18
-LEAST_VIDEOS = 8
+# Our choice.
+MIN_VIDEOS = 8
 _PERPLEXITY = 30
-# As many marks as have a colour, or a shape, of their own; classes beyond them repeat in other pairs.
+# Colours of the style sheet and shapes of `page.MARKS`. Further classes reuse them in other combinations.
 _COLOURS, _SHAPES = 8, 6
 
 
 @dataclass(frozen=True)
 class MapClass:
-    """A class, and how it is marked.
+    """A class and the mark of its points.
 
     Attributes:
         label: the class.
-        colour: number of its colour.
-        shape: number of its shape.
-        videos: how many of the map's videos are of it.
+        colour: index of its colour.
+        shape: index of its shape.
+        videos: number of its videos on the map.
     """
 
     label: str
@@ -42,13 +43,13 @@ class MapClass:
 
 @dataclass(frozen=True)
 class EmbeddingMap:
-    """What the page needs to draw the map.
+    """Everything the page needs to draw the map.
 
     Attributes:
         records: the videos, one for each point.
-        places: (x, y) of each video in the SVG, by source.
-        classes: by label column, in alphabetical order.
-        class_of: number of each video's class, by label column.
+        places: (x, y) of each video in SVG units, for each kind of features and embeddings.
+        classes: classes in alphabetical order, by label column.
+        class_of: index of each video's class, by label column.
     """
 
     records: tuple[VideoRecord, ...]
@@ -57,35 +58,38 @@ class EmbeddingMap:
     class_of: dict[str, list[int]]
 
     def as_json(self) -> dict[str, Any]:
-        """What the page's script needs to move and to mark the points anew."""
-        marks = {c: [[one.colour, one.shape] for one in classes] for c, classes in self.classes.items()}
+        """What the page's script needs to move points and change their marks."""
+        marks = {column: [[one.colour, one.shape] for one in classes] for column, classes in self.classes.items()}
         return {"places": self.places, "marks": marks, "classOf": self.class_of}
 
 
-def features_of(
+def find_or_extract_features(
     model: HDC,
     records: Sequence[VideoRecord],
-    every_record: Sequence[VideoRecord],
+    all_records: Sequence[VideoRecord],
     experiment: Experiment,
     store: FrameStore,
     cache: FeatureStore,
     progress: Callable[[int, int], None] | None = None,
 ) -> VideoFeatures:
-    """Features of some videos: those that the evaluation of the whole set has kept, or else made now, and kept.
+    """Features of some videos: from the cached features of the whole set, or else extracted and cached.
 
     Args:
         model: the pretrained model.
-        records: the videos wanted.
-        every_record: the whole set.
-        experiment: as the evaluation had it.
-        store: decodes them.
-        cache: the run's folder of features.
-        progress: called with (videos done, videos in all).
+        records: the videos to return.
+        all_records: the whole set, whose features `hdc-keras evaluate` has cached.
+        experiment: with the settings that the evaluation used.
+        store: decodes the videos.
+        cache: cached features of the run.
+        progress: called with (videos done, total videos).
+
+    Raises:
+        DataError: too many videos cannot be decoded.
     """
     encoder = ClipEncoder(model, experiment.data.decode_size, experiment.evaluate.crops)
-    of_evaluation = cache.find(encoder, every_record, experiment)
-    if of_evaluation:
-        return of_evaluation.select(records)
+    cached = cache.find(encoder, all_records, experiment)
+    if cached:
+        return cached.select(records)
     return extract_features(encoder, records, experiment, store, progress, cache)
 
 
@@ -95,20 +99,20 @@ def draw_map(
     pairs: Sequence[tuple[str, str]],
     progress: Callable[[int, int], None],
 ) -> EmbeddingMap:
-    """Lay out the videos by all levels' features, and by each task's embeddings: there the tasks should differ.
+    """Place the videos once by the features of all levels, and once by each task's embeddings.
 
     Args:
-        features: of the videos.
-        levels: of the model.
-        pairs: each (level, task) that has a head.
-        progress: called with (maps done, maps in all).
+        features: of the videos to place.
+        levels: the model's levels.
+        pairs: each (level, task) that has a projection head.
+        progress: called with (layouts done, total layouts).
     """
     sources = {"features": list(levels)}
     for level, task in pairs:
         sources.setdefault(f"{task} embeddings", []).append(f"{level}_{task}")
     places = {}
     for done, (source, names) in enumerate(sources.items(), 1):
-        places[source] = to_page(place_videos(joined(features, features, names)[1]))
+        places[source] = fit_to_page(tsne(joined(features, features, names)[1]))
         progress(done, len(sources))
     columns = list(dict.fromkeys(column for record in features.records for column in record.labels))
     classes, class_of = {}, {}
@@ -123,11 +127,11 @@ def draw_map(
     return EmbeddingMap(tuple(features.records), places, classes, class_of)
 
 
-def place_videos(vectors: np.ndarray) -> np.ndarray:
-    """t-SNE by cosine (van der Maaten and Hinton 2008), from a start that follows from the data, so that it repeats.
+def tsne(vectors: np.ndarray) -> np.ndarray:
+    """t-SNE (van der Maaten and Hinton 2008) by cosine distance. It starts from a PCA, so that results are repeatable.
 
     Args:
-        vectors: (videos, channels), at least `LEAST_VIDEOS` videos.
+        vectors: (videos, channels), with at least `MIN_VIDEOS` videos.
 
     Returns:
         (videos, 2) float32.
@@ -136,17 +140,15 @@ def place_videos(vectors: np.ndarray) -> np.ndarray:
     from threadpoolctl import threadpool_limits
 
     perplexity = min(_PERPLEXITY, (len(vectors) - 1) / 3)
-    # So few videos are placed faster by one thread than by several that wait for each other: ten times where others
-    # use the processor too.
+    # With this few videos, several threads mostly wait for each other: up to ten times slower on a busy CPU.
     with threadpool_limits(1):
         return TSNE(metric="cosine", init="pca", perplexity=perplexity, random_state=0).fit_transform(vectors)
 
 
-def to_page(places: np.ndarray) -> list[tuple[int, int]]:
-    """Places in the units of the SVG, as large as fits, in proportion."""
+def fit_to_page(places: np.ndarray) -> list[tuple[int, int]]:
+    """Scale (videos, 2) positions to SVG units, as large as fits, with one scale for both axes."""
     low, high = places.min(axis=0), places.max(axis=0)
-    room = np.array([WIDTH - 2 * _MARGIN, HEIGHT - 2 * _MARGIN])
-    # Distances mean the same along both axes, so that both have one scale.
-    scale = (room / np.maximum(high - low, 1e-9)).min()
+    available = np.array([WIDTH - 2 * _MARGIN, HEIGHT - 2 * _MARGIN])
+    scale = (available / np.maximum(high - low, 1e-9)).min()
     centred = (places - (low + high) / 2) * scale + np.array([WIDTH, HEIGHT]) / 2
     return [(int(x), int(y)) for x, y in centred.round()]

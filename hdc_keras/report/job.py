@@ -1,13 +1,13 @@
-"""From a run directory to its report."""
+"""The report job: from a run directory to one HTML page."""
 
 import csv
 import json
 import shlex
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Any
-
-import keras
 
 from hdc_keras.config import Experiment, dump_experiment
 from hdc_keras.data.from_experiment import frame_store, load_videos
@@ -15,144 +15,187 @@ from hdc_keras.errors import DataError, RunError
 from hdc_keras.features.store import FeatureStore
 from hdc_keras.model import HDC
 from hdc_keras.report.class_tables import class_panels
-from hdc_keras.report.curves import draw_curves, duration, read_rows, table_of, tasks_of, training_cost
-from hdc_keras.report.embedding_map import HEIGHT, LEAST_VIDEOS, WIDTH, EmbeddingMap, draw_map, features_of
+from hdc_keras.report.cost import duration, run_cost
+from hdc_keras.report.curves import Row, draw_curves, read_rows, table_of, tasks_of
+from hdc_keras.report.embedding_map import HEIGHT, MIN_VIDEOS, WIDTH, EmbeddingMap, draw_map, find_or_extract_features
 from hdc_keras.report.page import render_page
 from hdc_keras.report.result_tables import headline, protocol_rank, result_tables
 from hdc_keras.report.retrieval_gallery import retrieval_galleries
 from hdc_keras.report.shown_videos import ShownVideos, find_videos
 from hdc_keras.report.thumbnails import ThumbnailSheet
-from hdc_keras.report.view_strips import draw_views
+from hdc_keras.report.view_strips import ViewStrips, draw_views
 from hdc_keras.results.store import SavedResult, read_results
 from hdc_keras.runs.directory import RunDirectory
 from hdc_keras.version import __version__
 
 Progress = Callable[[str, int, int], None]
+# Names that the templates use.
+Content = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class _Checkpoint:
+    """The newest checkpoint of a run, or the reason why there is none."""
+
+    model: HDC | None = None
+    file: Path | None = None
+    problem: str = ""
 
 
 def build_report(run: RunDirectory, progress: Progress | None = None) -> str:
-    """Gather what a run has, and make a page of it.
+    """Build the report of a run.
 
-    What is not there is named on the page, with the command that makes it: results, checkpoints, the videos themselves.
+    A section whose content is missing (results, checkpoints, the videos themselves) says so, with the command that
+    creates it.
 
     Args:
         run: the run.
-        progress: called with (what is being done, done, in all).
+        progress: called with (description of the current task, items done, total items).
 
     Returns:
-        HTML that needs no other file.
+        A self-contained HTML page.
 
     Raises:
-        RunError: there is no run, or what is there cannot be read.
+        RunError: the folder holds no run, or one of its files cannot be read.
     """
     experiment = run.experiment()
     results = sorted(read_results(run.path), key=lambda result: protocol_rank(result.protocol))
-    rows = read_rows(run.read_metrics())
-    model, checkpoint, no_model = _load_model(run)
+    metrics = read_rows(run.read_metrics())
+    environment = _read_json(run.path / "environment.json")
+    checkpoint = _load_checkpoint(run)
+    videos = find_videos(experiment, results, _named(progress, "rendering moving shapes"))
     sheet = ThumbnailSheet()
-    videos = find_videos(experiment, results, _reporter(progress, "rendering moving shapes"))
-    of_set = [result for result in results if result.dataset == (videos.experiment.data.path or "moving-shapes")]
-    galleries = retrieval_galleries(of_set, videos.by_id())
-    views, no_views = _views(experiment, videos, sheet)
-    embedding_map, no_map = _map(run, model, no_model, videos, of_set, progress)
-    shown = {record.video_id: record for record in embedding_map.records} if embedding_map else {}
-    by_id = videos.by_id()
-    shown |= {name: by_id[name] for gallery in galleries for name in sorted(gallery.video_ids) if name in by_id}
-    sheet.add_videos(list(shown.values()), videos.experiment.data, _reporter(progress, "thumbnails"))
-    tables = result_tables(results)
-    environment = _read_json(run, "environment.json")
     return render_page(
-        {
-            "name": experiment.name,
-            "run": str(run.path),
-            "quoted_run": shlex.quote(str(run.path)),
-            "made": datetime.now().astimezone().strftime("%-d %B %Y, %H:%M"),
-            "version": __version__,
-            "lead": _lead(experiment, environment, rows, videos),
-            "experiment": experiment,
-            "config": dump_experiment(experiment),
+        _header(run, experiment, environment, metrics)
+        | _result_sections(results)
+        | _views_section(experiment, videos, sheet)
+        | _video_sections(run, checkpoint, videos, results, sheet, progress)
+        | _training_section(metrics)
+        | {
+            "cost": run_cost(experiment, environment, metrics, checkpoint.model, checkpoint.file),
+            "failures": _read_failures(run),
             "environment": environment,
-            "tables": tables,
-            "headline": headline(tables),
-            "panels": class_panels(results),
-            "galleries": galleries,
-            "videos": videos,
-            "by_id": by_id,
-            "map": embedding_map,
-            "no_map": no_map,
-            "map_size": (WIDTH, HEIGHT),
-            "charts": draw_curves(rows) if rows else [],
-            "tasks": tasks_of(rows),
-            "metrics_table": table_of(rows) if rows else None,
-            "views": views,
-            "no_views": no_views,
-            "cost": _cost(experiment, environment, rows, model, checkpoint),
-            "failures": _failures(run),
+            "config": dump_experiment(experiment),
             "sheet": sheet,
             "frame_shape": videos.experiment.data.decode_size,
         }
     )
 
 
-def _reporter(progress: Progress | None, what: str) -> Callable[[int, int], None]:
-    return lambda done, total: progress(what, done, total) if progress else None
+def _header(run: RunDirectory, experiment: Experiment, environment: dict[str, Any], metrics: Sequence[Row]) -> Content:
+    return {
+        "name": experiment.name,
+        "run": str(run.path),
+        "quoted_run": shlex.quote(str(run.path)),
+        "made": datetime.now().astimezone().strftime("%-d %B %Y, %H:%M"),
+        "version": __version__,
+        "lead": _summary(experiment, environment, metrics),
+    }
 
 
-def _load_model(run: RunDirectory) -> tuple[HDC | None, Any, str]:
-    """The newest checkpoint's model and file, or why there is none."""
+def _summary(experiment: Experiment, environment: dict[str, Any], metrics: Sequence[Row]) -> str:
+    """What was trained on what, for how long, in one sentence."""
+    data = "moving shapes" if experiment.data.path is None else experiment.data.path
+    task = {"decoupled": "the decoupled task (HDC)", "coupled": "the coupled task"}.get(
+        experiment.contrast.task, f"only the {experiment.contrast.task} task"
+    )
+    sentence = f"{experiment.model.backbone}, pretrained without labels on {data} with {task}"
+    if not metrics:
+        return f"{sentence}; no epoch has finished yet."
+    devices = ", ".join(environment.get("devices") or []) or "an unknown device"
+    done, total = len(metrics), experiment.train.epochs
+    epochs = f"{done} of {total}" if done < total else f"{done}"
+    return f"{sentence}: {epochs} epochs, {duration(sum(row['seconds'] for row in metrics))} on {devices}."
+
+
+def _result_sections(results: Sequence[SavedResult]) -> Content:
+    tables = result_tables(results)
+    return {"tables": tables, "headline": headline(tables), "panels": class_panels(results)}
+
+
+def _training_section(metrics: Sequence[Row]) -> Content:
+    return {
+        "charts": draw_curves(metrics) if metrics else [],
+        "tasks": tasks_of(metrics),
+        "metrics_table": table_of(metrics) if metrics else None,
+    }
+
+
+def _views_section(experiment: Experiment, videos: ShownVideos, sheet: ThumbnailSheet) -> Content:
+    views, problem = _draw_views(experiment, videos, sheet)
+    return {"views": views, "no_views": problem}
+
+
+def _draw_views(experiment: Experiment, videos: ShownVideos, sheet: ThumbnailSheet) -> tuple[ViewStrips | None, str]:
+    """Views of the run's training videos, or why there are none."""
+    # Results of `evaluate --data` are about other videos than the run was trained on.
+    is_training_set = videos.experiment.data == experiment.data
+    if is_training_set and videos.problem:
+        return None, videos.problem
     try:
-        model, checkpoint = run.checkpoints.load()
-    except RunError as error:
-        return None, None, str(error)
-    return model, checkpoint, ""
-
-
-def _views(experiment: Experiment, videos: ShownVideos, sheet: ThumbnailSheet) -> tuple[Any, str]:
-    """Views of the run's own videos, which are others than those judged where `--data` was given."""
-    own = videos.experiment.data == experiment.data
-    try:
-        if own and videos.problem:
-            return None, videos.problem
-        records = videos.records if own else load_videos(experiment).records
+        records = videos.records if is_training_set else load_videos(experiment).records
         views = draw_views(experiment, records, frame_store(experiment), sheet)
     except DataError as error:
         return None, f"The videos that the run was trained on cannot be read: {error}"
     return views, "" if views else "None of the videos that the run was trained on can be decoded."
 
 
-def _map(
+def _video_sections(
     run: RunDirectory,
-    model: HDC | None,
-    no_model: str,
+    checkpoint: _Checkpoint,
+    videos: ShownVideos,
+    results: Sequence[SavedResult],
+    sheet: ThumbnailSheet,
+    progress: Progress | None,
+) -> Content:
+    """Retrieval and the map; thumbnails of the videos that they show go to `sheet`."""
+    results = [result for result in results if result.dataset == videos.dataset]
+    by_id = videos.by_id()
+    galleries = retrieval_galleries(results, by_id)
+    embedding_map, problem = _draw_map(run, checkpoint, videos, results, progress)
+    shown = {record.video_id: record for record in embedding_map.records} if embedding_map else {}
+    shown |= {name: by_id[name] for gallery in galleries for name in sorted(gallery.video_ids) if name in by_id}
+    sheet.add_videos(list(shown.values()), videos.experiment.data, _named(progress, "thumbnails"))
+    return {
+        "videos": videos,
+        "galleries": galleries,
+        "map": embedding_map,
+        "no_map": problem,
+        "map_size": (WIDTH, HEIGHT),
+    }
+
+
+def _draw_map(
+    run: RunDirectory,
+    checkpoint: _Checkpoint,
     videos: ShownVideos,
     results: Sequence[SavedResult],
     progress: Progress | None,
 ) -> tuple[EmbeddingMap | None, str]:
-    """The map, or why there is none."""
-    if model is None:
-        return None, no_model
-    if videos.problem:
-        return None, videos.problem
-    experiment = _as_judged(videos.experiment, results)
+    """The map of embeddings, or why there is none."""
+    model, problem = checkpoint.model, checkpoint.problem or videos.problem
+    if model is None or problem:
+        return None, problem
+    experiment = _as_evaluated(videos.experiment, results)
     try:
-        features = features_of(
+        features = find_or_extract_features(
             model,
-            videos.tested,
+            videos.on_map,
             videos.records,
             experiment,
             frame_store(experiment),
             FeatureStore(run.feature_folder),
-            _reporter(progress, "features"),
+            _named(progress, "features"),
         )
     except DataError as error:
         return None, str(error)
-    if len(features.records) < LEAST_VIDEOS:
-        return None, f"A map needs {LEAST_VIDEOS} videos or more; here are {len(features.records)}."
-    return draw_map(features, model.contrast_config.used_levels, model.objective.pairs, _reporter(progress, "maps")), ""
+    if len(features.records) < MIN_VIDEOS:
+        return None, f"A map needs at least {MIN_VIDEOS} videos; there are {len(features.records)}."
+    return draw_map(features, model.contrast_config.used_levels, model.objective.pairs, _named(progress, "maps")), ""
 
 
-def _as_judged(experiment: Experiment, results: Sequence[SavedResult]) -> Experiment:
-    """With as many views of a video as the results were made with, whose features are kept."""
+def _as_evaluated(experiment: Experiment, results: Sequence[SavedResult]) -> Experiment:
+    """The experiment with the clips and crops per video of the results, so that their cached features are found."""
     views = next((result.values["views"] for result in results if result.values.get("views")), None)
     if not views:
         return experiment
@@ -161,38 +204,15 @@ def _as_judged(experiment: Experiment, results: Sequence[SavedResult]) -> Experi
     return experiment.model_copy(update={"evaluate": experiment.evaluate.model_copy(update=changes)})
 
 
-def _lead(experiment: Experiment, environment: dict[str, Any], rows: Sequence[Any], videos: ShownVideos) -> str:
-    """What was done, in one sentence."""
-    data = "moving shapes" if experiment.data.path is None else experiment.data.path
-    task = {"decoupled": "the decoupled task (HDC)", "coupled": "the coupled task"}.get(
-        experiment.contrast.task, f"the {experiment.contrast.task} task alone"
-    )
-    sentence = f"{experiment.model.backbone}, pretrained without labels on {data} with {task}"
-    if not rows:
-        return f"{sentence}; no epoch is finished."
-    devices = ", ".join(environment.get("devices") or []) or "an unknown device"
-    epochs = f"{len(rows)} of {experiment.train.epochs}" if len(rows) < experiment.train.epochs else f"{len(rows)}"
-    return f"{sentence}: {epochs} epochs, {duration(sum(row['seconds'] for row in rows))} on {devices}."
+def _load_checkpoint(run: RunDirectory) -> _Checkpoint:
+    try:
+        return _Checkpoint(*run.checkpoints.load())
+    except RunError as error:
+        return _Checkpoint(problem=str(error))
 
 
-def _cost(
-    experiment: Experiment, environment: dict[str, Any], rows: Sequence[Any], model: HDC | None, checkpoint: Any
-) -> dict[str, str]:
-    cost = training_cost(rows) if rows else {}
-    cost["Videos a step"] = f"{experiment.train.batch_size:,}"
-    if environment:
-        cost["Device"] = f"{', '.join(environment.get('devices') or [])}; {environment.get('cores')} processor cores"
-    cost["Precision"] = experiment.train.precision
-    if model is not None:
-        heads = sum(head.count_params() for head in model.objective.heads.values())
-        cost["Parameters"] = f"{model.backbone.count_params():,} in {model.backbone.name}, {heads:,} in the heads"
-        cost["Checkpoint"] = f"{checkpoint.name}, {checkpoint.stat().st_size / 1e6:,.1f} MB"
-    cost["Backend"] = f"{keras.backend.backend()} (of this report)" if not environment else environment["backend"]
-    return cost
-
-
-def _failures(run: RunDirectory) -> list[dict[str, str]]:
-    """The lines of `failures.csv`."""
+def _read_failures(run: RunDirectory) -> list[dict[str, str]]:
+    """The rows of `failures.csv`: training videos that could not be decoded."""
     file = run.path / "failures.csv"
     if not file.exists():
         return []
@@ -200,10 +220,14 @@ def _failures(run: RunDirectory) -> list[dict[str, str]]:
         return list(csv.DictReader(stream))
 
 
-def _read_json(run: RunDirectory, name: str) -> dict[str, Any]:
-    """A JSON file of the run; empty where it is not there."""
-    file = run.path / name
+def _read_json(file: Path) -> dict[str, Any]:
+    """A JSON file; empty if it does not exist."""
     try:
         return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
     except ValueError as error:
-        raise RunError(f"{file} cannot be read as JSON ({error}). Put back the one that the run wrote.") from error
+        raise RunError(f"{file} cannot be read as JSON ({error}). Restore the file that the run wrote.") from error
+
+
+def _named(progress: Progress | None, task: str) -> Callable[[int, int], None]:
+    """Report progress under the name of a task."""
+    return lambda done, total: progress(task, done, total) if progress else None

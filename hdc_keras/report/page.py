@@ -1,4 +1,4 @@
-"""The page: one HTML file that asks nothing of the network."""
+"""Rendering of the HTML page from its templates. The page loads nothing from the network."""
 
 import base64
 import hashlib
@@ -10,7 +10,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-# Paths of the marks on the map, around the origin, by number; as many as `embedding_map` counts shapes.
+# SVG paths of the map's marks, centred on the origin; `embedding_map._SHAPES` is their number.
 MARKS = (
     "M-5 0a5 5 0 1 0 10 0a5 5 0 1 0-10 0z",
     "M-4.4-4.4h8.8v8.8h-8.8z",
@@ -24,13 +24,13 @@ _WORD_START = re.compile(r"(?<=[a-z\d])(?=[A-Z])|(?<=[_/.-])(?=\w)")
 
 
 def render_page(content: Mapping[str, Any]) -> str:
-    """Fill the template.
+    """Render the page.
 
-    Everything that comes from a run is escaped; the page's own style and script, and the style rules of thumbnails, are
-    taken as they are. A content security policy forbids all loading, and every script but the page's own.
+    Everything that comes from a run is escaped. Only the page's style sheet, its script and the style rules of
+    thumbnails are inserted unescaped. A content security policy blocks all network access and every other script.
 
     Args:
-        content: what the templates name.
+        content: values for the names that the templates use.
     """
     environment = Environment(
         loader=PackageLoader(__package__),
@@ -40,12 +40,12 @@ def render_page(content: Mapping[str, Any]) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {"percent": percent, "breakable": breakable}
-    script = _own_file("script.js")
+    script = _template_file("script.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     page = environment.get_template("page.html")
     return page.render(
         content,
-        style=Markup(_own_file("style.css")),
+        style=Markup(_template_file("style.css")),
         script=Markup(script),
         script_digest=digest,
         marks=MARKS,
@@ -53,14 +53,14 @@ def render_page(content: Mapping[str, Any]) -> str:
 
 
 def percent(share: float | None) -> str:
-    """A share in per cent, with one digit."""
+    """Format a fraction as a percentage with one decimal, without the sign."""
     return "–" if share is None else f"{100 * share:.1f}"
 
 
 def breakable(name: str) -> Markup:
-    """A name that may be broken where its words begin, as in "HandstandPushups" or "brush_hair"."""
+    """Allow line breaks between the words of a name such as "HandstandPushups" or "brush_hair"."""
     return Markup("<wbr>").join(_WORD_START.split(name))
 
 
-def _own_file(name: str) -> str:
+def _template_file(name: str) -> str:
     return (files(__package__) / "templates" / name).read_text(encoding="utf-8")

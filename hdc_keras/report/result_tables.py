@@ -1,4 +1,4 @@
-"""Results by protocol, as the template shows them."""
+"""Tables of evaluation results, and the headline numbers at the top of the page."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from typing import Any
 
 from hdc_keras.results.store import PRETRAINED, SavedResult
 
-# The source that stands for a whole network, by preference.
+# The source that represents the whole network, in order of preference.
 MAIN_SOURCES = ("fine-tuned", "features")
 _TITLES = {
     "linear": "Linear probe",
@@ -17,20 +17,21 @@ _TITLES = {
 }
 _VARIANTS = {"linear": "Linear probe", "finetune": "Fine-tuning"}
 _ORDER = ("finetune", "linear", "lowlabel", "knn", "retrieval", "factors")
-_NO_SCORE = ("l2",)
+# A setting chosen by cross-validation, listed among the metrics.
+_NOT_METRICS = ("l2",)
 
 
 @dataclass(frozen=True)
-class Figure:
-    """One metric of one source, beside what it is to be judged by. All are shares in [0, 1], or `None`.
+class Score:
+    """One metric of one source, beside the networks to compare with. All are fractions in [0, 1], or `None`.
 
     Attributes:
-        metric: its name.
-        value: the pretrained network's.
-        deviation: standard deviation over seeds and splits.
-        random: the same network's with random weights.
-        random_deviation: of `random`.
-        supervised: torchvision's Kinetics weights'.
+        metric: name of the metric.
+        value: of the pretrained network.
+        deviation: standard deviation of `value` over seeds and splits.
+        random: of the same network with random weights.
+        random_deviation: standard deviation of `random`.
+        supervised: of torchvision's Kinetics weights.
     """
 
     metric: str
@@ -43,10 +44,10 @@ class Figure:
 
 @dataclass(frozen=True)
 class SourceRow:
-    """All metrics of one source; the first is the main one."""
+    """All metrics of one source (the features that were evaluated), the main metric first."""
 
     source: str
-    figures: tuple[Figure, ...]
+    scores: tuple[Score, ...]
 
 
 @dataclass(frozen=True)
@@ -58,25 +59,25 @@ class ColumnTable:
     rows: tuple[SourceRow, ...]
 
     def row(self, source: str) -> SourceRow | None:
-        """What was read from one source."""
+        """The row of a source, or `None`."""
         return next((row for row in self.rows if row.source == source), None)
 
 
 @dataclass(frozen=True)
 class ResultTable:
-    """One protocol on one data set.
+    """The result of one protocol on one data set.
 
     Attributes:
-        key: of the page's anchors.
-        title: in words.
-        values: the whole result.
-        facts: name and text of all that the figures depend on.
-        reduced: name, the protocol's own value and the value used, of all that was made smaller.
+        key: id of its element on the page.
+        title: the protocol in words.
+        values: the whole saved result.
+        facts: (name, text) of everything that the scores depend on.
+        reduced: (setting, published value, value used) of everything that was reduced from the published protocol.
         tables: one for each label column.
         metrics: names of the metrics, the main one first.
         sources: names of the sources, in the order of the result.
-        main_source: the one that stands for the whole network; empty where there is none.
-        has_supervised: whether there is a supervised network to compare with.
+        main_source: the source that represents the whole network; empty if there is none.
+        has_supervised: whether a supervised network was evaluated too.
     """
 
     key: str
@@ -92,17 +93,17 @@ class ResultTable:
 
     @property
     def main_metric(self) -> str:
-        """The first metric, which stands for the others."""
+        """The metric to show where there is room for one."""
         return self.metrics[0]
 
 
 @dataclass(frozen=True)
 class Headline:
-    """One figure to begin with, and where it is from."""
+    """One score to show at the top of the page, and where it comes from."""
 
     table: ResultTable
     of_column: ColumnTable
-    figure: Figure
+    score: Score
 
 
 def protocol_title(protocol: str) -> str:
@@ -114,40 +115,43 @@ def protocol_title(protocol: str) -> str:
 
 
 def protocol_rank(protocol: str) -> int:
-    """Where a protocol comes: those first that say most of a network."""
+    """Sort key of a protocol: the protocols by which networks are usually compared come first."""
     kind = protocol.partition("-")[0]
     return _ORDER.index(kind) if kind in _ORDER else len(_ORDER)
 
 
 def result_tables(results: Sequence[SavedResult]) -> list[ResultTable]:
-    """One table a result, in the order of the results."""
+    """One table for each result, in the same order."""
     return [_result_table(number, result) for number, result in enumerate(results)]
 
 
-def headline(tables: Sequence[ResultTable], most: int = 6) -> list[Headline]:
-    """The main figure of each protocol and label column, in the order of the tables."""
+def headline(tables: Sequence[ResultTable], limit: int = 6) -> list[Headline]:
+    """The main score of each protocol and label column, in the order of the tables."""
     found = []
     for table in tables:
         for of_column in table.tables:
             row = of_column.row(table.main_source)
-            if row and table.values["protocol"] != "factors":  # those are the linear probe's once more
-                found.append(Headline(table, of_column, row.figures[0]))
-    return found[:most]
+            if row and table.values["protocol"] != "factors":  # It repeats the scores of the linear probe.
+                found.append(Headline(table, of_column, row.scores[0]))
+    return found[:limit]
 
 
 def _result_table(number: int, result: SavedResult) -> ResultTable:
     values = result.values
-    judged = values[PRETRAINED]
-    names = dict.fromkeys(metric for sources in judged.values() for metrics in sources.values() for metric in metrics)
-    sources = tuple(dict.fromkeys(source for of_column in judged.values() for source in of_column))
+    columns = values[PRETRAINED]
+    metrics = dict.fromkeys(name for sources in columns.values() for scores in sources.values() for name in scores)
+    sources = tuple(dict.fromkeys(source for of_column in columns.values() for source in of_column))
     return ResultTable(
         f"result-{number}",
         protocol_title(result.protocol),
         values,
         tuple(_facts(values)),
-        tuple((name, _text(own), _text(used)) for name, (own, used) in (values.get("reduced") or {}).items()),
-        tuple(_column_table(values, column) for column in judged),
-        tuple(name for name in names if name not in _NO_SCORE),
+        tuple(
+            (setting, _text(published), _text(used))
+            for setting, (published, used) in (values.get("reduced") or {}).items()
+        ),
+        tuple(_column_table(values, column) for column in columns),
+        tuple(name for name in metrics if name not in _NOT_METRICS),
         sources,
         next((source for source in MAIN_SOURCES if source in sources), ""),
         bool(values.get("supervised")),
@@ -156,25 +160,25 @@ def _result_table(number: int, result: SavedResult) -> ResultTable:
 
 def _column_table(values: Mapping[str, Any], column: str) -> ColumnTable:
     rows = tuple(
-        SourceRow(source, tuple(_figure(values, column, source, name) for name in metrics if name not in _NO_SCORE))
+        SourceRow(source, tuple(_score(values, column, source, name) for name in metrics if name not in _NOT_METRICS))
         for source, metrics in values[PRETRAINED][column].items()
     )
     return ColumnTable(column, (values.get("chance") or {}).get(column), rows)
 
 
-def _figure(values: Mapping[str, Any], column: str, source: str, metric: str) -> Figure:
+def _score(values: Mapping[str, Any], column: str, source: str, metric: str) -> Score:
     deviation = values.get("deviation") or {}
 
-    def of(tree: Mapping[str, Any], network: str) -> float | None:
+    def find(tree: Mapping[str, Any], network: str) -> float | None:
         return ((tree.get(network) or {}).get(column) or {}).get(source, {}).get(metric)
 
-    return Figure(
+    return Score(
         metric,
         values[PRETRAINED][column][source][metric],
-        of(deviation, PRETRAINED),
-        of(values, "random_weights"),
-        of(deviation, "random_weights"),
-        of(values, "supervised"),
+        find(deviation, PRETRAINED),
+        find(values, "random_weights"),
+        find(deviation, "random_weights"),
+        find(values, "supervised"),
     )
 
 
@@ -182,16 +186,16 @@ def _facts(values: Mapping[str, Any]) -> list[tuple[str, str]]:
     split, counts = values.get("split") or {}, values.get("counts") or {}
     facts = [
         ("Data set", values["dataset"]),
-        ("Videos", f"{split.get('train', 0):,} for training the judge, {split.get('test', 0):,} judged"),
+        ("Videos", f"{split.get('train', 0):,} for training, {split.get('test', 0):,} for testing"),
         ("Splits", ", ".join(map(str, values.get("splits") or []))),
-        ("Views of a video", values.get("views") or ""),
+        ("Views per video", values.get("views") or ""),
         ("Seeds", ", ".join(map(str, values.get("seeds") or []))),
         ("Checkpoint", f"{values.get('checkpoint', '')} ({str(values.get('weights_sha256', ''))[:12]})"),
         ("Architecture", values.get("architecture") or ""),
     ]
     if counts:
         facts.append(
-            ("Counts", f"{counts['decoded']:,} of {counts['asked']:,} videos decoded, {len(counts['failed'])} failed")
+            ("Decoded", f"{counts['decoded']:,} of {counts['asked']:,} videos, {len(counts['failed'])} failed")
         )
     facts += [(name.replace("_", " "), _text(value)) for name, value in (values.get("settings") or {}).items()]
     facts.append(("Source", values.get("source") or ""))

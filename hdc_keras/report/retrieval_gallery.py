@@ -1,4 +1,4 @@
-"""Queries and what retrieval finds for them."""
+"""The retrieval gallery: query videos and their nearest training videos."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -6,18 +6,19 @@ from dataclasses import dataclass
 from hdc_keras.data.records import VideoRecord
 from hdc_keras.results.store import PRETRAINED, JudgedVideo, SavedResult
 
+# Our choice.
 QUERIES = 12
 NEIGHBOURS = 5
 
 
 @dataclass(frozen=True)
 class FoundVideo:
-    """One neighbour.
+    """One retrieved video.
 
     Attributes:
         video_id: the training video.
         label: its class.
-        is_right: whether that is the query's.
+        is_right: whether it has the class of the query.
     """
 
     video_id: str
@@ -43,41 +44,41 @@ class Gallery:
 
     @property
     def video_ids(self) -> set[str]:
-        """All videos that are shown."""
+        """Ids of all videos in the gallery."""
         return {query.video_id for query in self.queries} | {one.video_id for q in self.queries for one in q.found}
 
 
 def retrieval_galleries(results: Sequence[SavedResult], records: Mapping[str, VideoRecord]) -> list[Gallery]:
-    """A gallery for each label column of each result with neighbours, of those videos that are in the set.
+    """Make a gallery for each label column of each result that has neighbours.
 
     Args:
-        results: of the data set.
-        records: its videos by id; neighbours' classes are theirs.
+        results: results on the data set.
+        records: videos of the data set by id. Queries outside it are left out; neighbours get their class from it.
     """
     galleries = []
     for result in results:
         for column in result.values[PRETRAINED]:
-            judged = [v for v in result.judged(PRETRAINED, column) if v.neighbours and v.video_id in records]
-            queries = tuple(_query(video, column, records) for video in choose_queries(judged, QUERIES))
+            candidates = [v for v in result.judged(PRETRAINED, column) if v.neighbours and v.video_id in records]
+            queries = tuple(_query(video, column, records) for video in choose_queries(candidates, QUERIES))
             if queries:
                 galleries.append(Gallery(column, queries))
     return galleries
 
 
-def choose_queries(judged: Sequence[JudgedVideo], most: int) -> list[JudgedVideo]:
-    """The first videos of each class by id, in turn over the classes: chosen without a look at what was found."""
+def choose_queries(candidates: Sequence[JudgedVideo], limit: int) -> list[JudgedVideo]:
+    """Choose the first videos of each class by id, so that the choice does not depend on what was retrieved."""
     by_class: dict[str, list[JudgedVideo]] = {}
     seen: set[str] = set()
-    for video in sorted(judged, key=lambda video: video.video_id):
-        if video.video_id not in seen:  # several splits or seeds judge a video several times
+    for video in sorted(candidates, key=lambda video: video.video_id):
+        if video.video_id not in seen:  # Several splits or seeds may contain the same video.
             seen.add(video.video_id)
             by_class.setdefault(video.label, []).append(video)
-    ordered = sorted(by_class.items())
-    if len(ordered) > most:  # spread over the alphabet
-        ordered = [ordered[number * len(ordered) // most] for number in range(most)]
-    longest = max((len(videos) for _, videos in ordered), default=0)
-    in_turn = [videos[place] for place in range(longest) for _, videos in ordered if place < len(videos)]
-    return sorted(in_turn[:most], key=lambda video: (video.label, video.video_id))
+    classes = sorted(by_class.items())
+    if len(classes) > limit:  # Spread the choice over the alphabet.
+        classes = [classes[number * len(classes) // limit] for number in range(limit)]
+    longest = max((len(videos) for _, videos in classes), default=0)
+    in_turn = [videos[number] for number in range(longest) for _, videos in classes if number < len(videos)]
+    return sorted(in_turn[:limit], key=lambda video: (video.label, video.video_id))
 
 
 def _query(video: JudgedVideo, column: str, records: Mapping[str, VideoRecord]) -> Query:

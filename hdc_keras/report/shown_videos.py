@@ -1,4 +1,4 @@
-"""Which videos a report shows, and where they are."""
+"""Which videos a report shows, and from which data set."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -9,30 +9,36 @@ from hdc_keras.data.records import VideoRecord
 from hdc_keras.errors import HDCError
 from hdc_keras.results.store import PRETRAINED, SavedResult
 
-# Beyond this a map is a blot, and the file grows past what a browser opens at once (our choice).
-MOST_ON_THE_MAP = 600
+_MOVING_SHAPES = "moving-shapes"
+# With more points, the map is unreadable and the file too large to open at once (our choice).
+MAX_ON_MAP = 600
 
 
 @dataclass(frozen=True)
 class ShownVideos:
-    """The videos of the data set that the run was judged on, or else of its own.
+    """The videos of the data set that a report shows.
 
     Attributes:
-        experiment: the run's, with that data set.
-        records: all of its videos.
-        tested: those that were judged, or else are held out; at most `MOST_ON_THE_MAP`.
-        tested_are: what `tested` are, in words.
-        problem: why there are no videos; empty when there are.
+        experiment: the run's experiment, with the data set that is shown.
+        records: all videos of the data set.
+        on_map: the videos on the map of embeddings; at most `MAX_ON_MAP`.
+        on_map_are: what those videos are, such as "test videos".
+        problem: why there are no videos; empty if there are.
     """
 
     experiment: Experiment
     records: list[VideoRecord] = field(default_factory=list)
-    tested: list[VideoRecord] = field(default_factory=list)
-    tested_are: str = ""
+    on_map: list[VideoRecord] = field(default_factory=list)
+    on_map_are: str = ""
     problem: str = ""
 
+    @property
+    def dataset(self) -> str:
+        """The data set, as results name it."""
+        return _dataset_of(self.experiment)
+
     def by_id(self) -> dict[str, VideoRecord]:
-        """The videos by their ids."""
+        """The videos by id."""
         return {record.video_id: record for record in self.records}
 
 
@@ -41,38 +47,50 @@ def find_videos(
     results: Sequence[SavedResult],
     progress: Callable[[int, int], None] | None = None,
 ) -> ShownVideos:
-    """Read the data set again. That it has gone is no error: the report goes without pictures, and says so."""
-    own = experiment.data.path or "moving-shapes"
-    datasets = [result.dataset for result in results]
-    shown = own if own in datasets or not datasets else datasets[0]
-    data = experiment.data
-    if shown != own:
-        path = None if shown == "moving-shapes" else shown
-        data = data.model_copy(update={"path": path, "layout": "auto", "annotations": None})
-    experiment = experiment.model_copy(update={"data": data})
+    """Read the videos of the data set to show.
+
+    It is the one that the run was trained on, unless the run was only evaluated on others: then the first of those.
+    Videos that cannot be read are not an error: the report is then written without pictures and says why.
+
+    Args:
+        experiment: the run's experiment.
+        results: the run's results.
+        progress: called with (videos done, total videos) while moving shapes are rendered.
+    """
+    evaluated = [result.dataset for result in results]
+    trained_on = _dataset_of(experiment)
+    shown = trained_on if trained_on in evaluated or not evaluated else evaluated[0]
+    if shown != trained_on:
+        path = None if shown == _MOVING_SHAPES else shown
+        data = experiment.data.model_copy(update={"path": path, "layout": "auto", "annotations": None})
+        experiment = experiment.model_copy(update={"data": data})
     try:
         records = load_videos(experiment, progress).records
     except HDCError as error:
         return ShownVideos(experiment, problem=f"The videos of {shown} cannot be read: {error}")
-    judged = {
+    tested = {
         video.video_id
         for result in results
         if result.dataset == shown
         for video in result.videos
         if video.network == PRETRAINED
     }
-    for tested_are, tested in (
-        ("test videos", [record for record in records if record.video_id in judged]),
+    for on_map_are, on_map in (
+        ("test videos", [record for record in records if record.video_id in tested]),
         ("held-out videos", [record for record in records if record.split == "test"]),
         ("training videos", list(records)),
     ):
-        if tested:
-            return ShownVideos(experiment, records, every_nth(tested, MOST_ON_THE_MAP), tested_are)
-    return ShownVideos(experiment, problem=f"{shown} holds no video.")
+        if on_map:
+            return ShownVideos(experiment, records, every_nth(on_map, MAX_ON_MAP), on_map_are)
+    return ShownVideos(experiment, problem=f"{shown} contains no videos.")
 
 
-def every_nth(records: Sequence[VideoRecord], most: int) -> list[VideoRecord]:
-    """At most `most` of the videos, evenly spread over their order, in which classes mostly lie together."""
-    if len(records) <= most:
+def every_nth(records: Sequence[VideoRecord], limit: int) -> list[VideoRecord]:
+    """At most `limit` videos, evenly spaced, so that every class is represented in a set sorted by class."""
+    if len(records) <= limit:
         return list(records)
-    return [records[number * len(records) // most] for number in range(most)]
+    return [records[number * len(records) // limit] for number in range(limit)]
+
+
+def _dataset_of(experiment: Experiment) -> str:
+    return experiment.data.path or _MOVING_SHAPES

@@ -1,4 +1,4 @@
-"""Thumbnails that move without being videos: strips of a few frames, which CSS shows one after the other."""
+"""Moving thumbnails: images of a few frames side by side, which CSS shows one after the other."""
 
 import base64
 import io
@@ -13,18 +13,18 @@ from hdc_keras.data.loading import FrameStore
 from hdc_keras.data.records import VideoRecord
 from hdc_keras.errors import VideoDecodeError
 
-# Our choice: enough to see the motion, few enough for hundreds of videos in one file.
+# Our choice: enough frames to see the motion, and small enough for hundreds of videos in one file.
 FRAMES = 8
 HEIGHT = 64
 _QUALITY = 42
 
 
 class ThumbnailSheet:
-    """All strips of a page. Each is embedded once, as a CSS class that any number of elements can have.
+    """All thumbnails of a page. Each is embedded once, as a CSS class that any number of elements can use.
 
     Attributes:
-        classes: CSS class by name of the picture.
-        missing: why a video has no picture, by its id.
+        classes: CSS class by name of the thumbnail.
+        missing: by video id, why a video has no thumbnail.
     """
 
     def __init__(self) -> None:
@@ -33,10 +33,10 @@ class ThumbnailSheet:
         self._rules: list[str] = []
 
     def add(self, name: str, frames: np.ndarray) -> str:
-        """Add a strip.
+        """Add a thumbnail.
 
         Args:
-            name: of the picture.
+            name: of the thumbnail.
             frames: (`FRAMES`, height, width, 3) uint8.
 
         Returns:
@@ -51,12 +51,17 @@ class ThumbnailSheet:
     def add_videos(
         self, records: Sequence[VideoRecord], data: DataConfig, progress: Callable[[int, int], None] | None = None
     ) -> None:
-        """Add a strip of each video, by its id, unless it is there: the middle window, as the network sees it.
+        """Add a thumbnail of each video that has none yet, under its id: the clip in the middle of the video.
 
-        Videos that cannot be decoded go to `missing`.
+        Videos that cannot be decoded are listed in `missing`.
+
+        Args:
+            records: the videos.
+            data: length and stride of the clip, proportions of the frames, and the decoder.
+            progress: called with (videos done, total videos).
         """
         new = [record for record in records if record.video_id not in self.classes]
-        # Frames are squeezed to `decode_size` for the network; its proportions are the best that is known of them all.
+        # All thumbnails share the proportions of `decode_size`, to which the network resizes every frame.
         height, width = data.decode_size
         store = FrameStore((HEIGHT, max(1, round(HEIGHT * width / height))), 0.0, data.decoder)
 
@@ -76,12 +81,12 @@ class ThumbnailSheet:
                     progress(done, len(new))
 
     def css(self) -> str:
-        """The style rules of all strips."""
+        """The style rules of all thumbnails."""
         return "\n".join(self._rules)
 
 
 def encode_strip(frames: np.ndarray) -> bytes:
-    """(n, height, width, 3) uint8 frames side by side, as WebP."""
+    """Encode (n, height, width, 3) uint8 frames side by side as one WebP image."""
     strip = np.concatenate(list(frames), axis=1)
     file = io.BytesIO()
     Image.fromarray(strip).save(file, "WEBP", quality=_QUALITY, method=4)
@@ -89,7 +94,7 @@ def encode_strip(frames: np.ndarray) -> bytes:
 
 
 def middle_frames(frame_count: int, frames: int, stride: int) -> np.ndarray:
-    """(FRAMES,) frames spread over the middle window of a video, of `frames` frames that are `stride` apart."""
+    """(`FRAMES`,) frame numbers, evenly spaced over the middle clip of `frames` frames with that stride."""
     span = min(frame_count, (frames - 1) * stride + 1)
     first = (frame_count - span) // 2
     return first + np.linspace(0, span - 1, FRAMES).round().astype(np.int64)

@@ -1,4 +1,4 @@
-"""The views of a few clips, moving: what the network was asked to find alike, and what not."""
+"""The views of a few training videos, as moving thumbnails."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,17 +16,17 @@ from hdc_keras.report.thumbnails import FRAMES, ThumbnailSheet
 from hdc_keras.views.generator import ViewGenerator
 
 VIDEOS = 3
-# Views are shown at this many pixels at most.
-_SIDE = 96
-_WHAT_IT_IS = {
+# Larger views are shown at this many pixels.
+_MAX_SIDE = 96
+_DESCRIPTIONS = {
     "anchor": "a window of the video",
-    "spatial_positive": "another moment, in the anchor's crop",
-    "temporal_positive": "the same moment, in another crop",
-    "coupled_positive": "another moment, in another crop",
-    "shifted": "another moment, as a negative",
-    "reversed": "the anchor backwards, as a negative",
-    "shuffled": "the anchor's frames in disorder, as a negative",
-    "frozen": "one frame of the anchor, as a negative",
+    "spatial_positive": "another window, same crop as the anchor",
+    "temporal_positive": "same window as the anchor, another crop",
+    "coupled_positive": "another window, another crop",
+    "shifted": "negative: another window",
+    "reversed": "negative: the anchor played backwards",
+    "shuffled": "negative: the anchor's frames in random order",
+    "frozen": "negative: one frame of the anchor, repeated",
 }
 
 
@@ -35,9 +35,9 @@ class View:
     """One kind of view.
 
     Attributes:
-        name: of the view.
+        name: its name.
         what: what it is, in words.
-        pictures: CSS class of the strip of each video.
+        pictures: CSS class of the thumbnail for each video.
     """
 
     name: str
@@ -56,49 +56,51 @@ class ViewStrips:
 def draw_views(
     experiment: Experiment, records: Sequence[VideoRecord], store: FrameStore, sheet: ThumbnailSheet
 ) -> ViewStrips | None:
-    """Draw the views of the first training videos that decode, as the first epoch of the run saw their windows.
+    """Draw the views of the first `VIDEOS` training videos that decode, from their windows of the run's first epoch.
 
     Args:
-        experiment: the run's own.
+        experiment: the run's experiment.
         records: its videos.
         store: decodes them.
-        sheet: gets the pictures.
+        sheet: the thumbnails are added to it.
 
     Returns:
-        `None` where no video can be decoded.
+        `None` if no video can be decoded.
     """
     spec, policy = window_spec(experiment), host_policy(experiment)
-    windows, shown = [], []
+    windows, video_ids = [], []
     for record in records:
         if record.split != "train":
             continue
         try:
             key, count = video_keys([record.video_id]), np.array([store.count(record)])
             clips = store.clips(record, sample_windows(experiment.seed, 0, key, count, spec)[0])
-        except VideoDecodeError:  # the run has listed it
+        except VideoDecodeError:  # The run has listed it in failures.csv.
             continue
         windows.append(policy(clips).numpy() if policy else clips)
-        shown.append(record.video_id)
-        if len(shown) == VIDEOS:
+        video_ids.append(record.video_id)
+        if len(video_ids) == VIDEOS:
             break
-    if not shown:
+    if not video_ids:
         return None
     generator = ViewGenerator(experiment.views, experiment.contrast.task, experiment.seed)
-    made = ops.convert_to_numpy(generator(np.stack(windows)))
-    strips = _as_strips(made).reshape(len(generator.view_names), len(shown), FRAMES, *_shown_size(made), 3)
-    views = [
-        View(
-            name.replace("_", " "),
-            _WHAT_IT_IS.get(name, ""),
-            tuple(sheet.add(f"view {name} {number}", strip) for number, strip in enumerate(of_view)),
-        )
-        for name, of_view in zip(generator.view_names, strips, strict=True)
-    ]
-    return ViewStrips(tuple(shown), tuple(views))
+    views = ops.convert_to_numpy(generator(np.stack(windows)))
+    strips = _as_strips(views).reshape(len(generator.view_names), len(video_ids), FRAMES, *_shown_size(views), 3)
+    return ViewStrips(
+        tuple(video_ids),
+        tuple(
+            View(
+                name.replace("_", " "),
+                _DESCRIPTIONS.get(name, ""),
+                tuple(sheet.add(f"view {name} {number}", strip) for number, strip in enumerate(of_view)),
+            )
+            for name, of_view in zip(generator.view_names, strips, strict=True)
+        ),
+    )
 
 
 def _as_strips(views: np.ndarray) -> np.ndarray:
-    """(clips, time, height, width, 3) in [0, 1] -> (clips, `FRAMES`, ..., 3) uint8, smaller where they are large."""
+    """Select `FRAMES` frames and shrink large ones: (clips, time, height, width, 3) in [0, 1] to uint8."""
     frames = np.linspace(0, views.shape[1] - 1, FRAMES).round().astype(int)
     chosen = views[:, frames].astype(np.float32)
     height, width = _shown_size(views)
@@ -110,5 +112,5 @@ def _as_strips(views: np.ndarray) -> np.ndarray:
 
 
 def _shown_size(views: np.ndarray) -> tuple[int, int]:
-    side = min(_SIDE, views.shape[2])
+    side = min(_MAX_SIDE, views.shape[2])
     return side, side

@@ -1,11 +1,11 @@
-"""Exported networks, used where hdc_keras is not: the same numbers, any shape of video, and a card that says so."""
+"""Exports: the same outputs as in Keras without hdc_keras, for any shape of video, and a model card."""
 
 import hashlib
 import json
 import re
 import subprocess
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import keras
@@ -15,66 +15,36 @@ from keras import ops
 
 from hdc_keras import HDC
 from hdc_keras.backbones import build_backbone
-from hdc_keras.config import Experiment, preset
+from hdc_keras.config import preset
 from hdc_keras.errors import ConfigError, ExportError, RunError
-from hdc_keras.export import FORMATS, Exported, export
+from hdc_keras.export import FORMATS, export
 from hdc_keras.export import job as export_job
 from hdc_keras.export.job import greatest_difference
 from hdc_keras.export.portable import FlatMaxPooling, in_float32, resize_by_matrices
 from hdc_keras.features.encoder import ClipEncoder, resize_frames
+from tests.export.small_exports import small_experiment, small_export, small_model
 
 VIDEO_FORMATS = ("saved_model", "onnx", "litert")
 OUTPUTS = ["P2", "P2_spatial", "P3", "P3_spatial", "P4", "P4_temporal", "P5", "P5_temporal", "embedding"]
-# Beside the shapes that export itself tries.
+# Other shapes than those that `export` compares.
 SHAPES = ((3, 8, 40, 48, 3), (1, 17, 33, 90, 3))
-
-
-def experiment_of(backbone):
-    return Experiment(
-        name="small",
-        data={"frames": 8, "decode_size": (40, 48)},
-        views={"size": 32},
-        model={"backbone": backbone},
-        contrast={"embedding_dim": 16, "hidden_dim": 24},
-    )
-
-
-def model_of(backbone, dtype="float32"):
-    """An HDC whose batch norms do something, as after training."""
-    keras.utils.set_random_seed(0)
-    experiment, rng = experiment_of(backbone), np.random.default_rng(0)
-    model = HDC(build_backbone(backbone, dtype=dtype), experiment.views, experiment.contrast, dtype=dtype)
-    for variable in model.variables:
-        if "moving_mean" in variable.path:
-            variable.assign(rng.normal(0, 0.1, variable.shape))
-        if "moving_variance" in variable.path:
-            variable.assign(rng.uniform(0.8, 1.2, variable.shape))
-    return model
 
 
 @pytest.fixture(scope="module")
 def model():
-    return model_of("r3d_tiny")
-
-
-@dataclass
-class Exports:
-    """Every format of one network, written when it is first asked for."""
-
-    model: HDC
-    folder: Path
-    written: dict[str, Exported]
-
-    def __getitem__(self, format):
-        if format not in self.written:
-            path = self.folder / FORMATS[format].file_name
-            self.written[format] = export(self.model, experiment_of("r3d_tiny"), format, path)
-        return self.written[format]
+    return small_model()
 
 
 @pytest.fixture(scope="module")
-def exports(model, tmp_path_factory):
-    return Exports(model, tmp_path_factory.mktemp("exports"), {})
+def exports(once):
+    """The export of `small_model()` by format, made when it is first needed."""
+
+    class Exports(dict):
+        def __missing__(self, format):
+            self[format] = small_export(once, format)
+            return self[format]
+
+    return Exports()
 
 
 def facts_of(exported):
@@ -87,10 +57,10 @@ def script_in(card):
     return re.search(r"```python\n(.*?)```", card.read_text(), re.DOTALL).group(1)
 
 
-# The script runs as it stands, and then with videos that the test knows.
+# Runs the script unchanged, and then on the test's videos.
 WITHOUT_HDC_KERAS = """
 import re, sys
-sys.modules["hdc_keras"] = None  # whoever imports it fails
+sys.modules["hdc_keras"] = None  # Importing it fails.
 import numpy as np
 script = open("script.py").read()
 exec(script, {})
@@ -101,23 +71,24 @@ for number in range(2):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", VIDEO_FORMATS)
-def test_the_cards_script_encodes_any_video_without_hdc_keras(exports, model, format):
+def test_the_cards_script_encodes_any_video_without_hdc_keras(exports, model, format, tmp_path):
     exported, rng = exports[format], np.random.default_rng(1)
-    folder = exported.path.parent
-    (folder / "script.py").write_text(script_in(exported.card))
+    (tmp_path / exported.path.name).symlink_to(exported.path)
+    (tmp_path / "script.py").write_text(script_in(exported.card))
     videos = [rng.integers(0, 256, shape, dtype=np.uint8) for shape in SHAPES]
     for number, video in enumerate(videos):
-        np.save(folder / f"video{number}.npy", video)
+        np.save(tmp_path / f"video{number}.npy", video)
 
     done = subprocess.run(
-        [sys.executable, "-c", WITHOUT_HDC_KERAS], cwd=folder, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", WITHOUT_HDC_KERAS], cwd=tmp_path, capture_output=True, text=True, timeout=120
     )
 
     assert done.returncode == 0, done.stderr[-3000:]
     encoder = ClipEncoder(model, (40, 48))
     for number, video in enumerate(videos):
-        expected, found = encoder(video), np.load(folder / f"out{number}.npz")
+        expected, found = encoder(video), np.load(tmp_path / f"out{number}.npz")
         assert sorted(found) == OUTPUTS
         for name in OUTPUTS:
             np.testing.assert_allclose(
@@ -125,10 +96,23 @@ def test_the_cards_script_encodes_any_video_without_hdc_keras(exports, model, fo
             )
 
 
+@pytest.mark.parametrize("format", VIDEO_FORMATS)
+def test_any_shape_of_video_gives_the_outputs_of_keras(exports, model, format):
+    encode, rng = FORMATS[format].open(exports[format].path), np.random.default_rng(1)
+
+    for shape in SHAPES:
+        video = rng.integers(0, 256, shape, dtype=np.uint8)
+        expected, found = ClipEncoder(model, (40, 48))(video), encode(video)
+        assert sorted(found) == OUTPUTS
+        for name in OUTPUTS:
+            np.testing.assert_allclose(found[name], ops.convert_to_numpy(expected[name]), atol=1e-4, err_msg=name)
+
+
+@pytest.mark.slow
 def test_the_cards_script_loads_every_kind_of_backbone_in_plain_keras(exports, tmp_path):
     scripts = [script_in(exports["keras"].card).replace("backbone.keras", str(exports["keras"].path))]
     for name in ("r2plus1d_tiny", "c3d_tiny", "s3d_tiny"):
-        exported = export(model_of(name), experiment_of(name), "keras", tmp_path / f"{name}.keras")
+        exported = export(small_model(name), small_experiment(name), "keras", tmp_path / f"{name}.keras")
         scripts.append(script_in(exported.card))
 
     without = "import sys\nsys.modules['hdc_keras'] = None\n"
@@ -141,15 +125,15 @@ def test_the_cards_script_loads_every_kind_of_backbone_in_plain_keras(exports, t
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_an_export_says_how_great_it_is_and_how_far_from_keras(exports, format):
+def test_an_export_reports_its_size_and_its_difference_from_keras(exports, model, format):
     exported = exports[format]
 
-    assert exported.difference < 1e-5  # a tenth of what is allowed
-    assert exported.size > 4 * exports.model.backbone.count_params()
+    assert exported.difference < 1e-5  # A tenth of the tolerance.
+    assert exported.size > 4 * model.backbone.count_params()
     if exported.path.is_file():
         assert exported.size == exported.path.stat().st_size
-    else:  # each weight once
-        assert exported.size < 6 * exports.model.count_params()
+    else:  # Every weight is saved only once.
+        assert exported.size < 6 * model.count_params()
 
 
 def test_outputs_and_free_axes_have_their_names_in_every_runtime(exports):
@@ -168,18 +152,19 @@ def test_outputs_and_free_axes_have_their_names_in_every_runtime(exports):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", ["onnx", "litert"])
 @pytest.mark.parametrize("backbone", ["r2plus1d_tiny", "c3d_tiny", "s3d_tiny"])
 def test_every_kind_of_backbone_is_converted(backbone, format, tmp_path):
-    exported = export(model_of(backbone), experiment_of(backbone), format, tmp_path / FORMATS[format].file_name)
+    exported = export(small_model(backbone), small_experiment(backbone), format, tmp_path / FORMATS[format].file_name)
 
     assert exported.difference < 1e-4 and exported.path.exists()
 
 
 def test_a_network_trained_in_half_precision_is_exported_in_single(tmp_path):
-    model = model_of("r3d_tiny", "mixed_bfloat16")
+    model = small_model(dtype="mixed_bfloat16")
 
-    exported = export(model, experiment_of("r3d_tiny"), "onnx", tmp_path / "model.onnx")
+    exported = export(model, small_experiment(), "onnx", tmp_path / "model.onnx")
 
     assert exported.difference < 1e-5
     copy = in_float32(model)
@@ -192,7 +177,7 @@ def test_levels_and_tasks_of_an_ablation(tmp_path):
     contrast = preset("hdc-top-level")["contrast"] | {"embedding_dim": 16}
     model = HDC(build_backbone("r3d_tiny"), {"size": 32}, contrast)
 
-    exported = export(model, experiment_of("r3d_tiny"), "onnx", tmp_path / "model.onnx")
+    exported = export(model, small_experiment(), "saved_model", tmp_path / "model")
 
     assert list(facts_of(exported)["outputs"]) == ["P5", "P5_spatial", "P5_temporal", "embedding"]
 
@@ -209,7 +194,7 @@ RESULT = {
 }
 
 
-def test_the_card_says_what_it_is_how_it_came_about_and_how_good_it_is(model, tmp_path):
+def test_the_card_has_origin_results_licence_and_check(model, tmp_path):
     checkpoint = tmp_path / "step-000000012.keras"
     checkpoint.write_bytes(b"weights")
     sha256 = hashlib.sha256(b"weights").hexdigest()
@@ -217,7 +202,7 @@ def test_the_card_says_what_it_is_how_it_came_about_and_how_good_it_is(model, tm
 
     exported = export(
         model,
-        experiment_of("r3d_tiny"),
+        small_experiment(),
         "keras",
         path,
         checkpoint=checkpoint,
@@ -227,7 +212,7 @@ def test_the_card_says_what_it_is_how_it_came_about_and_how_good_it_is(model, tm
 
     card, facts = exported.card.read_text(), facts_of(exported)
     assert exported.card == tmp_path / "export" / "backbone.keras.md"
-    for said in (
+    for expected in (
         "r3d_tiny",
         "moving-shapes",
         "8 frames, stride 2, 32 x 32 pixels",
@@ -239,7 +224,7 @@ def test_the_card_says_what_it_is_how_it_came_about_and_how_good_it_is(model, tm
         "  decode_size:\n",
         f"{exported.size:,} bytes",
     ):
-        assert said in card, said
+        assert expected in card, expected
     assert facts["weights_sha256"] == sha256 and facts["config"]["data"]["decode_size"] == [40, 48]
     assert facts["check"] == {
         "tolerance": 1e-4,
@@ -248,44 +233,76 @@ def test_the_card_says_what_it_is_how_it_came_about_and_how_good_it_is(model, tm
     }
 
 
-def test_a_card_without_results_or_licence_says_who_decides(exports):
+def test_a_card_without_results_or_licence_says_who_must_decide(exports):
     exported = exports["saved_model"]
     card = exported.card.read_text()
 
     assert exported.card == exported.path / "MODEL_CARD.md"
-    assert "## Results" not in card and "whoever trained them decides" in card
-    assert "`P5_temporal` | (batch, 16) | embedding of the temporal task at stage P5" in card
+    assert "## Results" not in card and "whoever trained them must decide" in card
+    assert "`P5_temporal` | (batch, 16) | temporal embedding of stage P5" in card
     assert facts_of(exported)["resized_to"] == [40, 48]
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_a_network_whose_numbers_are_not_finite_leaves_nothing(format, tmp_path):
-    model = model_of("r3d_tiny")
+def test_a_network_with_non_finite_outputs_is_refused(format, tmp_path):
+    model = small_model()
     model.backbone.get_layer("stage5_block1_2_norm").beta.assign(np.full(96, np.nan))
 
-    with pytest.raises(ExportError, match="not finite"):
-        export(model, experiment_of("r3d_tiny"), format, tmp_path / FORMATS[format].file_name)
+    with pytest.raises(ExportError, match=r"non-finite values \((embedding|P5)"):
+        export(model, small_experiment(), format, tmp_path / FORMATS[format].file_name)
 
     assert not list(tmp_path.iterdir())
 
 
-def test_a_file_that_does_something_else_leaves_nothing(model, tmp_path, monkeypatch):
-    onnx = FORMATS["onnx"]
-    another = model_of("r3d_tiny")
+def replace_writer(monkeypatch, format, write):
+    monkeypatch.setitem(export_job.FORMATS, format, replace(FORMATS[format], write=write))
+
+
+def test_an_export_that_does_not_agree_with_keras_leaves_nothing(model, tmp_path, monkeypatch):
+    original = FORMATS["saved_model"].write
+    another = small_model()
     another.objective.heads["P5_temporal"].projection.bias.assign_add(np.full(16, 0.01))
-    monkeypatch.setitem(
-        export_job.FORMATS,
-        "onnx",
-        replace(onnx, write=lambda _, experiment, path: onnx.write(another, experiment, path)),
-    )
+    replace_writer(monkeypatch, "saved_model", lambda _, experiment, path: original(another, experiment, path))
 
-    with pytest.raises(ExportError, match=r"does not do what the network does: for an input of \(2, 8, 40, 48, 3\)"):
-        export(model, experiment_of("r3d_tiny"), "onnx", tmp_path / "model.onnx")
+    with pytest.raises(ExportError, match=r"does not agree .* for an input of shape \(2, 8, 40, 48, 3\)"):
+        export(model, small_experiment(), "saved_model", tmp_path / "model")
 
     assert not list(tmp_path.iterdir())
 
 
-def test_differences_count_as_shares_where_outputs_are_great():
+@pytest.mark.parametrize("format", ["saved_model", "keras"])
+def test_an_export_that_cannot_get_its_name_leaves_neither_card_nor_model(model, tmp_path, monkeypatch, format):
+    original, path = FORMATS[format].write, tmp_path / FORMATS[format].file_name
+
+    def write_while_another_program_takes_the_name(model, experiment, unfinished):
+        original(model, experiment, unfinished)
+        path.mkdir()
+        (path / "theirs").touch()
+
+    replace_writer(monkeypatch, format, write_while_another_program_takes_the_name)
+
+    with pytest.raises(RunError, match="cannot be written"):
+        export(model, small_experiment(), format, path)
+
+    assert list(tmp_path.iterdir()) == [path] and [file.name for file in path.iterdir()] == ["theirs"]
+
+
+def test_the_card_is_there_before_the_model(model, tmp_path, monkeypatch):
+    appeared = []
+    rename = Path.replace
+
+    def record(source, target):
+        appeared.append(Path(target).name)
+        return rename(source, target)
+
+    monkeypatch.setattr(Path, "replace", record)
+    export(model, small_experiment(), "keras", tmp_path / "backbone.keras")
+
+    assert appeared == ["backbone.keras.json", "backbone.keras.md", "backbone.keras"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == sorted(appeared)
+
+
+def test_differences_of_large_outputs_are_relative():
     wanted = {"a": np.array([0.5, 0.1]), "b": np.array([[200.0, 1.0]])}
 
     def found(**changed):
@@ -302,16 +319,16 @@ def test_differences_count_as_shares_where_outputs_are_great():
 def test_nothing_is_overwritten(model, tmp_path, name):
     (tmp_path / name).write_text("mine")
 
-    with pytest.raises(RunError, match=f"{name} exists and is left as it is"):
-        export(model, experiment_of("r3d_tiny"), "onnx", tmp_path / "model.onnx")
+    with pytest.raises(RunError, match=f"{name} exists and is not overwritten"):
+        export(model, small_experiment(), "onnx", tmp_path / "model.onnx")
 
     assert (tmp_path / name).read_text() == "mine" and len(list(tmp_path.iterdir())) == 1
 
 
-def test_what_cannot_be_written_here_is_refused_with_what_to_do(model, tmp_path, monkeypatch):
+def test_an_export_that_is_impossible_here_is_refused_with_what_to_do(model, tmp_path, monkeypatch):
     def refused(format, name, match):
         with pytest.raises(ConfigError, match=match):
-            export(model, experiment_of("r3d_tiny"), format, tmp_path / name)
+            export(model, small_experiment(), format, tmp_path / name)
 
     refused("onnx", "model.tflite", r"must end in \.onnx")
     refused("onyx", "model.onnx", "unknown format `onyx`")

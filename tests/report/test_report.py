@@ -1,10 +1,11 @@
-"""The report as a file. How it behaves in a browser is in `test_report_in_browser.py`."""
+"""The content of a report. `test_report_in_browser.py` tests how it behaves."""
 
 import base64
 import csv
 import io
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 
 import numpy as np
@@ -16,8 +17,8 @@ from hdc_keras.evaluation.job import evaluate
 from hdc_keras.evaluation.splits import load_splits
 from hdc_keras.report.charts import nice_ticks, spread, thinned
 from hdc_keras.report.class_tables import class_panels
-from hdc_keras.report.curves import duration
-from hdc_keras.report.embedding_map import place_videos, to_page
+from hdc_keras.report.cost import duration
+from hdc_keras.report.embedding_map import fit_to_page, tsne
 from hdc_keras.report.job import build_report
 from hdc_keras.report.page import breakable
 from hdc_keras.report.retrieval_gallery import choose_queries
@@ -30,7 +31,6 @@ from tests.results.saved_runs import (
     ODD_LABEL,
     judgements,
     one_label_run,
-    two_label_run,
     unjudged_run,
     write_result,
     write_run,
@@ -38,7 +38,7 @@ from tests.results.saved_runs import (
 
 
 class Page(HTMLParser):
-    """Elements of a page with their attributes, its text by section, and whether its tags close each other."""
+    """Elements of a page with their attributes, its text by section, and tags that do not match."""
 
     VOID = frozenset({"meta", "link", "wbr"})
 
@@ -77,20 +77,18 @@ class Page(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def two_labels(tmp_path_factory, shapes_folder):
-    run = two_label_run(tmp_path_factory.mktemp("two") / "run")
-    html = build_report(RunDirectory(run))
-    return run, html, Page(html)
+def two_labels(two_label_report):
+    html = two_label_report.read_text(encoding="utf-8")
+    return two_label_report.parent, html, Page(html)
 
 
 @pytest.fixture(scope="module")
-def one_label(tmp_path_factory):
-    run = one_label_run(tmp_path_factory.mktemp("one"))
-    html = build_report(RunDirectory(run))
+def one_label(one_label_report):
+    html = one_label_report.read_text(encoding="utf-8")
     return html, Page(html)
 
 
-def test_the_page_asks_for_no_other_file(two_labels, one_label):
+def test_the_page_refers_to_no_other_file(two_labels, one_label):
     for html in (two_labels[1], one_label[0]):
         assert not re.findall(r"""(?:src|href)=["'](?!#|data:)""", html)
         assert not re.findall(r"url\((?!data:)|@import", html)
@@ -111,12 +109,12 @@ def test_the_file_is_small(two_labels):
     strips = {name for name in re.findall(r"\.(t\d+)\{", html)}
     shown = {name for a in page.with_class("thumb") for name in a["class"].split() if re.fullmatch(r"t\d+", name)}
 
-    # Test videos and neighbours, and three views of three videos; each is embedded once, and none for nothing.
+    # Test videos, neighbours, and three views of three videos: each thumbnail is embedded once and used.
     on_the_map = {point["data-picture"] for point in page.with_class("point")}
     assert len(html) < 600_000 and shown | on_the_map == strips and 36 + 9 < len(strips) <= 72 + 9
 
 
-def test_all_that_is_a_picture_has_a_text(two_labels):
+def test_every_picture_has_a_text(two_labels):
     _, _, page = two_labels
     pictures = [attributes for _, attributes in page.elements if attributes.get("role") == "img"]
     headers = [attributes for tag, attributes in page.elements if tag == "th"]
@@ -125,14 +123,14 @@ def test_all_that_is_a_picture_has_a_text(two_labels):
     assert headers and all(header.get("scope") for header in headers)
 
 
-def test_results_show_random_weights_chance_deviation_and_what_was_reduced(two_labels):
+def test_results_show_random_weights_chance_deviation_and_reductions(two_labels):
     run, _, page = two_labels
     values = json.loads((run / "results" / "finetune-vcop-moving-shapes.json").read_text())
-    figure = values["metrics"]["motion"]["fine-tuned"]["top1"]
+    pretrained = values["metrics"]["motion"]["fine-tuned"]["top1"]
     random = values["random_weights"]["motion"]["fine-tuned"]["top1"]
 
     shown = page.text["results"]
-    assert f"{100 * figure:.1f} ± 3.0" in shown and f"{100 * random:.1f} ± 2.0" in shown
+    assert f"{100 * pretrained:.1f} ± 3.0" in shown and f"{100 * random:.1f} ± 2.0" in shown
     assert "chance 25.0" in shown
     assert "Reduced." in shown and "epochs: 3 instead of 150" in shown
     assert "Fine-tuning as in VCOP" in shown and "a test" in shown
@@ -144,7 +142,7 @@ def test_the_best_known_protocols_come_first(two_labels):
     assert titles == ["Fine-tuning as in VCOP", "Linear probe", "Retrieval"]
 
 
-def test_the_confusion_matrix_counts_judgements(two_labels):
+def test_the_confusion_matrix_counts_predictions(two_labels):
     run, _, page = two_labels
     with (run / "results" / "linear-moving-shapes.videos.csv").open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if (row["network"], row["column"]) == ("metrics", "appearance")]
@@ -169,10 +167,10 @@ def test_many_classes_become_a_picture_and_a_list(tmp_path):
     assert not panel.matrix and panel.confusions == (("class003", "class007", 2),)
     cells = "".join(panel.shades.values())
     assert cells.count("M") == 101 and "M7 3h1v1h-1z" in cells
-    assert {share.label: share.share for share in panel.shares}["class003"] == pytest.approx(1 / 3)
+    assert {accuracy.label: accuracy.share for accuracy in panel.accuracies}["class003"] == pytest.approx(1 / 3)
 
 
-def test_retrieved_videos_are_marked_by_a_sign_as_well_as_a_colour(two_labels):
+def test_retrieved_videos_are_marked_by_a_sign_and_not_only_by_colour(two_labels):
     run, html, page = two_labels
     with (run / "results" / "retrieval-moving-shapes.videos.csv").open(newline="") as file:
         rows = {(row["column"], row["video_id"]): row for row in csv.DictReader(file) if row["network"] == "metrics"}
@@ -205,7 +203,7 @@ def test_the_map_holds_every_test_video_by_every_source_and_label(two_labels):
         assert point["data-name"].startswith(f"{appearance}-{motion}")
 
 
-def test_the_curves_the_views_the_cost_and_the_config_are_there(two_labels):
+def test_curves_views_cost_and_config_are_shown(two_labels):
     _, _, page = two_labels
 
     assert len(page.with_class("chart")) == 7
@@ -213,12 +211,12 @@ def test_the_curves_the_views_the_cost_and_the_config_are_there(two_labels):
         assert expected in page.text["training"]
     for expected in ("anchor", "spatial positive", "temporal positive"):
         assert expected in page.text["views"]
-    assert "6 min 6 s" in page.text["cost"] and "10 % of the time" in page.text["cost"]
+    assert "6 min 6 s" in page.text["cost"] and "10% of the time" in page.text["cost"]
     assert "in r3d_tiny" in page.text["cost"] and "cpu:0" in page.text["cost"]
     assert "backbone: r3d_tiny" in page.text["setup"]
 
 
-def test_names_that_look_like_markup_are_shown_as_they_are(one_label):
+def test_names_that_look_like_markup_are_escaped(one_label):
     html, page = one_label
 
     assert ODD_LABEL not in html
@@ -227,24 +225,24 @@ def test_names_that_look_like_markup_are_shown_as_they_are(one_label):
     assert len([tag for tag, _ in page.elements if tag == "script"]) == 3
 
 
-def test_the_command_reports_a_run_without_labels_and_results(tmp_path, hdc_keras_command):
+def test_the_command_reports_a_run_without_labels_and_results(tmp_path, hdc_keras_in_process):
     run = unjudged_run(tmp_path / "my run")
+    before = {file.name for file in run.iterdir()}
 
-    done = hdc_keras_command("report", "--run", run, timeout=120)
+    done = hdc_keras_in_process("report", "--run", run)
 
     assert done.code == 0 and "report.html, 0." in done.out, done.out
-    assert not [file for file in run.iterdir() if file.name.startswith(".")]
+    assert {file.name for file in run.iterdir()} - before == {"report.html", "features"}
     page = Page((run / "report.html").read_text(encoding="utf-8"))
     for section, protocol in (("results", "linear"), ("classes", "linear"), ("retrieval", "retrieval")):
-        assert f"hdc-keras evaluate --run '{run}' --protocol" in page.text[section]
-        assert protocol in page.text[section]
+        assert f"hdc-keras evaluate --run '{run}' --protocol {protocol}" in page.text[section]
     assert "have no labels" in page.text["map"] and len(page.with_class("point")) == 8
 
 
-def test_the_command_writes_html_alone(tmp_path, hdc_keras_command):
-    done = hdc_keras_command("report", "--run", write_run(tmp_path / "run"), "--out", "report.pdf")
+def test_the_command_only_writes_html(tmp_path, hdc_keras_in_process):
+    done = hdc_keras_in_process("report", "--run", write_run(tmp_path / "run"), "--out", "report.pdf")
 
-    assert done.code == 2 and "ends in .html" in done.out
+    assert done.code == 2 and "report.pdf" in done.out and ".html" in done.out
 
 
 def test_a_run_whose_videos_are_gone_says_so(tmp_path):
@@ -260,8 +258,8 @@ def test_a_run_whose_videos_are_gone_says_so(tmp_path):
     assert "Linear probe" in page.text["results"] and len(page.with_class("matrix")) > 0
 
 
-def test_a_run_that_has_only_begun_says_so(tmp_path, shapes_folder):
-    run = two_label_run(tmp_path / "run")
+def test_a_run_that_has_only_begun_says_so(tmp_path, two_label_report):
+    run = shutil.copytree(two_label_report.parent, tmp_path / "run")
     for name in ("metrics.csv", "environment.json"):
         (run / name).unlink()
     for folder in ("results", "checkpoints"):
@@ -270,27 +268,27 @@ def test_a_run_that_has_only_begun_says_so(tmp_path, shapes_folder):
 
     page = Page(build_report(RunDirectory(run)))
 
-    assert "no epoch is finished" in page.text[""] and "hdc-keras pretrain --run" in page.text["training"]
+    assert "no epoch has finished" in page.text[""] and "hdc-keras pretrain --run" in page.text["training"]
     assert "holds no checkpoint" in page.text["map"] and "no environment.json" in page.text["setup"]
 
 
-def test_what_evaluate_leaves_is_compared_and_reported_without_encoding_videos_again(tmp_path):
+def test_results_and_cached_features_of_evaluate_are_compared_and_reported(tmp_path):
     run = one_label_run(tmp_path)
     directory = RunDirectory(run)
     for file in (run / "results").iterdir():
         file.unlink()
     experiment = directory.experiment()
     evaluate(directory, experiment, load_splits(experiment, "own")[0], ["knn", "retrieval"])
-    kept = sorted((run / "features").iterdir())
+    cached = sorted((run / "features").iterdir())
 
     page = Page(build_report(directory))
     comparison = compare_runs([run, run])
 
-    assert sorted((run / "features").iterdir()) == kept
-    assert "A map needs 8 videos or more; here are 4" in page.text["map"]
+    assert sorted((run / "features").iterdir()) == cached  # No video was encoded again.
+    assert "A map needs at least 8 videos; there are 4" in page.text["map"]
     assert page.with_class("query") and page.with_class("matrix") and "k nearest neighbours" in page.text["results"]
-    judged = [row.differences[0] for row in comparison.rows if row.source == "features"]
-    assert not comparison.notes and {difference.videos for difference in judged} == {0, 4}
+    differences = [row.differences[0] for row in comparison.rows if row.source == "features"]
+    assert not comparison.notes and {difference.videos for difference in differences} == {0, 4}
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path):
@@ -298,7 +296,7 @@ def test_a_folder_without_a_run_is_refused(tmp_path):
         build_report(RunDirectory(tmp_path))
 
 
-def test_a_video_that_does_not_decode_has_no_picture_and_a_reason(class_folder):
+def test_a_video_that_does_not_decode_has_a_reason_instead_of_a_thumbnail(class_folder):
     from hdc_keras.config import DataConfig
     from hdc_keras.data.records import read_records
 
@@ -354,14 +352,14 @@ def test_long_curves_keep_their_ends():
 
 
 def test_queries_are_the_first_of_each_class():
-    judged = [
+    candidates = [
         JudgedVideo("metrics", "label", "features", "1", "0", f"{label}-{number}", label, label, ("a",))
         for number in (2, 1, 0)
         for label in ("walk", "run", "jump")
     ]
 
-    assert [video.video_id for video in choose_queries(judged, 4)] == ["jump-0", "jump-1", "run-0", "walk-0"]
-    assert [video.video_id for video in choose_queries(judged, 2)] == ["jump-0", "run-0"]
+    assert [video.video_id for video in choose_queries(candidates, 4)] == ["jump-0", "jump-1", "run-0", "walk-0"]
+    assert [video.video_id for video in choose_queries(candidates, 2)] == ["jump-0", "run-0"]
 
 
 def test_videos_are_thinned_evenly():
@@ -369,31 +367,31 @@ def test_videos_are_thinned_evenly():
     assert every_nth(list(range(3)), 5) == [0, 1, 2]
 
 
-def test_the_map_keeps_near_what_is_alike_and_comes_out_the_same_again():
+def test_the_map_places_similar_videos_together_and_is_repeatable():
     random = np.random.default_rng(0)
     vectors = np.repeat(np.eye(3), 20, axis=0) + 0.01 * random.normal(size=(60, 3))
 
-    places = place_videos(vectors.astype(np.float32))
+    places = tsne(vectors.astype(np.float32))
 
     centres = places.reshape(3, 20, 2).mean(axis=1)
     spread_of = np.linalg.norm(places.reshape(3, 20, 2) - centres[:, None], axis=-1).max()
     between = min(np.linalg.norm(centres[i] - centres[j]) for i, j in ((0, 1), (0, 2), (1, 2)))
     assert spread_of < between / 2
-    np.testing.assert_array_equal(places, place_videos(vectors.astype(np.float32)))
+    np.testing.assert_array_equal(places, tsne(vectors.astype(np.float32)))
 
 
-def test_places_fill_the_page_in_proportion():
-    places = to_page(np.array([[0.0, 0.0], [2.0, 1.0], [1.0, 0.5]]))
+def test_the_map_fills_the_page_with_one_scale():
+    places = fit_to_page(np.array([[0.0, 0.0], [2.0, 1.0], [1.0, 0.5]]))
 
     assert all(0 <= x <= 640 and 0 <= y <= 460 for x, y in places)
     (x0, y0), (x1, y1), (x2, y2) = places
     assert x1 - x0 == 604 and y1 - y0 == 302 and (x2, y2) == (320, 230)
 
 
-def test_durations_are_said_as_people_do():
+def test_durations_in_words():
     assert [duration(s) for s in (9.6, 75, 3 * 3600 + 125)] == ["10 s", "1 min 15 s", "3 h 2 min"]
 
 
-def test_names_break_at_their_words_and_stay_escaped():
+def test_names_break_between_words_and_stay_escaped():
     assert breakable("HandstandPushups") == "Handstand<wbr>Pushups"
     assert breakable("brush_hair") == "brush_<wbr>hair" and breakable("YoYo<b>") == "Yo<wbr>Yo&lt;b&gt;"

@@ -4,7 +4,7 @@
   const all = (selector, within = document) => [...within.querySelectorAll(selector)];
   const one = (id) => document.getElementById(id);
 
-  // Theme: as the system has it, or one of the two.
+  // Theme: the system's, light or dark.
   const themes = ["auto", "light", "dark"];
   const themeButton = one("theme");
   themeButton.hidden = false;
@@ -14,7 +14,7 @@
     themeButton.textContent = `Theme: ${next}`;
   });
 
-  // Motion: it plays, unless the system asks for less of it; the button has the last word.
+  // Thumbnails move unless the system asks for reduced motion. The button overrides both.
   const motionButton = one("motion");
   const reduced = matchMedia("(prefers-reduced-motion: reduce)");
   const showMotion = () => {
@@ -30,7 +30,7 @@
     showMotion();
   });
 
-  // Panels of which one is shown. Without this script all are.
+  // Show one panel at a time. Without this script, all are visible.
   for (const select of all("select[data-panels]")) {
     const show = () => {
       for (const panel of all(`[data-panel="${select.dataset.panels}"]`)) {
@@ -55,7 +55,7 @@
 
   const placePoints = () => {
     points.forEach((point, i) => {
-      // A style, not the attribute: only that one moves gently.
+      // Only CSS transforms are animated, not the `transform` attribute.
       point.style.transform = `translate(${places[source][i][0]}px, ${places[source][i][1]}px)`;
     });
   };
@@ -90,7 +90,7 @@
     chosen = null;
     card.hidden = true;
   };
-  // The picture is centred in its frame where the frame is wider or lower than it.
+  // In client coordinates. The drawing is centred in its frame, so the screen matrix is needed.
   const onPage = (i) => {
     const matrix = map.getScreenCTM();
     const [x, y] = places[source][i];
@@ -114,7 +114,7 @@
     card.style.top = `${Math.max(0, Math.min(frame.height - card.offsetHeight, top - card.offsetHeight / 2))}px`;
   };
   const nearest = (event) => {
-    // A finger is less exact than a mouse.
+    // A finger is less precise than a mouse.
     const reach = event.pointerType === "touch" ? 28 : 16;
     let best = null;
     let least = reach * reach;
@@ -137,7 +137,7 @@
   });
   map.addEventListener("pointerleave", (event) => { if (event.pointerType === "mouse") hide(); });
 
-  // One stop for the tab key; arrow keys go to the nearest video on that side.
+  // The Tab key enters the map once; arrow keys move to the nearest video in that direction.
   const step = { ArrowRight: [1, 0], ArrowLeft: [-1, 0], ArrowDown: [0, 1], ArrowUp: [0, -1] };
   map.addEventListener("focusin", (event) => show(event.target.closest(".point")));
   map.addEventListener("focusout", hide);
