@@ -1,0 +1,78 @@
+"""The step trains for any `Objective`: here one with a queue of past embeddings as negatives, as in MoCo."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from hdc_keras import HDC
+from hdc_keras.objective.heads import ProjectionHead
+from hdc_keras.objective.objective import Objective, ObjectiveOutput
+from tests.plain_backbone import PlainConvolutions
+
+WINDOWS = np.random.default_rng(0).integers(0, 256, (4, 2, 4, 20, 20, 3), np.uint8)
+QUEUE = 8
+
+
+class QueueObjective(Objective):
+    """InfoNCE at one level; negatives come from a queue that every step pushes its positives into."""
+
+    def __init__(self, width, **kwargs):
+        super().__init__(["queue_loss"], **kwargs)
+        self.head = ProjectionHead(8, name="head")
+        self.head.build((None, width))
+        self.queue = self.add_weight(shape=(QUEUE, 8), initializer="random_normal", trainable=False, name="queue")
+        self.built = True
+
+    def embed(self, features, training=None):
+        views, batch, width = ops.shape(features["P5"])
+        rows = ops.reshape(features["P5"], (views * batch, width))
+        return {"embeddings": ops.reshape(self.head(rows, training=training), (views, batch, 8))}
+
+    def loss_of(self, outputs, training=None):
+        anchor, positive = outputs["embeddings"][0], ops.stop_gradient(outputs["embeddings"][1])
+        candidates = ops.concatenate([positive, self.queue.value])
+        logits = ops.matmul(anchor, ops.transpose(candidates))
+        loss = ops.mean(ops.logsumexp(logits, axis=1) - ops.sum(anchor * positive, axis=1))
+        if training:
+            self.queue.assign(ops.concatenate([positive, self.queue.value])[:QUEUE])
+        return ObjectiveOutput(loss, ops.stack([loss]))
+
+
+class QueueHDC(HDC):
+    def make_objective(self):
+        return QueueObjective(self.feature_widths["P5"], name="objective")
+
+
+def trained(windows, **options):
+    keras.utils.set_random_seed(3)
+    contrast = {"task": "coupled", "levels": {"coupled": ["P5"]}}
+    model = QueueHDC(PlainConvolutions(), views={"size": 16}, contrast=contrast, seed=5)
+    model.compile(keras.optimizers.SGD(0.1), **options)
+    before = [ops.convert_to_numpy(v).copy() for v in (*model.trainable_variables, model.objective.queue)]
+    logs = model.train_on_batch(windows, return_dict=True)
+    after = [ops.convert_to_numpy(v) for v in (*model.trainable_variables, model.objective.queue)]
+    return model, before, after, logs
+
+
+def test_another_objective_trains_keeps_its_state_and_is_logged():
+    model, before, after, logs = trained(WINDOWS)
+
+    assert all(np.abs(new - old).max() > 0 for old, new in zip(before, after, strict=True))
+    np.testing.assert_array_equal(after[-1][4:], before[-1][:4])  # the queue has moved on by a batch
+    assert float(logs["queue_loss"]) == float(logs["loss"]) > 0
+    assert model.step_record.count("steps") == 1
+
+
+def test_a_non_finite_step_leaves_the_state_of_another_objective_alone():
+    bad = WINDOWS.astype("float32")
+    bad[3, 0, 1, 4, 4] = np.nan
+    model, before, after, _ = trained(bad)
+
+    np.testing.assert_array_equal(after[-1], before[-1])
+    assert model.step_record.first_non_finite() == "step 1: queue_loss"
+
+
+def test_cached_micro_batches_push_the_whole_batch_into_the_queue_once():
+    whole, pieces = (trained(WINDOWS, micro_batches=count) for count in (1, 2))
+
+    np.testing.assert_allclose(pieces[2][-1], whole[2][-1], atol=1e-5)
