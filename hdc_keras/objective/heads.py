@@ -12,8 +12,8 @@ Tensor = Any
 def unit_length(vectors: Tensor) -> Tensor:
     """L2-normalise (..., channels), in float32.
 
-    A vector of zeros, which a ReLU may leave, stays one and has a gradient of zero; that of `keras.ops.normalize` is
-    not a number there on JAX.
+    A zero vector, which a ReLU may produce, stays zero and has a zero gradient; on JAX, `keras.ops.normalize` has a NaN
+    gradient there.
     """
     vectors = ops.cast(vectors, "float32")
     return vectors * ops.rsqrt(ops.maximum(ops.sum(ops.square(vectors), axis=-1, keepdims=True), 1e-12))
@@ -25,7 +25,7 @@ class ProjectionHead(layers.Layer):
 
     Args:
         embedding_dim: width of the embedding.
-        hidden_dim: width of the hidden layer; that of the input when `None`.
+        hidden_dim: width of the hidden layer; the width of the input when `None`.
     """
 
     def __init__(self, embedding_dim: int = 128, hidden_dim: int | None = None, **kwargs: Any):

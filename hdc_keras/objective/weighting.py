@@ -15,32 +15,33 @@ from hdc_keras.objective.heads import unit_length
 
 Tensor = Any
 
-# A level that is not invariant at all still gets a number that a power can be taken of.
+# Lower bound of the invariance, so that its power is defined.
 _LEAST_INVARIANCE = 1e-3
 
 
 def invariance(anchor: Tensor, positive: Tensor) -> Tensor:
-    """Mean cosine of positive pairs less mean cosine of negative pairs; no gradient flows.
+    """Mean cosine of positive pairs minus mean cosine of negative pairs, without a gradient.
 
     Args:
         anchor: (batch, channels).
-        positive: (batch, channels); row i is the partner of the anchor's row i, every other row a negative.
+        positive: (batch, channels); row i is the partner of the anchor's row i, every other row is a negative.
 
     Returns:
-        Scalar float32 in [-2, 2]; 0 where partners are no more alike than strangers.
+        Scalar float32 in [-2, 2]; 0 if partners are no more similar than negatives.
     """
     anchor, positive = (unit_length(ops.stop_gradient(x)) for x in (anchor, positive))
     batch = ops.cast(ops.shape(anchor)[0], "float32")
-    partners = ops.sum(anchor * positive)
-    everyone = ops.sum(ops.sum(anchor, axis=0) * ops.sum(positive, axis=0))
-    return partners / batch - (everyone - partners) / (batch * (batch - 1.0))
+    positive_sum = ops.sum(anchor * positive)
+    total_sum = ops.sum(ops.sum(anchor, axis=0) * ops.sum(positive, axis=0))
+    return positive_sum / batch - (total_sum - positive_sum) / (batch * (batch - 1.0))
 
 
 class InvarianceWeights(keras.layers.Layer):
-    """Keeps the moving average of the invariance, and makes loss weights of it.
+    """Keeps a moving average of the invariance of each level and task, and turns it into loss weights.
 
-    `w_l = i_l^gamma`, clipped to `weight_range` times its mean, scaled to mean 1 over the levels of a task, so that the
-    total learning rate does not move. The average starts at the first value it sees; before that, weights are 1.
+    `w_l = i_l^gamma`, clipped to `weight_range` times its mean and scaled to mean 1 over the levels of a task, so that
+    weighting does not change the effective learning rate. The average starts at the first measured value; before that,
+    all weights are 1.
 
     Args:
         config: levels, mode and constants.
