@@ -6,6 +6,7 @@ import io
 import json
 import re
 import shutil
+from collections import Counter
 from html.parser import HTMLParser
 
 import numpy as np
@@ -130,8 +131,9 @@ def test_results_show_random_weights_chance_deviation_and_reductions(two_labels)
     random = values["random_weights"]["motion"]["fine-tuned"]["top1"]
 
     shown = page.text["results"]
-    assert f"{100 * pretrained:.1f} ± 3.0" in shown and f"{100 * random:.1f} ± 2.0" in shown
-    assert "chance 25.0" in shown
+    tile = f"{100 * pretrained:.1f} ± 3.0 reduced random weights {100 * random:.1f}, chance 25.0"
+    table = f"{100 * pretrained:.1f} ± 3.0 {100 * random:.1f} ± 2.0"
+    assert tile in shown and table in shown
     assert "Reduced." in shown and "epochs: 3 instead of 150" in shown
     assert "Fine-tuning as in VCOP" in shown and "a test" in shown
 
@@ -149,8 +151,15 @@ def test_the_confusion_matrix_counts_predictions(two_labels):
     (result,) = [result for result in read_results(run) if result.protocol == "linear"]
     panel = class_panels([result])[0]
 
-    assert sum(map(sum, panel.matrix)) == len(rows) == 36
-    assert sum(panel.matrix[i][i] for i in range(6)) == sum(row["label"] == row["predicted"] for row in rows)
+    counted = {
+        (label, predicted): panel.matrix[i][j]
+        for i, label in enumerate(panel.classes)
+        for j, predicted in enumerate(panel.classes)
+        if panel.matrix[i][j]
+    }
+    assert counted == Counter((row["label"], row["predicted"]) for row in rows) and len(rows) == 36
+    # The counts are not symmetric, so exchanged rows and columns would be noticed.
+    assert any(counted.get((predicted, label)) != count for (label, predicted), count in counted.items())
     for label, predicted, count in panel.confusions:
         assert count == sum((row["label"], row["predicted"]) == (label, predicted) for row in rows) > 0
     assert "Linear probe, appearance" in page.text["classes"]
