@@ -117,7 +117,7 @@ def fine_tune(job: FineTuningJob, folder: Path, store: FrameStore, progress: Pro
     training_failures = DecodeFailures(len(job.train) + len(job.validation), max_failed_share)
     test_failures = DecodeFailures(len(job.test), max_failed_share)
     report = (lambda done, total: progress(f"{job.title}: test", done, total)) if progress else None
-    with distribution.in_use():
+    with distribution.activate():
         model = _train(job, experiment, run, store, training_failures, distribution, progress)
         records, values = score_videos(
             ClipScorer(model), job.test, experiment, store, test_failures, job.recipe.averaged, report
@@ -171,7 +171,6 @@ def _train(
         waited=batches.waited,
     )
     callbacks = [
-        stop,
         _StopOnNonFiniteLoss(),
         logger,
         SaveCheckpoints(run, experiment.train),
@@ -179,7 +178,7 @@ def _train(
     ]
     try:
         with failures.named():
-            fit_epochs(model, batches, model.steps_taken, steps, recipe.epochs, stop, callbacks)
+            fit_epochs(model, batches, steps, recipe.epochs, stop, callbacks)
     finally:
         stop.restore()
         logger.write_failures()
@@ -217,7 +216,7 @@ def _compile(
     model: VideoClassifier, optimizer: keras.optimizers.Optimizer, experiment: Experiment, distribution: Distribution
 ) -> None:
     refuse_wrong_gradients(model.compute_dtype)
-    if distribution.synchronises and keras.backend.backend() == "tensorflow":
+    if distribution.synchronises_batch_norm and keras.backend.backend() == "tensorflow":
         synchronise_batch_norm(model.backbone)
     model.compile(
         optimizer,

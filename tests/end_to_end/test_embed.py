@@ -122,7 +122,7 @@ def test_the_example_finds_the_nearest_videos_and_draws_them(embedded):
 def test_wrong_use_is_explained(refused, run, embedded):
     there = embedded[0] / "calm.parquet"
     for arguments, code, expected in (
-        (("--out", there), 1, "calm.parquet exists and is left as it is"),
+        (("--out", there), 1, "calm.parquet already exists and was not changed"),
         (("--out", "out.csv"), 2, "expected a local file ending in .parquet"),
         (("--out", "out.parquet", "--checkpoint", "oldest"), 2, "expected newest or best"),
     ):

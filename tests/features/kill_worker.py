@@ -1,7 +1,8 @@
-"""Run by test_embedding_table.py in a process without threads, which may fork: a table that is killed at every point.
+"""Kills the writing of an `EmbeddingTable` at every possible point, and checks that it can be continued.
 
-Usage: python kill_worker.py FOLDER. For each file that is opened, renamed or removed while a table is made, a child is
-killed (SIGKILL) just before it, and the job begun again. Prints how many kills there were.
+Usage: python kill_worker.py FOLDER. For each file operation of the job (open, rename, remove, ...) there is one round:
+a child process is killed with SIGKILL just before the operation, then a second one runs the job to its end. Prints the
+number of rounds. test_embedding_table.py runs this in a new process, because a process with threads cannot fork safely.
 """
 
 import os
@@ -20,7 +21,7 @@ FAILED = {"1.mp4": "not a video", "5.mp4": "no frames"}
 OPERATIONS = ("os.mkdir", "os.rename", "os.remove", "os.rmdir")
 
 
-def make(file: Path) -> None:
+def write_table(file: Path) -> None:
     table = EmbeddingTable(file, RECORDS, {"P2": 4}, {"weights_sha256": "a"}, 3)
     for part in range(0 if table.is_complete else table.parts):
         if part not in table.failed:
@@ -32,8 +33,12 @@ def make(file: Path) -> None:
     assert (rows, [failure["video_id"] for failure in failures]) == (6, ["1.mp4", "5.mp4"])
 
 
-def in_a_child(file: Path, killed_at: int) -> int:
-    """The signal that ended it; 0 where it was done before."""
+def run_in_child(file: Path, kill_at: int) -> int:
+    """Write the table in a child process that is killed before file operation number `kill_at`, counted from 1.
+
+    Returns:
+        The exit code: 0 if it finished first, or the negative number of the signal.
+    """
     child = os.fork()
     if child:
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
@@ -43,13 +48,13 @@ def in_a_child(file: Path, killed_at: int) -> int:
         nonlocal seen
         if event in OPERATIONS or (event == "open" and str(file.parent) in str(arguments[0])):
             seen += 1
-            if seen == killed_at:
+            if seen == kill_at:
                 os.kill(os.getpid(), signal.SIGKILL)
 
     sys.addaudithook(count)
     status = 1
     try:
-        make(file)
+        write_table(file)
         status = 0
     finally:
         os._exit(status)
@@ -58,20 +63,20 @@ def in_a_child(file: Path, killed_at: int) -> int:
 def main(folder: Path) -> None:
     file = folder / "table.parquet"
     folder.mkdir()
-    assert in_a_child(file, 0) == 0
+    assert run_in_child(file, 0) == 0
     expected = {name: (folder / name).read_bytes() for name in ("table.parquet", "table.failures.csv")}
     kills = 0
     while True:
         shutil.rmtree(folder)
         folder.mkdir()
-        if in_a_child(file, kills + 1) != -signal.SIGKILL:
+        if run_in_child(file, kills + 1) != -signal.SIGKILL:
             break
         kills += 1
-        if file.exists():  # then it is whole, and so is its list of failures
+        if file.exists():  # then it is complete, and so is its list of failures
             assert all((folder / name).read_bytes() == content for name, content in expected.items())
-        assert in_a_child(file, 0) == 0, f"not gone on with after kill {kills}"
-        left = {path.name: path.read_bytes() for path in folder.iterdir()}
-        assert left == expected, f"after kill {kills} there are {sorted(left)}"
+        assert run_in_child(file, 0) == 0, f"the job cannot be continued after kill {kills}"
+        found = {path.name: path.read_bytes() for path in folder.iterdir()}
+        assert found == expected, f"after kill {kills}, the folder holds {sorted(found)}"
     print(kills)
 
 

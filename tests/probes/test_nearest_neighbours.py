@@ -3,7 +3,11 @@ import pytest
 from sklearn.metrics.pairwise import cosine_similarity as reference_cosine
 from sklearn.neighbors import KNeighborsClassifier
 
+from hdc_keras.config import EvaluateConfig
+from hdc_keras.features.video_features import joined
 from hdc_keras.probes.nearest_neighbours import cosine_similarity, knn_votes, recall_at
+from hdc_keras.probes.registry import judge
+from tests.probes.made_features import made_features
 
 RNG = np.random.default_rng(0)
 
@@ -13,7 +17,7 @@ def knn_predict(similarity, gallery_labels, neighbours, temperature):
     return [classes[row] for row in votes.argmax(axis=1)]
 
 
-def test_cosines_equal_scikit_learns():
+def test_cosines_equal_scikit_learn():
     queries, gallery = RNG.normal(size=(5, 7)), RNG.normal(size=(9, 7))
 
     np.testing.assert_allclose(cosine_similarity(queries, gallery), reference_cosine(queries, gallery), atol=1e-6)
@@ -34,11 +38,11 @@ def test_recall_equals_a_loop():
 def test_recall_by_hand_with_a_tie_and_a_k_beyond_the_gallery():
     similarity = np.array([[0.9, 0.9, 0.1], [0.2, 0.1, 0.0]])
 
-    # Equal cosines keep the gallery's order: the first query sees `b` first.
+    # Equal cosines keep the order of the gallery, so `b` is nearest to the first query.
     assert recall_at(similarity, ["a", "c"], ["b", "a", "b"], (1, 2, 50)) == {1: 0.0, 2: 0.5, 50: 0.5}
 
 
-def test_knn_equals_scikit_learns_weighted_vote():
+def test_knn_equals_the_weighted_vote_of_scikit_learn():
     gallery, queries = RNG.normal(size=(60, 5)), RNG.normal(size=(25, 5))
     labels = RNG.choice(list("abc"), 60)
     reference = KNeighborsClassifier(
@@ -50,7 +54,7 @@ def test_knn_equals_scikit_learns_weighted_vote():
     assert (np.array(predicted) == reference.predict(queries)).all()
 
 
-def test_one_very_near_neighbour_outvotes_two_far_ones():
+def test_one_near_neighbour_outvotes_two_far_ones_at_a_low_temperature():
     similarity = np.array([[0.99, 0.1, 0.1]])
 
     assert knn_predict(similarity, ["a", "b", "b"], 3, 0.07) == ["a"]
@@ -58,12 +62,27 @@ def test_one_very_near_neighbour_outvotes_two_far_ones():
 
 
 @pytest.mark.parametrize("neighbours", [1, 100])
-def test_knn_takes_what_the_gallery_has(neighbours):
+def test_knn_works_with_a_gallery_smaller_than_k(neighbours):
     assert knn_predict(np.array([[1.0, 0.5]]), ["a", "b"], neighbours, 0.07) == ["a"]
 
 
 def test_votes_by_hand_with_ties():
-    # Equal cosines: the gallery's order decides who is among the two nearest; equal votes: the alphabet does.
+    # Among equal cosines, the first in the gallery are the nearest; among equal votes, the alphabet decides.
     assert knn_predict(np.array([[0.5, 0.5, 0.5]]), ["c", "b", "b"], 1, 1.0) == ["c"]
     assert knn_predict(np.array([[0.5, 0.5, 0.5]]), ["c", "b", "b"], 2, 1.0) == ["b"]
     assert knn_predict(np.array([[0.5, 0.5, 0.5]]), ["c", "c", "b"], 3, 1.0) == ["c"]
+
+
+def test_retrieval_lists_the_nearest_training_videos():
+    features = made_features(columns=("shape",))
+
+    (answer,) = judge("retrieval", features, {"P5": ["scaled"]}, EvaluateConfig(recall_at=(1, 5)))
+
+    train, test = joined(features.of_split("train"), features.of_split("test"), ["scaled"])
+    order = np.argsort(-reference_cosine(test, train), axis=1)[:, :10]
+    ids = np.array([record.video_id for record in features.of_split("train").records])
+    assert answer.judgement.neighbours == ids[order].tolist()
+    by_id = {record.video_id: record for record in features.records}
+    for predicted, neighbours in zip(answer.judgement.predicted, answer.judgement.neighbours, strict=True):
+        assert by_id[neighbours[0]].labels["shape"] == predicted and by_id[neighbours[0]].split == "train"
+    assert list(answer.judgement.metrics) == ["R@1", "R@5"]

@@ -1,4 +1,4 @@
-"""Run directories as `pretrain` and `evaluate` leave them, without training: for comparisons and reports."""
+"""Writes run directories as `pretrain` and `evaluate` do, without training, for tests of comparisons and reports."""
 
 import csv
 import json
@@ -13,14 +13,23 @@ COLUMNS = ("network", "column", "source", "split", "seed", "video_id", "label", 
 
 
 def write_run(folder, experiment=None):
-    """The least that makes a folder a run."""
+    """Make a folder a run: write its config."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.yaml").write_text(dump_experiment(experiment or Experiment(name=folder.name)))
     return folder
 
 
 def judgements(correct, network="metrics", column="label", source="features", split="1", seed=0):
-    """A line for each video: `correct` is a dict of video id to whether it is recognised; its class is its prefix."""
+    """Rows of `.videos.csv`.
+
+    Args:
+        correct: whether the prediction is correct, by video id. The class of a video is the part before its "-".
+        network: see `JudgedVideo`, also for the other arguments.
+        column: label column.
+        source: source of the features.
+        split: name of the split.
+        seed: seed of the judge.
+    """
     return [
         {
             "network": network,
@@ -30,25 +39,26 @@ def judgements(correct, network="metrics", column="label", source="features", sp
             "seed": seed,
             "video_id": video,
             "label": video.partition("-")[0],
-            "predicted": video.partition("-")[0] if right else "other",
+            "predicted": video.partition("-")[0] if is_correct else "other",
             "neighbours": "",
         }
-        for video, right in correct.items()
+        for video, is_correct in correct.items()
     ]
 
 
 def write_result(run, protocol, videos, dataset="moving-shapes", stem=None, **values):
-    """`results/{protocol}-{data set}.json` with its `.videos.csv`; the metrics are those of `videos`, top-1 or R@1.
+    """Write `results/{protocol}-{data set}.json` and its `.videos.csv`.
 
-    The mean over splits and seeds is of each one's share, as in the job.
+    The metrics, top-1 or R@1, are computed from `videos`, and averaged over splits and seeds. `values` replace or add
+    keys of the JSON file.
     """
     metric = "R@1" if protocol == "retrieval" else "top1"
     shares = defaultdict(list)
-    for key, judged in _grouped(videos).items():
-        shares[key[:3]].append(mean(video["label"] == video["predicted"] for video in judged))
+    for key, group in _grouped(videos).items():
+        shares[key[:3]].append(mean(video["label"] == video["predicted"] for video in group))
     by_network = defaultdict(lambda: defaultdict(dict))
-    for (network, column, source), found in shares.items():
-        by_network[network][column][source] = {metric: mean(found)}
+    for (network, column, source), values_of_repeats in shares.items():
+        by_network[network][column][source] = {metric: mean(values_of_repeats)}
     tested = {video["video_id"] for video in videos}
     result = {
         "protocol": protocol,
@@ -85,7 +95,7 @@ def write_result(run, protocol, videos, dataset="moving-shapes", stem=None, **va
 
 
 def write_metrics(run, epochs, pairs=(("P2", "spatial"), ("P5", "temporal")), knn=("appearance", "motion")):
-    """`metrics.csv` of so many epochs; kNN every second one."""
+    """Write `metrics.csv` with a row per epoch, and a kNN check in every second one."""
     rows = []
     for epoch in range(1, epochs + 1):
         row = {"epoch": epoch, "step": 4 * epoch, "seconds": 30.5, "videos_failed": 0, "loss": 10 / epoch}
@@ -102,34 +112,40 @@ def write_metrics(run, epochs, pairs=(("P2", "spatial"), ("P5", "temporal")), kn
 
 
 def judged_as(records, column, share, network="metrics", neighbours=(), seed=0):
-    """Judgements of records: `share` of them get their class, the others one that is drawn; neighbours are drawn."""
+    """Rows of `.videos.csv` for records: about `share` of the predictions are correct, the others random.
+
+    Ten random neighbours are listed for each, if `neighbours` are given.
+    """
     random = np.random.default_rng(seed)
     classes = sorted({record.labels[column] for record in records})
-    lines = []
+    rows = []
     for record in records:
         label = record.labels[column]
         predicted = label if random.random() < share else str(random.choice(classes))
         near = "|".join(random.choice(neighbours, 10).tolist()) if len(neighbours) else ""
-        lines.append(
+        rows.append(
             judgements({record.video_id: True}, network, column)[0]
             | {"label": label, "predicted": predicted, "neighbours": near, "seed": seed}
         )
-    return lines
+    return rows
 
 
 def _grouped(videos):
-    found = defaultdict(list)
+    groups = defaultdict(list)
     for video in videos:
-        found[video["network"], video["column"], video["source"], video["split"], video["seed"]].append(video)
-    return found
+        groups[video["network"], video["column"], video["source"], video["split"], video["seed"]].append(video)
+    return groups
 
 
-# A class that would be markup, end a script and close an attribute, were it not escaped.
+# If it is not escaped, this class name closes an attribute, ends a script and runs another.
 ODD_LABEL = "<b>&\"'</script><script>alert(1)</script>"
 
 
 def two_label_run(folder):
-    """A run on moving shapes with untrained weights, and results of three protocols: one of them reduced, repeated."""
+    """A run on moving shapes with random weights and results of three protocols.
+
+    One of them, fine-tuning, has two seeds and fewer epochs than published.
+    """
     from hdc_keras.data.records import read_records
     from hdc_keras.data.synthetic import MovingShapes, ensure_moving_shapes
 
@@ -160,7 +176,7 @@ def two_label_run(folder):
 
 
 def one_label_run(folder):
-    """A run on eight videos of its own with one label, whose classes have names that need escaping."""
+    """A run on eight videos with one label column, one of whose class names needs escaping."""
     from hdc_keras.data.records import read_records
     from tests.conftest import write_class_folder
 
@@ -181,7 +197,7 @@ def one_label_run(folder):
 
 
 def unjudged_run(folder):
-    """A run on eight videos without labels, never evaluated."""
+    """A run on eight videos without labels, which was never evaluated."""
     from tests.conftest import write_class_folder
 
     videos = write_class_folder(folder.parent / "videos")

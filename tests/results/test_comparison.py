@@ -14,7 +14,8 @@ from tests.results.saved_runs import judgements, write_result, write_run
 VIDEOS = [f"{label}-{number}" for label in ("run", "jump") for number in range(100)]
 
 
-def some_right(share, seed):
+def random_correctness(share, seed):
+    """Whether each video is predicted correctly; about `share` of them are."""
     random = np.random.default_rng(seed)
     return {video: bool(random.random() < share) for video in VIDEOS}
 
@@ -23,12 +24,12 @@ def some_right(share, seed):
 def two_runs(tmp_path):
     runs = [write_run(tmp_path / name) for name in ("a", "b")]
     for run, share in zip(runs, (0.5, 0.7), strict=True):
-        write_result(run, "linear", judgements(some_right(share, seed=len(run.name))))
+        write_result(run, "linear", judgements(random_correctness(share, seed=1)))
     return runs
 
 
 def slow_bootstrap(differences, draws, seed):
-    """The definition: draw as many videos with replacement, take the mean, again and again."""
+    """The definition: many times, draw as many videos with replacement and take the mean."""
     random = np.random.default_rng(seed)
     means = []
     for _ in range(draws):
@@ -44,14 +45,14 @@ def test_the_bootstrap_agrees_with_a_loop_over_videos(values):
     fast = paired_bootstrap(differences, draws=50_000)
     slow = slow_bootstrap(differences, draws=4_000, seed=2)
 
-    # A mean of 60 such differences moves in steps of 1/60 or 1/180; quantiles of 4,000 draws are known to about that.
+    # The mean of 60 such differences moves in steps of 1/60 or 1/180, and 4,000 draws give quantiles to about a step.
     np.testing.assert_allclose(fast, slow, atol=1.5 / 60)
 
 
-def test_the_bootstrap_of_few_videos_is_that_of_all_their_draws():
-    # One of ten differs: how often it is drawn is binomial, of which 2.5 % and 97.5 % are 0 and 3 times of 10.
+def test_the_bootstrap_of_few_videos_equals_the_exact_distribution():
+    # One of ten videos differs. How often it is drawn is binomial, with 2.5 % and 97.5 % quantiles of 0 and 3.
     assert paired_bootstrap(np.array([1.0] + [0.0] * 9)) == pytest.approx((0.0, 0.3))
-    # Three videos: the worst of the 27 draws is more than 2.5 % of them, and so is the best.
+    # With three videos there are 27 equally likely draws, so the worst and the best each have more than 2.5 %.
     means = [sum(drawn) / 3 for drawn in product((-1, 0, 1), repeat=3)]
     assert paired_bootstrap(np.array([-1.0, 0.0, 1.0])) == (min(means), max(means))
 
@@ -68,18 +69,18 @@ def test_the_bootstrap_has_the_standard_error_of_a_paired_mean():
     assert (high + low) / 2 == pytest.approx(differences.mean(), abs=0.1 * error)
 
 
-def test_pairing_narrows_the_interval_where_runs_err_on_the_same_videos():
+def test_pairing_narrows_the_interval_if_runs_fail_on_the_same_videos():
     first = np.random.default_rng(4).random(1_000) < 0.5
     second = first.copy()
     second[:20] = True
 
     low, high = paired_bootstrap(second.astype(float) - first)
 
-    alone = 2 * 1.96 * np.sqrt(2 * 0.25 / 1_000)
-    assert high - low < alone / 5
+    unpaired = 2 * 1.96 * np.sqrt(2 * 0.25 / 1_000)
+    assert high - low < unpaired / 5
 
 
-def test_a_run_differs_from_itself_by_exactly_nothing(two_runs):
+def test_the_difference_of_a_run_to_itself_is_exactly_zero(two_runs):
     (row,) = compare_runs([two_runs[0], two_runs[0]]).rows
 
     (difference,) = row.differences
@@ -87,7 +88,7 @@ def test_a_run_differs_from_itself_by_exactly_nothing(two_runs):
     assert not difference.excludes_zero
 
 
-def test_the_same_runs_give_the_same_interval_again(two_runs):
+def test_intervals_are_reproducible(two_runs):
     assert compare_runs(two_runs) == compare_runs(two_runs)
 
 
@@ -111,13 +112,13 @@ def test_seeds_and_splits_are_averaged_for_each_video_first(tmp_path):
 
     comparison = compare_runs([first, second])
 
-    # Each video is a third better, so that no draw of videos can be anything else.
+    # Every video is better by a third, so every resample is too.
     (difference,) = comparison.rows[0].differences
     assert difference.interval == pytest.approx((1 / 3, 1 / 3)) and difference.videos == len(VIDEOS)
-    assert comparison.notes == ("linear-moving-shapes: b is judged with seeds 0, 1, 2, a 0.",)
+    assert comparison.notes == ("linear-moving-shapes: the seeds of the evaluation differ: 0, 1, 2 for b, 0 for a.",)
 
 
-def test_only_videos_judged_in_both_count_and_it_says_so(tmp_path):
+def test_differences_are_over_the_videos_that_both_runs_have(tmp_path):
     runs = [write_run(tmp_path / name) for name in ("a", "b")]
     write_result(runs[0], "knn", judgements(dict.fromkeys(VIDEOS[:150], True)))
     write_result(runs[1], "knn", judgements(dict.fromkeys(VIDEOS[50:100], True) | dict.fromkeys(VIDEOS[150:], False)))
@@ -126,11 +127,14 @@ def test_only_videos_judged_in_both_count_and_it_says_so(tmp_path):
 
     (difference,) = comparison.rows[0].differences
     assert difference.videos == 50 and difference.value == 0
-    assert "differ: 100 and 150, of which 50 were judged in both" in comparison.notes[0]
+    assert comparison.notes == (
+        "knn-moving-shapes: b was evaluated on 100 test videos and a on 150. Differences of top1 and R@1 are over the "
+        "50 that both have.",
+    )
 
 
 @pytest.mark.parametrize(
-    ("changed", "said"),
+    ("changed", "message"),
     [
         ({"version": 2}, "its version is 2 instead of 1"),
         ({"settings": {"neighbours": 5}}, "its setting neighbours is 5 instead of 20"),
@@ -139,50 +143,50 @@ def test_only_videos_judged_in_both_count_and_it_says_so(tmp_path):
         ({"splits": ["1", "2", "3"]}, "its splits is 1, 2, 3 instead of 1"),
     ],
 )
-def test_what_was_judged_otherwise_is_named_and_not_compared(two_runs, changed, said):
-    write_result(two_runs[1], "linear", judgements(some_right(0.7, 1)), **changed)
+def test_results_of_other_protocols_or_settings_are_not_compared(two_runs, changed, message):
+    write_result(two_runs[1], "linear", judgements(random_correctness(0.7, 1)), **changed)
 
     comparison = compare_runs(two_runs)
 
     assert not comparison.rows
-    assert comparison.notes == (f"linear-moving-shapes: b is not compared with a: {said}.",)
+    assert comparison.notes == (f"linear-moving-shapes: b is not compared with a: {message}.",)
 
 
 def test_another_data_set_of_the_same_name_is_not_compared(two_runs):
     others = {f"walk-{number}": True for number in range(10)}
-    write_result(two_runs[0], "knn", judgements(some_right(0.5, 1)), dataset="/x/clips.csv", stem="clips")
+    write_result(two_runs[0], "knn", judgements(random_correctness(0.5, 1)), dataset="/x/clips.csv", stem="clips")
     write_result(two_runs[1], "knn", judgements(others), dataset="/y/clips.csv", stem="clips")
 
     assert "its data set is /y/clips.csv instead of /x/clips.csv" in compare_runs(two_runs).notes[0]
 
 
-def test_a_data_set_that_was_moved_is_the_same(two_runs):
+def test_a_data_set_may_be_moved(two_runs):
     for run, folder in zip(two_runs, ("/x", "/y"), strict=True):
-        write_result(run, "knn", judgements(some_right(0.5, 1)), dataset=f"{folder}/clips.csv", stem="clips")
+        write_result(run, "knn", judgements(random_correctness(0.5, 1)), dataset=f"{folder}/clips.csv", stem="clips")
 
     assert [row.protocol for row in compare_runs(two_runs).rows] == ["knn", "linear"]
 
 
-def test_other_labels_of_the_same_videos_are_not_compared(two_runs):
-    videos = [line | {"label": "fall"} for line in judgements(some_right(0.7, 1))]
+def test_results_for_other_labels_of_the_same_videos_are_not_compared(two_runs):
+    videos = [line | {"label": "fall"} for line in judgements(random_correctness(0.7, 1))]
     write_result(two_runs[1], "linear", videos)
 
     assert "200 of its test videos have other labels" in compare_runs(two_runs).notes[0]
 
 
-def test_results_without_a_list_of_videos_have_differences_without_intervals(two_runs):
+def test_results_without_predictions_of_single_videos_have_no_intervals(two_runs):
     (two_runs[1] / "results" / "linear-moving-shapes.videos.csv").unlink()
 
     comparison = compare_runs(two_runs)
 
     assert comparison.rows[0].differences[0].interval is None
-    assert "b has no list of judged videos; evaluate it again" in comparison.notes[0]
+    assert "because b has no predictions of single videos. Evaluate it again" in comparison.notes[0]
 
 
-def test_of_retrieval_only_the_nearest_neighbour_has_an_interval(two_runs):
+def test_for_retrieval_only_the_nearest_neighbour_has_an_interval(two_runs):
     for run in two_runs:
         metrics = {"label": {"features": {"R@1": 0.5, "R@5": 0.8}, "P2": {"R@1": 0.4, "R@5": 0.7}}}
-        write_result(run, "retrieval", judgements(some_right(0.5, 1)), metrics=metrics)
+        write_result(run, "retrieval", judgements(random_correctness(0.5, 1)), metrics=metrics)
 
     rows = {(row.source, row.metric): row for row in compare_runs(two_runs).rows if row.protocol == "retrieval"}
 
@@ -190,12 +194,12 @@ def test_of_retrieval_only_the_nearest_neighbour_has_an_interval(two_runs):
     assert with_interval == [("features", "R@1")] and len(rows) == 4
 
 
-def test_what_only_some_runs_have_is_named(two_runs, tmp_path):
+def test_results_that_only_some_runs_have_are_listed(two_runs, tmp_path):
     third = write_run(tmp_path / "c")
-    write_result(third, "linear", judgements(some_right(0.6, 5)))
+    write_result(third, "linear", judgements(random_correctness(0.6, 5)))
     for run in (*two_runs[:1], third):
-        write_result(run, "knn", judgements(some_right(0.6, 5)))
-    write_result(third, "retrieval", judgements(some_right(0.6, 5)))
+        write_result(run, "knn", judgements(random_correctness(0.6, 5)))
+    write_result(third, "retrieval", judgements(random_correctness(0.6, 5)))
 
     comparison = compare_runs([*two_runs, third])
 
@@ -203,37 +207,44 @@ def test_what_only_some_runs_have_is_named(two_runs, tmp_path):
     assert knn.values[1] is None and knn.differences[0] is None and knn.differences[1].value == 0
     assert None not in linear.values
     assert comparison.notes == (
-        "knn-moving-shapes: not judged in b.",
-        "retrieval-moving-shapes: not judged in a, b.",
+        "knn-moving-shapes: no result in b.",
+        "retrieval-moving-shapes: no result in a, b.",
     )
 
 
-def test_names_are_as_short_as_tells_runs_apart(tmp_path):
+def test_names_are_as_short_as_possible_but_distinct(tmp_path):
     assert distinct_names([tmp_path / "x" / "run", tmp_path / "y" / "run"]) == ["x/run", "y/run"]
     assert distinct_names([tmp_path / "x" / "one", tmp_path / "x" / "two"]) == ["one", "two"]
 
 
 @pytest.mark.parametrize(
-    ("make", "said"),
+    ("make", "message"),
     [
         (lambda folder: folder, "holds no run: there is no config.yaml"),
-        (write_run, "has no results. Judge what it learned first: hdc-keras evaluate --run"),
+        (write_run, "has no results. Evaluate the run first: hdc-keras evaluate --run"),
     ],
 )
-def test_a_folder_without_a_run_or_results_is_refused(two_runs, tmp_path, make, said):
-    with pytest.raises(RunError, match=said):
+def test_a_folder_without_a_run_or_results_is_refused(two_runs, tmp_path, make, message):
+    with pytest.raises(RunError, match=message):
         compare_runs([two_runs[0], make(tmp_path / "empty")])
 
 
-def test_one_run_is_too_few(two_runs):
+def test_a_single_run_is_refused(two_runs):
     with pytest.raises(ConfigError, match="two runs or more"):
         compare_runs(two_runs[:1])
 
 
-def test_a_damaged_result_is_named(two_runs):
-    (two_runs[1] / "results" / "linear-moving-shapes.json").write_text('{"protocol"')
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"protocol"', r"linear-moving-shapes\.json: cannot be read as a result"),
+        ('{"protocol": "linear", "version": 1}', r"not a result, because these keys are missing: dataset, metrics"),
+    ],
+)
+def test_a_damaged_result_is_an_error(two_runs, content, message):
+    (two_runs[1] / "results" / "linear-moving-shapes.json").write_text(content)
 
-    with pytest.raises(RunError, match=r"linear-moving-shapes\.json: cannot be read"):
+    with pytest.raises(RunError, match=message):
         compare_runs(two_runs)
 
 
@@ -246,7 +257,7 @@ def test_the_published_figures_are_those_of_the_papers():
     assert pcl == [55.1, 71.2, 78.9, 85.5, 92.3]
 
 
-def test_files_hold_what_the_comparison_does(two_runs):
+def test_every_file_format_holds_the_comparison(two_runs):
     comparison = compare_runs(two_runs)
     (row,) = comparison.rows
     (difference,) = row.differences
@@ -263,12 +274,12 @@ def test_files_hold_what_the_comparison_does(two_runs):
     }
     assert [line["run"] for line in as_csv] == ["a", "b"] and float(as_csv[1]["low"]) == difference.interval[0]
     shown = f"| {100 * difference.value:+.1f} [{100 * difference.interval[0]:+.1f}, "
-    assert shown in markdown and "## Published: retrieval" in markdown and "one block a stage" in markdown
+    assert shown in markdown and "## Published: retrieval" in markdown and "one block per stage" in markdown
     assert all(line.count("|") == 9 for line in markdown.split("\n\n")[2].splitlines())
 
 
-def test_the_command_prints_and_writes(two_runs, hdc_keras_command, tmp_path):
-    done = hdc_keras_command("compare", *two_runs, "--published", "--out", "out/table.md")
+def test_the_command_prints_the_comparison_and_writes_a_file(two_runs, hdc_keras_in_process, tmp_path):
+    done = hdc_keras_in_process("compare", *two_runs, "--published", "--out", "out/table.md")
 
     assert done.code == 0, done.out
     for expected in (
@@ -278,16 +289,16 @@ def test_the_command_prints_and_writes(two_runs, hdc_keras_command, tmp_path):
         "top1",
         "Published: fine-tuning",
         "VideoMoCo",
-        "[1] third",
+        "[1] third-party list",
         "Wrote",
     ):
         assert expected in done.out
     assert "| top1 |" in (tmp_path / "out" / "table.md").read_text()
 
 
-def test_the_command_refuses_other_files_and_folders(two_runs, hdc_keras_command, tmp_path):
-    wrong_file = hdc_keras_command("compare", *two_runs, "--out", "table.xlsx")
-    no_run = hdc_keras_command("compare", two_runs[0], tmp_path)
+def test_the_command_refuses_other_formats_and_folders(two_runs, hdc_keras_in_process, tmp_path):
+    wrong_file = hdc_keras_in_process("compare", *two_runs, "--out", "table.xlsx")
+    no_run = hdc_keras_in_process("compare", two_runs[0], tmp_path)
 
     assert wrong_file.code == 2 and ".md, .csv, .json" in wrong_file.out
     assert no_run.code == 1 and "holds no run" in no_run.out and "Traceback" not in no_run.out
