@@ -26,10 +26,11 @@ def python_blocks():
     ]
 
 
-def blocks_with(text):
-    found = [block for _, block in python_blocks() if text in block]
-    assert found, f"no Python block in README.md or docs/ contains {text!r}"
-    return found
+def the_block_with(pattern):
+    """The only block in which a regular expression is found, and its match."""
+    found = [(block, match) for _, block in python_blocks() if (match := re.search(pattern, block))]
+    assert len(found) == 1, f"{len(found)} Python blocks in README.md and docs/ contain {pattern}"
+    return found[0]
 
 
 def run_script(script, folder):
@@ -48,7 +49,7 @@ def test_every_block_is_valid_python_and_imports_names_that_exist():
 
 @pytest.mark.slow
 def test_the_example_from_python_trains_and_saves_a_backbone(tmp_path):
-    (script,) = blocks_with('save("backbone.keras")')
+    script, _ = the_block_with(r'save\("backbone.keras"\)')
 
     run_script(script, tmp_path)
 
@@ -57,14 +58,15 @@ def test_the_example_from_python_trains_and_saves_a_backbone(tmp_path):
 
 @pytest.mark.slow
 def test_the_scripts_for_exported_models_run_without_hdc_keras(tmp_path, once):
-    folder = tmp_path / "runs" / "moving-shapes" / "export"
-    folder.mkdir(parents=True)
-    scripts = {}
+    scripts = []
     for name, format in FORMATS.items():
-        (folder / format.file_name).symlink_to(small_export(once, name).path)
-        (scripts[name],) = blocks_with(f"runs/moving-shapes/export/{format.file_name}")
+        script, path = the_block_with(rf'(?<!save\()"([^"]*{re.escape(format.file_name)})"')
+        scripts.append(script)
+        file = tmp_path / path[1]
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.symlink_to(small_export(once, name).path)
 
-    printed = run_script("import sys\nsys.modules['hdc_keras'] = None\n" + "\n".join(scripts.values()), tmp_path)
+    printed = run_script("import sys\nsys.modules['hdc_keras'] = None\n" + "\n".join(scripts), tmp_path)
 
     assert printed.count("'P5'") == len(FORMATS)
     assert printed.count("'embedding'") == sum(format.takes_video for format in FORMATS.values())
