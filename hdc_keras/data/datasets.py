@@ -1,4 +1,4 @@
-"""The official layouts of UCF101, HMDB51 and Kinetics: videos in folders, and the lists that say which is which."""
+"""The official layouts of UCF101, HMDB51 and Kinetics: folders of videos, and list files with classes and splits."""
 
 import csv
 import re
@@ -14,32 +14,32 @@ from hdc_keras.data.remote import is_remote
 from hdc_keras.data.shards import is_prepared, read_prepared
 from hdc_keras.errors import DataError
 
-# v_{action}_g{group}_c{clip}; the action is spelled as in the lists, not always as its folder.
+# v_{action}_g{group}_c{clip}. The action is spelled as in the lists, which may differ from the folder's name.
 _UCF_NAME = re.compile(r"v_\w+_(?P<group>g\d\d)_c\d\d", re.IGNORECASE)
 _UCF_LISTS = {"train": "trainlist{:02d}.txt", "test": "testlist{:02d}.txt"}
-# {title}_{action}_{visible body}_{camera}_np{people}_{viewpoint}_{quality}_{number}
+# {title}_{action}_{visible body part}_{camera motion}_np{people}_{viewpoint}_{quality}_{number}
 _HMDB_CODES = re.compile(r"_[fhlu]_(cm|nm)_np\d+_(fr|ba|le|ri)_(goo|med|bad)_\d+$", re.IGNORECASE)
 _HMDB_LIST = re.compile(r"(?P<label>.+)_test_split(?P<number>\d)\.txt")
 _HMDB_SPLITS = {"0": None, "1": "train", "2": "test"}
 _KINETICS_COLUMNS = ("youtube_id", "time_start", "time_end")
-# Results on Kinetics are results on its validation set; its test set came without labels.
+# Results on Kinetics are reported on its validation set, because the test set was released without labels.
 _KINETICS_SPLITS = {"train": "train", "val": "test", "validate": "test", "validation": "test", "test": None}
 _KINETICS_NAME = re.compile(r"[\w-]{11}(_\d{6}_\d{6})?")
 _NAMES_SHOWN = 3
-# How many videos' names tell a layout.
-_NAMES_LOOKED_AT = 20
+# Number of video names that are checked to detect a layout.
+_NAMES_CHECKED = 20
 _PROBLEMS_SHOWN = 20
 
 
 class VideoSet(NamedTuple):
-    """Videos, and what a user should know of how they were found: a sentence each."""
+    """Videos, and notes for the user on how they were found, one sentence each."""
 
     records: list[VideoRecord]
     notes: list[str]
 
 
 def read_local_dataset(data: DataConfig) -> VideoSet:
-    """As `read_dataset`, for videos that are read at once, so that remote ones are refused.
+    """Like `read_dataset`, but only for videos that can be read directly: local or prepared ones.
 
     Raises:
         DataError: also when a video is remote and not prepared.
@@ -48,24 +48,25 @@ def read_local_dataset(data: DataConfig) -> VideoSet:
     remote = next((record.path for record in videos.records if not record.stored and is_remote(record.path)), None)
     if remote:
         raise DataError(
-            f"{remote}: remote videos are prepared before they are read: hdc-keras prepare --data {data.path} "
-            "--out FOLDER, and then give --data FOLDER."
+            f"{remote}: remote videos must be prepared first. Run hdc-keras prepare --data {data.path} --out FOLDER, "
+            "then use --data FOLDER."
         )
     return videos
 
 
 def read_dataset(data: DataConfig) -> VideoSet:
-    """Read the set at `data.path`, in the layout that `data.layout` names or that is found there.
+    """Read the videos at `data.path`, in the layout `data.layout`; "auto" detects the layout.
 
     Raises:
-        DataError: nothing is there, the lists are missing or wrong, or no listed video is there; all at once.
+        DataError: the path does not exist, official lists are missing or malformed, or none of the listed videos
+            exists. One error reports all problems.
     """
     assert data.path is not None
     folder = data.path.rstrip("/")
     if is_prepared(folder):
         records, failed = read_prepared(folder)
         share = f"{len(failed)} of {len(records) + len(failed)} videos could not be prepared"
-        return VideoSet(records, [f"{share}; report.json there says why"] if failed else [])
+        return VideoSet(records, [f"{share}; {folder}/report.json lists the reasons"] if failed else [])
     if is_remote(data.path):
         return VideoSet(read_records(data.path), [])
     path = Path(data.path)
@@ -76,7 +77,7 @@ def read_dataset(data: DataConfig) -> VideoSet:
     if layout == "plain":
         return VideoSet(read_records(path), [])
     if not path.is_dir():
-        raise DataError(f"{path}: no such folder. The layout {layout} is read from the folder that holds the videos.")
+        raise DataError(f"{path}: no such folder. The layout {layout} needs the folder that contains the videos.")
     if layout == "kinetics":
         return read_kinetics(path, annotations)
     return {"ucf101": read_ucf101, "hmdb51": read_hmdb51}[layout](path, annotations, data.official_split)
@@ -85,12 +86,12 @@ def read_dataset(data: DataConfig) -> VideoSet:
 def read_ucf101(folder: Path, annotations: Path | None = None, split: int = 1) -> VideoSet:
     """UCF101 (Soomro et al. 2012): `{Class}/v_{Class}_gXX_cYY.avi`; `trainlist0N.txt`, `testlist0N.txt`, `classInd.txt`
 
-    Clips of one `gXX` are cuts of one recording; they share a group. Names are matched without regard to case and
+    Clips with the same `gXX` are cuts of one recording and share a group. Names are matched regardless of case and
     suffix: releases disagree on `HandStandPushups` and `HandstandPushups`, and re-encoded copies end in `.mp4`.
 
     Args:
-        folder: holds the class folders, or a folder that does.
-        annotations: holds the lists; looked for in and beside `folder` when `None`.
+        folder: contains the class folders, directly or one level further down.
+        annotations: contains the lists; searched for in and next to `folder` when `None`.
         split: official split, 1 to 3.
     """
     files = _Files(folder, by_folder=False)
@@ -104,12 +105,12 @@ def read_ucf101(folder: Path, annotations: Path | None = None, split: int = 1) -
     records = []
     for name, pattern in _UCF_LISTS.items():
         for number, line in _lines(lists / pattern.format(split), problems):
-            listed = line.split()[0]  # lists for training say the class' number too
+            listed = line.split()[0]  # Training lists also have the number of the class.
             directory, _, file_name = listed.replace("\\", "/").rpartition("/")
             stem = Path(file_name).stem
             label = labels.get(directory.casefold()) if labels else directory
             if not _UCF_NAME.fullmatch(stem) or label is None:
-                expected = "a class of classInd.txt" if label is None else "CLASS/v_CLASS_gXX_cYY.avi"
+                expected = "a class from classInd.txt" if label is None else "CLASS/v_CLASS_gXX_cYY.avi"
                 problems.add(lists / pattern.format(split), number, f"expected {expected}. Received: {line}")
             elif path := files.find(directory, stem):
                 records.append(_ucf_record(path, label, name))
@@ -124,7 +125,7 @@ def _ucf_record(path: Path, label: str, split: str | None) -> VideoRecord:
 
 
 def _ucf_classes(path: Path, problems: "_Problems") -> dict[str, str]:
-    """Class name by its name in lower case; empty where there is no list of classes."""
+    """Class names by lower-case name; empty if there is no list of classes."""
     labels = {}
     for number, line in _lines(path, problems) if path.exists() else ():
         index, _, label = line.partition(" ")
@@ -137,12 +138,13 @@ def _ucf_classes(path: Path, problems: "_Problems") -> dict[str, str]:
 def read_hmdb51(folder: Path, annotations: Path | None = None, split: int = 1) -> VideoSet:
     """HMDB51 (Kuehne et al. 2011): `{class}/*.avi`; `{class}_test_splitN.txt` with 0 (unused), 1 (train) or 2 (test).
 
-    Clips cut from one source, which their names begin with, share a group. Unused clips are left out. Names are matched
-    by their letters and digits alone: copies differ in what stands for spaces, `#`, `;`, `&` and brackets.
+    A clip's name begins with the title of its source; clips of one source share a group. Unused clips are left out.
+    Only letters and digits of names are compared, because copies of the set replace spaces, `#`, `;`, `&` and brackets
+    in different ways.
 
     Args:
-        folder: holds the class folders.
-        annotations: holds the lists; looked for in and beside `folder` when `None`.
+        folder: contains the class folders.
+        annotations: contains the lists; searched for in and next to `folder` when `None`.
         split: official split, 1 to 3.
     """
     files = _Files(folder, by_folder=True)
@@ -166,33 +168,33 @@ def read_hmdb51(folder: Path, annotations: Path | None = None, split: int = 1) -
             if path and code != "0":
                 records.append(_hmdb_record(path, match["label"], _HMDB_SPLITS[code]))
     problems.raise_any()
-    notes = [f"{unused} clips that official split {split} does not use are left out"] if unused else []
+    notes = [f"clips left out because official split {split} does not use them: {unused}"] if unused else []
     return VideoSet(_found(records, folder, "HMDB51"), [*notes, *files.notes()])
 
 
 def _hmdb_record(path: Path, label: str, split: str | None) -> VideoRecord:
     title = _HMDB_CODES.sub("", path.stem)
     title = title[: -len(label) - 1] if title.casefold().endswith(f"_{label}".casefold()) else title
-    # Official lists keep the clips of a source apart within a class; a source may serve several classes.
+    # The official lists keep the clips of a source together only within a class, so the group includes the class.
     return VideoRecord(str(path), f"{label}/{path.name}", {"label": label}, split, f"{label}/{title}")
 
 
 def read_kinetics(folder: Path, annotations: Path | None = None) -> VideoSet:
     """Kinetics-400, -600, -700 (Kay et al. 2017): CSV lists with `youtube_id`, `time_start`, `time_end`, and clips.
 
-    Clips are named `{youtube_id}_{start:06d}_{end:06d}` or `{youtube_id}`, in any folder below. Many have gone from
-    YouTube: those that are not there are counted. Clips of one YouTube video share a group.
+    Clips are named `{youtube_id}_{start:06d}_{end:06d}` or `{youtube_id}`. Many have been removed from YouTube; a note
+    says how many of the listed clips are missing. Clips of one YouTube video share a group.
 
     Args:
-        folder: holds the clips, in any arrangement of folders.
-        annotations: a CSV list or a folder of them; looked for in and beside `folder` when `None`.
+        folder: contains the clips, in any arrangement of folders.
+        annotations: a CSV list or a folder of them; searched for in and next to `folder` when `None`.
     """
     lists = _kinetics_lists(folder, annotations)
     if not lists:
         raise DataError(
             f"{annotations or folder}: no Kinetics list found. Expected CSV files with the columns "
-            f"{', '.join(_KINETICS_COLUMNS)}, and `label`. Name them with data.annotations, or read the folder as one "
-            "of classes with data.layout=plain."
+            f"{', '.join(_KINETICS_COLUMNS)}, and `label`. Set data.annotations to their folder, or data.layout=plain "
+            "to read class folders without lists."
         )
     files = _Files(folder, by_folder=False, exact=True)
     problems = _Problems()
@@ -217,8 +219,8 @@ def read_kinetics(folder: Path, annotations: Path | None = None) -> VideoSet:
                     labels = {"label": label} if label else {}
                     records.append(VideoRecord(str(path), path.stem, labels, split, youtube_id))
     problems.raise_any()
-    notes = ["the official validation set is the test set here, as is usual"]
-    notes += [f"{left_out} clips of the official test set are left out"] if left_out else []
+    notes = ["the official validation set serves as the test set, as is usual for Kinetics"]
+    notes += [f"clips left out because they belong to the official test set: {left_out}"] if left_out else []
     return VideoSet(_found(records, folder, "Kinetics"), [*notes, *files.notes()])
 
 
@@ -240,8 +242,8 @@ def _header(path: Path) -> list[str]:
 
 
 def _detect(path: Path, annotations: Path | None) -> str:
-    """The layout that the names of some videos speak for; Kinetics' also need their lists."""
-    names = [video.stem for video in islice(_videos(path), _NAMES_LOOKED_AT)] if path.is_dir() else []
+    """Detect the layout from the names of some videos; for Kinetics, the CSV lists must exist too."""
+    names = [video.stem for video in islice(_videos(path), _NAMES_CHECKED)] if path.is_dir() else []
     if not names:
         return "plain"
     if all(_UCF_NAME.fullmatch(name) for name in names):
@@ -254,9 +256,11 @@ def _detect(path: Path, annotations: Path | None) -> str:
 
 
 def _folder_with(pattern: str, folder: Path, annotations: Path | None) -> Path | None:
-    """Where the lists are: the folder named, or else in or beside the videos."""
-    beside = [folder, *_subfolders(folder), folder.parent, *_subfolders(folder.parent)]
-    places = [annotations, *_subfolders(annotations)] if annotations else beside
+    """The folder that contains the lists: in `annotations` if given, otherwise in or next to the folder of videos."""
+    if annotations:
+        places = [annotations, *_subfolders(annotations)]
+    else:
+        places = [folder, *_subfolders(folder), folder.parent, *_subfolders(folder.parent)]
     return next((place for place in places if next(place.glob(pattern), None)), None)
 
 
@@ -270,18 +274,18 @@ def _videos(folder: Path) -> Iterator[Path]:
 
 def _require_lists(annotations: Path | None, expected: str) -> None:
     if annotations:
-        raise DataError(f"{annotations}: no official lists there. Expected {expected}.")
+        raise DataError(f"{annotations}: contains no official lists. Expected {expected}.")
 
 
 def _no_lists(expected: str) -> str:
     return (
-        f"no official lists were found in or beside the videos ({expected}), so held-out videos are drawn by group; "
-        "data.annotations names their folder"
+        f"no official lists were found in or next to the videos ({expected}), so held-out videos are drawn by group; "
+        "if you have the lists, set data.annotations to their folder"
     )
 
 
 def _lines(path: Path, problems: "_Problems") -> Iterator[tuple[int, str]]:
-    """Numbered lines that are not empty."""
+    """(line number, text) of every line that is not empty."""
     if not path.exists():
         problems.add(path, None, "no such file")
         return
@@ -292,12 +296,12 @@ def _lines(path: Path, problems: "_Problems") -> Iterator[tuple[int, str]]:
 
 def _found(records: list[VideoRecord], folder: Path, name: str) -> list[VideoRecord]:
     if not records:
-        raise DataError(f"{folder}: holds none of the videos that the lists of {name} name.")
+        raise DataError(f"{folder}: contains none of the videos in the {name} lists.")
     return records
 
 
 class _Problems:
-    """What is wrong with the lists, told all at once."""
+    """Collects the problems of the official lists and raises one error for all of them."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
@@ -313,12 +317,12 @@ class _Problems:
 
 
 class _Files:
-    """The videos below a folder, found by name, whatever their suffix.
+    """The videos in a folder, found by name regardless of suffix.
 
     Args:
-        folder: searched through.
-        by_folder: whether the folder is part of a video's name.
-        exact: whether case matters, and the signs between letters and digits, as they do in YouTube's ids.
+        folder: searched recursively.
+        by_folder: whether the folder of a video is part of its name.
+        exact: whether case and punctuation matter, as they do in YouTube ids.
     """
 
     def __init__(self, folder: Path, by_folder: bool, exact: bool = False):
@@ -333,12 +337,12 @@ class _Files:
         self.used: set[Path] = set()
 
     def find(self, folder: str, *stems: str) -> Path | None:
-        """The video of the first of these names that is there; what is missing, or spelled otherwise, is noted."""
+        """Find a video by the first of several names that exists; record it if it is missing or spelled differently."""
         for stem in stems:
             candidates = [path for path in self.by_key.get(self._key(folder, stem), ()) if path not in self.used]
-            alike = [path for path in candidates if path.stem == stem]
+            same_spelling = [path for path in candidates if path.stem == stem]
             if candidates:
-                path = (alike or candidates)[0]
+                path = (same_spelling or candidates)[0]
                 self.used.add(path)
                 if path.stem != stem or (folder and path.parent.name != folder):
                     self.respelled.append(f"{folder}/{stem}" if folder else stem)
@@ -347,17 +351,16 @@ class _Files:
         return None
 
     def notes(self) -> list[str]:
-        """What a user should know: missing, respelled and unlisted videos."""
+        """Notes for the user on missing, differently spelled and unlisted videos."""
         notes = []
         if self.missing:
-            notes.append(f"{len(self.missing)} listed videos are not there ({_some(self.missing)})")
+            notes.append(f"listed videos that are missing: {len(self.missing)} ({_first_names(self.missing)})")
         if self.respelled:
-            notes.append(
-                f"{len(self.respelled)} videos are spelled otherwise than in the lists ({_some(self.respelled)})"
-            )
+            names = _first_names(self.respelled)
+            notes.append(f"videos spelled differently than in the lists: {len(self.respelled)} ({names})")
         unlisted = [path.name for path in self.paths if path not in self.used]
         if self.used and unlisted:
-            notes.append(f"{len(unlisted)} videos are in no list and are left out ({_some(unlisted)})")
+            notes.append(f"videos left out because no list names them: {len(unlisted)} ({_first_names(unlisted)})")
         return notes
 
     def _key(self, folder: str, stem: str) -> str:
@@ -365,5 +368,5 @@ class _Files:
         return name if self.exact else re.sub(r"[^0-9a-z/]+", "_", name.casefold())
 
 
-def _some(names: Sequence[str]) -> str:
+def _first_names(names: Sequence[str]) -> str:
     return ", ".join(names[:_NAMES_SHOWN]) + (", ..." if len(names) > _NAMES_SHOWN else "")

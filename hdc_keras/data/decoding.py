@@ -1,4 +1,4 @@
-"""Video files to frames, through PyAV (FFmpeg). Only the needed part of a file is decoded."""
+"""Decodes frames of video files with PyAV (FFmpeg). Only the needed part of a file is decoded."""
 
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -12,16 +12,17 @@ from av.video.stream import VideoStream
 
 from hdc_keras.errors import VideoDecodeError
 
-# Frame indexes are kept for this many videos (about 2.5 kB each at 300 frames): after an epoch, no file is read twice.
+# Number of videos whose frame index is cached (about 2.5 kB each at 300 frames). After the first epoch, no file is
+# scanned again.
 _INDEX_CACHE_SIZE = 20_000
 # Decoding up to this many unneeded frames is cheaper than a seek, which flushes the decoder (our choice).
 _FRAMES_WORTH_A_SEEK = 8
-# Containers list up to a few frames more than decode (2 is common); more missing than this means a damaged file.
+# A container may list a few more frames than can be decoded (2 is common). If more are missing, the file is damaged.
 _MISSING_FRAMES_TOLERATED = 8
-# A damaged header can claim any size. 8K video has 33 million pixels a frame.
+# Largest accepted frame, because a damaged header can claim any size. 8K video has 33 million pixels per frame.
 _MAX_PIXELS = 64_000_000
 
-# (height, width) in pixels, or the greatest length of the shorter one, which keeps the shape.
+# (height, width) in pixels; or the maximum length of the shorter side, which keeps the aspect ratio.
 FrameSize = tuple[int, int] | int
 
 av.logging.set_level(av.logging.PANIC)
@@ -29,15 +30,15 @@ av.logging.set_level(av.logging.PANIC)
 
 @dataclass(frozen=True)
 class FrameIndex:
-    """What a file's packets say about its frames, in presentation order.
+    """The frames of a file in presentation order, as its packets describe them.
 
     Attributes:
         count: number of frames.
-        timestamps: (count,) int64 presentation times in the stream's time base, or `None` where the container has
-            none that can be trusted; such a file is decoded from its start, counting.
+        timestamps: (count,) int64 presentation times in units of `time_base`. `None` if the container has no reliable
+            ones; such a file is decoded from its start, counting frames.
         key_frames: positions of the key frames, ascending.
-        time_base: seconds in a unit of `timestamps`.
-        rate: the container's average frames a second; 0 where it has none.
+        time_base: seconds per unit of `timestamps`.
+        rate: average frames per second according to the container; 0 if unknown.
     """
 
     count: int
@@ -47,31 +48,31 @@ class FrameIndex:
     rate: float
 
     def at_rate(self, rate: float) -> np.ndarray:
-        """Positions of the frames on screen at `rate` evenly spaced moments a second, from the first frame on.
+        """Positions of the frames shown at evenly spaced moments, `rate` per second, starting with the first frame.
 
         Raises:
-            ValueError: the file does not say when its frames are shown.
+            ValueError: the file has neither timestamps nor a frame rate.
         """
         if self.timestamps is not None:
             seconds = (self.timestamps - self.timestamps[0]) * self.time_base
         elif self.rate:
             seconds = np.arange(self.count) / self.rate
         else:
-            raise ValueError("says neither times nor a frame rate, which resampling needs")
-        last = seconds[-1] - seconds[-2] if self.count > 1 else 0.0
-        moments = np.arange(max(1, round((seconds[-1] + last) * rate))) / rate
-        # A moment that rounding puts just before its frame belongs to that frame.
+            raise ValueError("has neither timestamps nor a frame rate, so it cannot be resampled")
+        last_duration = seconds[-1] - seconds[-2] if self.count > 1 else 0.0
+        moments = np.arange(max(1, round((seconds[-1] + last_duration) * rate))) / rate
+        # The small offset corrects moments that rounding put just before their frame.
         return np.searchsorted(seconds, moments + 1e-6, side="right") - 1
 
 
 @lru_cache(maxsize=_INDEX_CACHE_SIZE)
 def index_frames(path: str) -> FrameIndex:
-    """Read a file's packets, decoding none.
+    """Index the frames of a file from its packets, without decoding.
 
-    A container's own frame count is not trusted: it is often missing and sometimes too high.
+    The frame count in the container's header is not used: it is often missing and sometimes too high.
 
     Raises:
-        VideoDecodeError: the file is no video, is empty or cannot be read.
+        VideoDecodeError: the file is not a video, contains no frames or cannot be read.
     """
     try:
         with av.open(path) as container:
@@ -82,31 +83,31 @@ def index_frames(path: str) -> FrameIndex:
     except (av.FFmpegError, OSError, ValueError) as error:
         raise VideoDecodeError(path, _one_line(error)) from error
     if not packets:
-        raise VideoDecodeError(path, "holds no video frame")
+        raise VideoDecodeError(path, "contains no video frames")
     times = [pts for pts, _, _ in packets]
-    # AVI stores no presentation times: what FFmpeg reports is right only while frames are stored in display order.
-    trusted = None not in times and len(set(times)) == len(times)
+    are_reliable = None not in times and len(set(times)) == len(times)
+    # AVI stores no presentation times. FFmpeg derives them correctly only if frames are stored in display order.
     if is_avi:
-        trusted = trusted and all(pts == dts for pts, dts, _ in packets)
-    if not trusted:
+        are_reliable = are_reliable and all(pts == dts for pts, dts, _ in packets)
+    if not are_reliable:
         return FrameIndex(len(packets), None, np.zeros(1, np.int64), time_base, rate)
     order = np.argsort(np.array(times))
     key_frames = np.flatnonzero(np.array([key for _, _, key in packets])[order])
-    # A damaged file may mark none; decoding then begins with the first frame.
+    # If a damaged file marks no key frame, decoding starts at the first frame.
     key_frames = key_frames if key_frames.size else np.zeros(1, np.int64)
     return FrameIndex(len(packets), np.array(times)[order], key_frames, time_base, rate)
 
 
 def count_frames(path: str) -> int:
-    """How many frames a file holds. Raises `VideoDecodeError`, as `index_frames` does."""
+    """Number of frames of a file. Raises `VideoDecodeError`, as `index_frames` does."""
     return index_frames(path).count
 
 
 def decode(path: str, indices: np.ndarray, size: tuple[int, int] | None = None) -> np.ndarray:
-    """Decode the frames at `indices`, in that order; an index may come more than once.
+    """Decode the frames at `indices`, in that order. Indices may repeat.
 
-    The file is entered at the last key frame before the first needed frame, and again wherever a later key frame
-    saves decoding. A rotation stored in the file is applied.
+    Decoding starts at the last key frame before the first needed frame. Where it saves work, it skips ahead to a later
+    key frame. A rotation stored in the file is applied.
 
     Args:
         path: a video file that FFmpeg reads.
@@ -130,18 +131,18 @@ def decode(path: str, indices: np.ndarray, size: tuple[int, int] | None = None) 
 
 
 def stream_frames(path: str, size: FrameSize, rate: float | None = None) -> Iterator[np.ndarray]:
-    """All frames of a video in their order, a few in memory at a time.
+    """Yield all frames of a video in order, with only a few in memory at a time.
 
     Args:
         path: a video file that FFmpeg reads.
-        size: (height, width) in pixels, or the length that the shorter of the two is shrunk to where it is longer.
-        rate: frames a second to take; every frame as it comes when `None`.
+        size: (height, width) in pixels; or the maximum length of the shorter side, to which larger videos are shrunk.
+        rate: frames per second to resample to; `None` keeps every frame.
 
     Yields:
         (height, width, 3) uint8, RGB, upright.
 
     Raises:
-        VideoDecodeError: the file cannot be decoded, or has no times where `rate` needs them.
+        VideoDecodeError: the file cannot be decoded, or `rate` is given and the file has no timestamps.
     """
     index = index_frames(path)
     try:
@@ -160,10 +161,10 @@ def _decoded(
     try:
         with av.open(path) as container:
             stream = _video_stream(container)
-            # Several videos are decoded at once; threads inside each of them would only compete.
+            # Several videos are decoded in parallel already; threads within each would only compete.
             stream.codec_context.thread_count = 1
-            walk = _by_counting if index.timestamps is None else _by_seeking
-            for position, frame in walk(container, stream, index, wanted):
+            find_frames = _by_counting if index.timestamps is None else _by_seeking
+            for position, frame in find_frames(container, stream, index, wanted):
                 yield position, convert(frame)
     except (av.FFmpegError, OSError, ValueError, MemoryError) as error:
         raise VideoDecodeError(path, _one_line(error)) from error
@@ -171,41 +172,40 @@ def _decoded(
 
 def _video_stream(container: av.container.InputContainer) -> VideoStream:
     if not container.streams.video:
-        raise ValueError("holds no video stream")
+        raise ValueError("contains no video stream")
     stream = container.streams.video[0]
     if stream.codec_context is None:
-        raise ValueError("is encoded in a way that FFmpeg does not know")
+        raise ValueError("uses a codec that FFmpeg does not support")
     width, height = stream.codec_context.width, stream.codec_context.height
     if width * height > _MAX_PIXELS:
-        raise ValueError(f"claims frames of {width} x {height} pixels, more than {_MAX_PIXELS:,} pixels")
+        raise ValueError(f"claims frames of {width} x {height} pixels; at most {_MAX_PIXELS:,} pixels are accepted")
     return stream
 
 
 def _by_seeking(
     container: av.container.InputContainer, stream: VideoStream, index: FrameIndex, wanted: np.ndarray
 ) -> Iterator[tuple[int, av.VideoFrame]]:
-    """Yield (position, frame) for every wanted position, by timestamp, seeking where that saves decoding."""
+    """Yield (position, frame) for every wanted position. Finds frames by timestamp and seeks where that saves work."""
     timestamps = index.timestamps
     assert timestamps is not None
-    # What nothing else is decoded from and nobody wants need not be decoded. The last frames are always: those that
-    # containers promise in vain are shown as the last that there is.
+    # The last frames are always decoded, because the last one replaces frames that are listed but missing.
     kept = {*timestamps[wanted].tolist(), *timestamps[-_MISSING_FRAMES_TOLERATED:].tolist()}
     for segment in _segments(wanted, index.key_frames):
         container.seek(int(timestamps[segment[0]]), stream=stream)
         due, frame = deque(segment), None
         for frame in _frames_of(container, stream, kept):
-            # A frame that the decoder dropped is shown as the next one that it gives.
+            # A frame that the decoder dropped is replaced by the next one.
             while due and frame.pts is not None and frame.pts >= timestamps[due[0]]:
                 yield due.popleft(), frame
             if not due:
                 break
         if due:
-            ended = -1 if frame is None else int(np.searchsorted(timestamps, frame.pts))
-            yield from _past_the_end(due, ended, frame, index)
+            last_position = -1 if frame is None else int(np.searchsorted(timestamps, frame.pts))
+            yield from _missing_at_the_end(due, last_position, frame, index)
 
 
 def _frames_of(container: av.container.InputContainer, stream: VideoStream, kept: set[int]) -> Iterator[av.VideoFrame]:
-    """Yield the frames from here on, but for those not in `kept` that no other frame is decoded from."""
+    """Yield the following frames. Frames not in `kept` are skipped if no other frame depends on them."""
     for packet in container.demux(stream):
         stream.codec_context.skip_frame = "DEFAULT" if packet.pts is None or packet.pts in kept else "NONREF"
         yield from packet.decode()
@@ -214,32 +214,32 @@ def _frames_of(container: av.container.InputContainer, stream: VideoStream, kept
 def _by_counting(
     container: av.container.InputContainer, stream: VideoStream, index: FrameIndex, wanted: np.ndarray
 ) -> Iterator[tuple[int, av.VideoFrame]]:
-    """Yield (position, frame) for every wanted position, decoding from the start and counting."""
+    """Yield (position, frame) for every wanted position. Decodes from the start and counts frames."""
     due, position, frame = deque(wanted.tolist()), -1, None
     for position, frame in enumerate(container.decode(stream)):
         if position == due[0]:
             yield due.popleft(), frame
             if not due:
                 return
-    yield from _past_the_end(due, position, frame, index)
+    yield from _missing_at_the_end(due, position, frame, index)
 
 
-def _past_the_end(
-    due: Iterable[int], ended: int, last: av.VideoFrame | None, index: FrameIndex
+def _missing_at_the_end(
+    positions: Iterable[int], last_position: int, last: av.VideoFrame | None, index: FrameIndex
 ) -> Iterator[tuple[int, av.VideoFrame]]:
-    """The last frame for a few positions that packets promise and decoding does not give; an error for many."""
-    for position in due:
-        if last is None or position - ended > _MISSING_FRAMES_TOLERATED:
-            raise ValueError(f"decoding ends after {ended + 1} of {index.count} frames")
+    """Repeat the last decoded frame for a few positions that are listed but missing; raise an error for many."""
+    for position in positions:
+        if last is None or position - last_position > _MISSING_FRAMES_TOLERATED:
+            raise ValueError(f"decoding ends after {last_position + 1} of {index.count} frames")
         yield position, last
 
 
 def _segments(wanted: np.ndarray, key_frames: np.ndarray) -> list[list[int]]:
-    """Split sorted positions wherever entering at a later key frame is cheaper than decoding on."""
+    """Split sorted positions wherever seeking to a later key frame is cheaper than decoding on."""
     segments: list[list[int]] = []
     for position in wanted.tolist():
-        entry = key_frames[max(0, np.searchsorted(key_frames, position, side="right") - 1)]
-        if segments and entry - segments[-1][-1] <= _FRAMES_WORTH_A_SEEK:
+        key_frame = key_frames[max(0, np.searchsorted(key_frames, position, side="right") - 1)]
+        if segments and key_frame - segments[-1][-1] <= _FRAMES_WORTH_A_SEEK:
             segments[-1].append(position)
         else:
             segments.append([position])
@@ -247,7 +247,11 @@ def _segments(wanted: np.ndarray, key_frames: np.ndarray) -> list[list[int]]:
 
 
 class _Converter:
-    """Decoded frames to RGB arrays, upright: of one size, of at most one short side (an integer), or as they are."""
+    """Converts decoded frames to upright RGB arrays.
+
+    Args:
+        size: (height, width) in pixels, the maximum length of the shorter side, or `None` for the video's size.
+    """
 
     def __init__(self, size: FrameSize | None):
         self.size = size
@@ -256,14 +260,14 @@ class _Converter:
     def __call__(self, frame: av.VideoFrame) -> np.ndarray:
         quarter_turns = round(frame.rotation / 90) % 4
         if isinstance(self.size, int):
-            # The first frame settles the size, so that all frames of a video are alike.
+            # The first frame determines the size of all frames.
             scale = min(1.0, self.size / min(frame.height, frame.width))
             shown = (frame.width, frame.height) if quarter_turns % 2 else (frame.height, frame.width)
             self.size = max(1, round(shown[0] * scale)), max(1, round(shown[1] * scale))
         height, width = self.size or (None, None)
         if quarter_turns % 2:
             height, width = width, height
-        # FFmpeg takes half as long again for an odd width, so one column is added, and taken off below.
+        # FFmpeg is about 50% slower for an odd width, so one column is added here and removed below.
         even = width and width + width % 2
         rgb = self.reformatter.reformat(frame, width=even, height=height, format="rgb24", interpolation="AREA")
         return np.rot90(rgb.to_ndarray()[:, :width], quarter_turns)

@@ -1,4 +1,4 @@
-"""Creates what an experiment says about data: its videos, windows, frame store and host policy."""
+"""Builds what the `data` section of an experiment describes: videos, window specification, frame store, host policy."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -15,14 +15,14 @@ from hdc_keras.errors import ConfigError
 
 
 def load_videos(experiment: Experiment, progress: Callable[[int, int], None] | None = None) -> VideoSet:
-    """The experiment's videos, each with a split. Moving shapes are rendered if the cache does not hold them.
+    """The experiment's videos, each with a split. Moving shapes are rendered unless they are cached.
 
-    With `data.limit_per_class` and `data.limit`, at most that many videos of each class and of each split are kept,
+    `data.limit_per_class` and `data.limit` restrict how many videos of each class and of each split are kept; they are
     drawn at random.
 
     Args:
-        experiment: which videos.
-        progress: called with (videos rendered, total).
+        experiment: its `data` section and `seed` determine the videos.
+        progress: called with (videos rendered, total videos) while moving shapes are rendered.
 
     Raises:
         DataError: the videos or their manifest cannot be read.
@@ -34,7 +34,7 @@ def load_videos(experiment: Experiment, progress: Callable[[int, int], None] | N
         records = read_records(ensure_moving_shapes(MovingShapes(train, test), progress))
     else:
         records, notes = read_local_dataset(data)
-    # Random choices depend on the order, which differs between a set and its prepared form.
+    # Random choices depend on the order, which differs between a set and its prepared copy.
     records = sorted(records, key=lambda record: record.video_id)
     records = with_splits(records, data.holdout, experiment.seed)
     if data.limit_per_class:
@@ -47,18 +47,18 @@ def load_videos(experiment: Experiment, progress: Callable[[int, int], None] | N
 
 
 def steps_per_epoch(experiment: Experiment, records: Sequence[VideoRecord]) -> int:
-    """Batches in one pass over the training videos. Raises `DataError` when there is not even one."""
+    """Number of batches in one pass over the training videos. Raises `DataError` if they do not fill one batch."""
     return count_steps(sum(record.split == "train" for record in records), experiment.train.batch_size)
 
 
 def window_spec(experiment: Experiment) -> WindowSpec:
-    """How the experiment draws windows."""
+    """Specification of the experiment's windows."""
     data, views = experiment.data, experiment.views
     return WindowSpec(data.frames, data.stride, views.min_gap, views.second_strides or (data.stride,), views.reverse)
 
 
 def frame_store(experiment: Experiment) -> FrameStore:
-    """Decodes videos to the experiment's frame size, within its memory budget."""
+    """Frame store with the experiment's frame size, decoder and memory budget."""
     return FrameStore(experiment.data.decode_size, experiment.data.cache_gb, experiment.data.decoder)
 
 

@@ -1,8 +1,8 @@
-"""`views.host_policy`: augmentation layers of keras-cv and Keras, applied to clips in tf.data.
+"""`views.host_policy`: augmentation layers from keras-cv and Keras, applied to clips in tf.data.
 
-Those layers are made for images and draw anew for every image. A clip gets one draw because it is shown to them as one
-image: layers that change colours see its frames under each other, and layers that move or mix pixels see its frames as
-further channels. That needs nothing but the layers' public interface.
+These layers expect images and draw new random parameters for every image. To get one draw per clip, a clip is passed
+to a layer as a single image. For layers that change colours, its frames are stacked vertically; for layers that move
+or blur pixels, its frames become channels. This uses only the public interface of the layers.
 """
 
 import difflib
@@ -17,7 +17,7 @@ import tensorflow as tf
 from hdc_keras.config import HostLayer
 from hdc_keras.errors import ConfigError
 
-# A pixel's result depends on its own colour and, for some, on all colours of the image.
+# Layers whose output pixels depend on the same input pixel and, for some, on the colours of the whole image.
 _COLOUR = frozenset(
     [
         "AutoContrast",
@@ -37,7 +37,7 @@ _COLOUR = frozenset(
         "Solarization",
     ]
 )
-# A pixel's result depends on pixels of its own channel alone.
+# Layers whose output pixels depend only on pixels of the same channel.
 _GEOMETRIC = frozenset(
     [
         "GridMask",
@@ -58,23 +58,25 @@ _VALUE_RANGE = (0, 255)
 
 
 class HostPolicy:
-    """Layers one after the other, each with one draw for a clip.
+    """Applies layers in sequence, each with one random draw per clip.
 
     Args:
-        layers: names, with arguments. A layer is keras-cv's where it has one of that name, and else Keras'.
+        layers: names of layers, with arguments. A layer is taken from keras-cv if it exists there, otherwise from
+            Keras.
 
     Raises:
-        ConfigError: a name is not among `HOST_LAYERS`, or a layer does not take its arguments.
+        ConfigError: a name is not in `HOST_LAYERS`, or a layer does not accept its arguments.
     """
 
     def __init__(self, layers: Sequence[HostLayer]):
         built = [_build(layer) for layer in layers]
         self.layers = [layer for layer, _ in built]
-        # Parallel calls of a Keras layer read one seed before either has moved it on, and draw the same.
+        # Parallel calls of a Keras layer can read the same seed before either of them updates it, and then draw the
+        # same parameters.
         self.is_parallel = not any(is_keras for _, is_keras in built)
 
     def __call__(self, clips: tf.Tensor) -> tf.Tensor:
-        """Augment (clips, time, height, width, 3) uint8; each clip has draws of its own."""
+        """Augment (clips, time, height, width, 3) uint8, with independent draws for each clip."""
         augmented = []
         for clip in tf.unstack(tf.cast(clips, tf.float32)):
             for layer in self.layers:
@@ -84,15 +86,15 @@ class HostPolicy:
 
 
 def _build(wanted: HostLayer) -> tuple[Any, bool]:
-    """The layer, and whether it is Keras' own."""
-    import keras_cv  # heavy, so only where there is a policy
+    """Create a layer. The second value is whether it comes from Keras instead of keras-cv."""
+    import keras_cv  # Slow, so it is imported only if there is a policy.
 
     if wanted.layer not in HOST_LAYERS:
         near = difflib.get_close_matches(wanted.layer, HOST_LAYERS, 1)
         raise ConfigError(
-            f"`views.host_policy`: there is no layer `{wanted.layer}` that keeps a clip's shape and works on clips."
+            f"`views.host_policy`: unsupported layer `{wanted.layer}`. A layer must work on clips and keep their shape."
             + (f" Did you mean `{near[0]}`?" if near else "")
-            + f" Known: {', '.join(HOST_LAYERS)}."
+            + f" Supported: {', '.join(HOST_LAYERS)}."
         )
     is_keras = not hasattr(keras_cv.layers, wanted.layer)
     layer_class = getattr(keras.layers if is_keras else keras_cv.layers, wanted.layer)
@@ -103,13 +105,13 @@ def _build(wanted: HostLayer) -> tuple[Any, bool]:
     except (TypeError, ValueError) as error:
         expected = inspect.signature(layer_class.__init__)
         raise ConfigError(
-            f"`views.host_policy`: {wanted.layer} does not take {wanted.arguments}: {error}. It is {wanted.layer}"
-            f"{expected}."
+            f"`views.host_policy`: {wanted.layer} does not accept {wanted.arguments}: {error}. Its signature is "
+            f"{wanted.layer}{expected}."
         ) from error
 
 
 def _augment(layer: Any, clip: tf.Tensor) -> tf.Tensor:
-    """One draw of a layer for a clip: (time, height, width, 3) float32 in [0, 255]."""
+    """Apply one draw of a layer to a clip: (time, height, width, 3) float32 in [0, 255]."""
     name = type(layer).__name__
     if name == _RAND_AUGMENT:
         for _ in range(layer.augmentations_per_image):
@@ -117,15 +119,15 @@ def _augment(layer: Any, clip: tf.Tensor) -> tf.Tensor:
         return clip
     time, height, width, channels = clip.shape
     if name in _COLOUR:
-        tall = tf.reshape(clip, (1, time * height, width, channels))
-        return tf.reshape(layer(tall, **_training(layer)), clip.shape)
-    deep = tf.reshape(tf.transpose(clip, (1, 2, 0, 3)), (1, height, width, time * channels))
-    augmented = tf.reshape(layer(deep, **_training(layer)), (height, width, time, channels))
+        stacked = tf.reshape(clip, (1, time * height, width, channels))
+        return tf.reshape(layer(stacked, **_training(layer)), clip.shape)
+    stacked = tf.reshape(tf.transpose(clip, (1, 2, 0, 3)), (1, height, width, time * channels))
+    augmented = tf.reshape(layer(stacked, **_training(layer)), (height, width, time, channels))
     return tf.transpose(augmented, (2, 0, 1, 3))
 
 
 def _one_of(layers: Sequence[Any], rate: float, clip: tf.Tensor) -> tf.Tensor:
-    """RandAugment's step, as keras-cv does it for an image: with a probability of `rate`, one layer drawn at random."""
+    """One step of keras-cv's RandAugment: with probability `rate`, apply one layer drawn at random."""
     branches = [partial(_augment, layer, clip) for layer in layers]
     drawn = tf.random.uniform((), 0, len(layers), tf.int32)
     applied = tf.random.uniform(()) <= rate

@@ -1,4 +1,4 @@
-"""What a set of videos holds, before anything is trained on it."""
+"""Facts about the videos of a set, collected before training: lengths, sizes, codecs and decoding problems."""
 
 import os
 from collections.abc import Callable, Iterable, Sequence
@@ -16,15 +16,15 @@ from hdc_keras.errors import VideoDecodeError
 
 @dataclass(frozen=True)
 class VideoFacts:
-    """What one file is.
+    """Facts about one video.
 
     Attributes:
         record: the video.
-        frames: how many frames it holds.
-        rate: frames a second; 0 where the file does not say.
+        frames: number of frames.
+        rate: frames per second; 0 if unknown.
         size: (height, width) in pixels as shown, rotation applied.
-        codec: FFmpeg's name of it.
-        problem: why it cannot be decoded, or `None`; the facts are then zeros.
+        codec: FFmpeg's name for the codec.
+        problem: why the video cannot be decoded, in which case the numbers above are 0; `None` if it decodes.
     """
 
     record: VideoRecord
@@ -36,12 +36,12 @@ class VideoFacts:
 
     @property
     def seconds(self) -> float:
-        """Duration; 0 where the frame rate is not known."""
+        """Duration in seconds; 0 if the frame rate is unknown."""
         return self.frames / self.rate if self.rate else 0.0
 
 
 def inspect_video(record: VideoRecord) -> VideoFacts:
-    """Count a file's frames and decode its first and its middle one."""
+    """Count a video's frames, and decode the first and the middle one."""
     if record.stored:
         return _inspect_stored(record, record.stored)
     try:
@@ -67,7 +67,7 @@ def _inspect_stored(record: VideoRecord, stored: StoredVideo) -> VideoFacts:
 def inspect_videos(
     records: Sequence[VideoRecord], progress: Callable[[int, int], None], workers: int | None = None
 ) -> list[VideoFacts]:
-    """Facts of every video, in order. `progress` is called with (done, in all)."""
+    """Facts about every video, in order. `progress` is called with (videos done, total videos)."""
     facts = []
     with ThreadPoolExecutor(workers or os.cpu_count()) as threads:
         for done, found in enumerate(threads.map(inspect_video, records), 1):
@@ -77,6 +77,6 @@ def inspect_videos(
 
 
 def spread(values: Iterable[float]) -> tuple[float, float, float]:
-    """Least, median and greatest."""
-    found = np.fromiter(values, float)
-    return float(found.min()), float(np.median(found)), float(found.max())
+    """Minimum, median and maximum."""
+    array = np.fromiter(values, float)
+    return float(array.min()), float(np.median(array)), float(array.max())

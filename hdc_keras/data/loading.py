@@ -1,4 +1,4 @@
-"""From video records to uint8 clips on any backend; `pipeline` feeds the same to TensorFlow through tf.data."""
+"""Loads video records as uint8 clips, on any backend. `pipeline` feeds the same batches to TensorFlow by tf.data."""
 
 import os
 import threading
@@ -18,16 +18,20 @@ from hdc_keras.data.sampling import WindowSpec, epoch_order, evenly_spaced_clips
 from hdc_keras.data.shards import read_frames
 from hdc_keras.errors import DataError, VideoDecodeError
 
-# Enough that a slow video does not stall the step; more only takes memory.
+# Enough to hide one slow video; more would only use memory.
 PREFETCH_BATCHES = 2
 
 
 class DecodeFailures:
-    """Videos that could not be decoded, and the limit past which a run ends.
+    """Collects videos that cannot be decoded, and ends reading with an error when there are too many.
 
     Args:
         total: number of videos in the set.
-        max_share: share of bad videos at which reading ends with an error, in [0, 1].
+        max_share: maximum fraction of these that may fail, in [0, 1].
+
+    Attributes:
+        reasons: why each failed video could not be decoded, by path.
+        fatal: the error that ended reading, or `None`.
     """
 
     def __init__(self, total: int, max_share: float):
@@ -38,53 +42,52 @@ class DecodeFailures:
         self._lock = threading.Lock()
 
     def add(self, error: VideoDecodeError) -> None:
-        """Note one bad video.
+        """Record a video that cannot be decoded.
 
         Raises:
-            DataError: too many are bad.
+            DataError: more than `max_share` of the videos have failed.
         """
         with self._lock:
-            if self.fatal:  # videos are decoded in parallel; the first error past the limit is the one to tell
+            if self.fatal:  # Videos are decoded in parallel: all threads raise the first error past the limit.
                 raise self.fatal
             self.reasons[error.path] = error.cause
             if len(self.reasons) > self.max_share * self.total:
                 listed = "\n  ".join(f"{path}: {cause}" for path, cause in list(self.reasons.items())[:5])
                 self.fatal = DataError(
                     f"{len(self.reasons)} of {self.total} videos cannot be decoded, more than `data.max_failed_share` "
-                    f"({self.max_share:g}) allows. The first:\n  {listed}\nRepair or remove them, or raise the limit "
-                    "with --set data.max_failed_share=..."
+                    f"({self.max_share:g}) allows. The first ones:\n  {listed}\nRepair or remove them, or raise the "
+                    "limit with --set data.max_failed_share=..."
                 )
                 raise self.fatal
 
     @contextmanager
     def named(self) -> Iterator[None]:
-        """Around reading: explains the errors that tf.data makes of `fatal` and of damaged shards."""
+        """Read inside this context: it replaces tf.data's errors by `fatal` or by a `DataError` for a damaged shard."""
         try:
             yield
         except Exception as error:
             if self.fatal:
                 raise self.fatal from None
-            if type(error).__name__ == "DataLossError":  # TensorFlow's, which need not be installed
+            if type(error).__name__ == "DataLossError":  # From TensorFlow, which may not be installed.
                 raise DataError(
-                    "a shard of the prepared set is damaged; `hdc-keras prepare --out FOLDER --verify` says which. "
-                    f"TensorFlow says: {str(error).splitlines()[0].rpartition('} ')[2]}"
+                    "a shard of the prepared set is damaged. Run `hdc-keras prepare --out FOLDER --verify` to find it. "
+                    f"TensorFlow reports: {str(error).splitlines()[0].rpartition('} ')[2]}"
                 ) from None
             raise
 
 
 class FrameStore:
-    """Frames of videos, from their files or from a prepared set; whole small videos are kept in memory, up to a budget.
+    """Reads frames of videos from their files or from a prepared set, and caches decoded videos in memory.
 
-    Small sets are visited for many epochs; keeping their frames saves decoding them again. Once the budget is spent,
-    further videos are decoded at each visit.
+    Videos are cached on their first visit until the budget is used up; the others are decoded on every visit.
 
     Args:
-        size: (height, width) frames are decoded to.
-        budget_gb: memory for kept frames, in 10^9 bytes.
-        decoder: "pyav", or "tfio" for tensorflow-io. Frames are counted by PyAV in any case.
+        size: (height, width) of decoded frames in pixels.
+        budget_gb: memory for cached frames, in 10^9 bytes.
+        decoder: "pyav", or "tfio" for tensorflow-io. PyAV counts the frames in either case.
 
     Raises:
-        ConfigError: the decoder cannot be used here.
+        ConfigError: the decoder is not available.
     """
 
     def __init__(self, size: tuple[int, int], budget_gb: float, decoder: str = "pyav"):
@@ -92,20 +95,20 @@ class FrameStore:
             tfio_decoding.require_tfio()
         self.size = size
         self._decode_file = {"pyav": decode, "tfio": tfio_decoding.decode}[decoder]
-        self._budget = budget_gb * 1e9
-        self._kept: dict[str, np.ndarray] = {}
+        self._free_bytes = budget_gb * 1e9
+        self._cached: dict[str, np.ndarray] = {}
         self._lock = threading.Lock()
 
     def count(self, record: VideoRecord) -> int:
-        """How many frames a video has. Raises `VideoDecodeError`."""
+        """Number of frames of a video. Raises `VideoDecodeError`."""
         return record.stored.frames if record.stored else count_frames(record.path)
 
     def clips(self, record: VideoRecord, indices: np.ndarray) -> np.ndarray:
         """Frames at `indices`: `indices.shape + (height, width, 3)` uint8. Raises `VideoDecodeError`."""
-        kept = self._kept.get(record.video_id)
-        if kept is None and self._reserve(self.count(record)):
-            kept = self._kept[record.video_id] = self._decode(record, np.arange(self.count(record)))
-        return self._decode(record, indices) if kept is None else kept[indices]
+        frames = self._cached.get(record.video_id)
+        if frames is None and self._reserve(self.count(record)):
+            frames = self._cached[record.video_id] = self._decode(record, np.arange(self.count(record)))
+        return self._decode(record, indices) if frames is None else frames[indices]
 
     def _decode(self, record: VideoRecord, indices: np.ndarray) -> np.ndarray:
         if record.stored:
@@ -113,31 +116,32 @@ class FrameStore:
         return self._decode_file(record.path, indices, self.size)
 
     def _reserve(self, frames: int) -> bool:
-        needed = frames * self.size[0] * self.size[1] * 3
+        """Reserve memory for that many frames, if there is enough left."""
+        needed_bytes = frames * self.size[0] * self.size[1] * 3
         with self._lock:
-            if needed > self._budget:
+            if needed_bytes > self._free_bytes:
                 return False
-            self._budget -= needed
+            self._free_bytes -= needed_bytes
             return True
 
 
 class WindowLoader:
-    """Window pairs in an endless order that depends on the seed alone.
+    """Loads pairs of windows in an endless order that depends only on the seed.
 
-    An epoch is `len(records) // batch_size` batches of a new permutation, so that no video is twice in a batch. A video
-    that cannot be decoded is noted in `failures`, and another of the same epoch takes its place.
+    Every epoch consists of `len(records) // batch_size` batches from a new permutation; no batch contains a video
+    twice. A video that cannot be decoded is recorded in `failures` and replaced by another video of the same epoch.
 
     Args:
         records: videos to draw from, at least `batch_size` of them.
         spec: how windows are drawn.
-        store: decodes them.
-        failures: notes bad videos.
+        store: decodes the windows.
+        failures: collects videos that cannot be decoded.
         batch_size: videos per batch.
-        seed: seed of order and windows.
-        labels: (videos,) integers that are given along with the windows; `None` for windows alone.
+        seed: seed of the order and of the windows.
+        labels: (videos,) integers to return with the windows; `None` for windows only.
 
     Raises:
-        DataError: there are fewer videos than a batch holds.
+        DataError: there are fewer videos than `batch_size`.
     """
 
     def __init__(
@@ -162,17 +166,20 @@ class WindowLoader:
         self._keys = video_keys(record.video_id for record in records)
 
     def load(self, position: int | np.int64) -> tuple[np.int64, np.ndarray]:
-        """What is at `position`, counted from the first of epoch 0.
+        """Load one video of the endless order.
+
+        Args:
+            position: place in the order; 0 is the first video of epoch 0.
 
         Returns:
             Row of the video in `records`, and its windows (windows, time, height, width, 3) uint8.
 
         Raises:
-            DataError: too many videos are bad.
+            DataError: too many videos cannot be decoded.
         """
         step, place = divmod(int(position), self.batch_size)
         epoch, order, first = self._locate(step)
-        # A bad video's place is taken from half an epoch away, which is another batch.
+        # A failed video is replaced by one half an epoch away, which does not belong to the same batch.
         for attempt in range(len(order)):
             shifted = first + place + attempt * (len(order) // 2) + (attempt + 1) // 2
             row = int(order[shifted % len(order)])
@@ -184,38 +191,38 @@ class WindowLoader:
                     return np.int64(row), self.store.clips(record, windows[0])
             except VideoDecodeError as error:
                 self.failures.add(error)
-        raise DataError("no video of the set can be decoded")
+        raise DataError("none of the videos can be decoded")
 
     def plan(self, step: int | np.int64, frame_counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """What batch `step`, counted from the first of epoch 0, is made of, where every video can be read.
+        """The videos and frames of a batch, given that every video can be decoded.
 
         Args:
-            step: number of the batch.
-            frame_counts: (videos,) frames of each of `records`.
+            step: number of the batch; 0 is the first of epoch 0.
+            frame_counts: (videos,) number of frames of each of `records`.
 
         Returns:
-            (batch_size,) int64 rows of `records`, and (batch_size, windows, time) int64 frames.
+            (batch_size,) int64 rows of `records`, and (batch_size, windows, time) int64 frame indices.
         """
         epoch, order, first = self._locate(int(step))
         rows = order[first : first + self.batch_size]
         return rows, sample_windows(self.seed, epoch, self._keys[rows], frame_counts[rows], self.spec)
 
     def _locate(self, step: int) -> tuple[int, np.ndarray, int]:
-        """The epoch of a batch, that epoch's order, and the batch's first place in it."""
+        """The epoch of a batch, the order of videos in that epoch, and the position of the batch in that order."""
         epoch, step_in_epoch = divmod(step, self.steps_per_epoch)
         return epoch, epoch_order(self.seed, epoch, len(self.records)), step_in_epoch * self.batch_size
 
 
 class WindowBatches(keras.utils.PyDataset):
-    """The batches of `pipeline.windows_dataset` without TensorFlow: for `fit` on JAX and PyTorch.
+    """The batches of `pipeline.windows_dataset` without TensorFlow, for `fit` on JAX and PyTorch.
 
-    Endless: give `fit` its `steps_per_epoch`. Videos are decoded by threads, which suffices: the decoder lets go of the
-    interpreter's lock.
+    Endless: pass `steps_per_epoch` to `fit`. Videos are decoded in threads, which run in parallel because the decoder
+    releases the GIL.
 
     Args:
         loader: loads the windows.
-        start_step: first batch to give, to continue an interrupted run.
-        workers: videos decoded at once; one a core when `None`.
+        start_step: number of the first batch, to resume an interrupted run.
+        workers: number of videos decoded in parallel; one per core when `None`.
     """
 
     def __init__(self, loader: WindowLoader, start_step: int = 0, workers: int | None = None):
@@ -226,11 +233,11 @@ class WindowBatches(keras.utils.PyDataset):
 
     @property
     def num_batches(self) -> None:
-        """There is no end."""
+        """`None`: the number of batches is unlimited."""
         return None
 
     def __getitem__(self, step: int) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
-        """Batch `step`: (batch_size, windows, time, height, width, 3) uint8, with labels (batch_size,) if there are."""
+        """Batch `step`: (batch_size, windows, time, height, width, 3) uint8, with (batch_size,) labels if there are."""
         first = (self.start_step + step) * self.loader.batch_size
         loaded = list(self._threads.map(self.loader.load, range(first, first + self.loader.batch_size)))
         windows = np.stack([clips for _, clips in loaded])
@@ -238,21 +245,21 @@ class WindowBatches(keras.utils.PyDataset):
 
 
 def count_steps(videos: int, batch_size: int) -> int:
-    """Batches per epoch. Raises `DataError` when there is not even one."""
+    """Number of batches per epoch. Raises `DataError` if the videos do not fill one batch."""
     if videos < batch_size:
         raise DataError(
-            f"{videos} videos to train on, but `train.batch_size` is {batch_size}. Contrast needs that many different "
-            f"videos: lower it with --set train.batch_size={max(2, videos // 2)}, or add videos."
+            f"only {videos} training videos, but `train.batch_size` is {batch_size} and every batch needs that many "
+            f"different videos. Lower it with --set train.batch_size={max(2, videos // 2)}, or add videos."
         )
     return videos // batch_size
 
 
 class ClipBatch(NamedTuple):
-    """Some videos as evenly spaced clips.
+    """Evenly spaced clips of some videos.
 
     Attributes:
-        asked: how many videos were tried for it.
-        records: those that decoded.
+        asked: number of videos requested, including those that could not be decoded.
+        records: the videos that were decoded.
         clips: (videos, clips, time, height, width, 3) uint8.
     """
 
@@ -272,12 +279,22 @@ def clip_batches(
     batch_size: int,
     workers: int | None = None,
 ) -> Iterator[ClipBatch]:
-    """Every video once, in order; bad ones are noted in `failures` and left out, and the last batch is smaller.
+    """Yield evenly spaced clips of every video once, in order. Threads decode ahead of the consumer.
 
-    Threads decode ahead of the reader.
+    Videos that cannot be decoded are recorded in `failures` and left out. The last batch may be smaller.
+
+    Args:
+        records: the videos.
+        store: decodes them.
+        failures: collects videos that cannot be decoded.
+        clips: clips per video.
+        frames: frames per clip.
+        stride: source frames from one frame of a clip to the next.
+        batch_size: videos per batch.
+        workers: number of videos decoded in parallel; one per core when `None`.
 
     Raises:
-        DataError: too many videos are bad.
+        DataError: too many videos cannot be decoded.
     """
 
     def load(record: VideoRecord) -> np.ndarray | None:
@@ -288,13 +305,13 @@ def clip_batches(
             return None
 
     with ThreadPoolExecutor(workers or os.cpu_count()) as threads:
-        ahead = deque(threads.submit(load, record) for record in records[: PREFETCH_BATCHES * batch_size])
+        pending = deque(threads.submit(load, record) for record in records[: PREFETCH_BATCHES * batch_size])
         for first in range(0, len(records), batch_size):
             batch = records[first : first + batch_size]
             following = records[first + PREFETCH_BATCHES * batch_size :][:batch_size]
-            loaded = [ahead.popleft().result() for _ in batch]
-            ahead.extend(threads.submit(load, record) for record in following)
-            good = [(record, pixels) for record, pixels in zip(batch, loaded, strict=True) if pixels is not None]
+            loaded = [pending.popleft().result() for _ in batch]
+            pending.extend(threads.submit(load, record) for record in following)
+            decoded = [(record, pixels) for record, pixels in zip(batch, loaded, strict=True) if pixels is not None]
             shape = (0, clips, frames, *store.size, 3)
-            stacked = np.stack([pixels for _, pixels in good]) if good else np.zeros(shape, np.uint8)
-            yield ClipBatch(len(batch), [record for record, _ in good], stacked)
+            stacked = np.stack([pixels for _, pixels in decoded]) if decoded else np.zeros(shape, np.uint8)
+            yield ClipBatch(len(batch), [record for record, _ in decoded], stacked)

@@ -1,4 +1,4 @@
-"""tf.data from video files or prepared shards to uint8 windows: the host's only work. Views happen on the device."""
+"""tf.data pipelines from video files or prepared shards to uint8 windows. Views are made later, on the device."""
 
 import atexit
 import threading
@@ -14,38 +14,48 @@ from hdc_keras.data.loading import PREFETCH_BATCHES, WindowLoader
 from hdc_keras.data.records import StoredVideo
 from hdc_keras.data.shards import FRAMES
 
-# Read at once from a shard: a video of a few seconds is a few of these.
+# Size of the buffer for reading shards. A video of a few seconds takes a few such reads.
 _READ_BYTES = 1 << 18
 
 
 class Share(NamedTuple):
-    """Which of a batch's equal parts a machine loads: `held` of them from number `first` on, out of `parts`."""
+    """Which part of every batch a machine loads. Batches are divided into parts of equal size, one per replica.
+
+    Attributes:
+        first: number of the first part that this machine loads.
+        held: number of consecutive parts that it loads.
+        parts: total number of parts of a batch.
+    """
 
     first: int = 0
     held: int = 1
     parts: int = 1
 
     def rows(self, batch_size: int) -> range:
-        """Places in a batch."""
+        """Positions of this machine's videos in a batch."""
         size = batch_size // self.parts
         return range(self.first * size, (self.first + self.held) * size)
 
 
 class WaitClock:
-    """Adds up how long training has waited for batches."""
+    """Measures how long training waits for batches.
+
+    Attributes:
+        seconds: total waiting time so far.
+    """
 
     def __init__(self) -> None:
         self.seconds = 0.0
-        self._asked = 0.0
+        self._requested_at = 0.0
 
     def ask(self, number: np.int64) -> list[np.ndarray]:
-        """A batch is asked for."""
-        self._asked = time.monotonic()
+        """Called when training requests a batch."""
+        self._requested_at = time.monotonic()
         return [np.asarray(number)]
 
     def have(self, number: np.int64) -> list[np.ndarray]:
-        """It is there."""
-        self.seconds += time.monotonic() - self._asked
+        """Called when the requested batch is ready."""
+        self.seconds += time.monotonic() - self._requested_at
         return [np.asarray(number)]
 
 
@@ -57,20 +67,20 @@ def windows_dataset(
     share: Share | None = None,
     clock: WaitClock | None = None,
 ) -> tf.data.Dataset:
-    """Endless batches of window pairs, in an order that depends on the loader's seed and the step alone.
+    """Endless batches of window pairs, in an order that depends only on the loader's seed and the step.
 
     Args:
         loader: loads the windows.
-        start_step: first batch to give, to continue an interrupted run.
-        workers: videos decoded at once; chosen by tf.data when `None`.
-        policy: applied to every clip. Its draws, unlike the order and the windows, are not repeated after a restart.
-        share: the parts of each batch to load, where several devices or machines share it; the whole when `None`.
-        clock: told how long each batch was waited for.
+        start_step: number of the first batch, to resume an interrupted run.
+        workers: number of videos decoded in parallel; chosen by tf.data when `None`.
+        policy: applied to every clip. Its random draws are not repeated after a restart; order and windows are.
+        share: the parts of each batch to load, if several devices or machines share a batch; `None` for all of it.
+        clock: measures how long each batch is waited for.
 
     Returns:
-        A dataset of (batch_size, 2, time, height, width, 3) uint8: `[:, 0]` is the anchor window, `[:, 1]` the second;
-        of pairs of such windows and (batch_size,) int64 where the loader has labels. Of a shared batch, each element is
-        one part.
+        A dataset of (batch_size, 2, time, height, width, 3) uint8: `[:, 0]` is the anchor window, `[:, 1]` the second.
+        If the loader has labels, each element is a pair of such windows and (batch_size,) int64 labels. If the batch is
+        shared, each element is one part of it.
     """
     share = share or Share()
     rows = share.rows(loader.batch_size)
@@ -94,7 +104,7 @@ def windows_dataset(
 
 
 def _with_label(loader: WindowLoader) -> Callable[[tf.Tensor, tf.Tensor], Any]:
-    """(row, windows) to what is trained on."""
+    """Map (row, windows) to windows, or to (windows, label) if the loader has labels."""
     if loader.labels is None:
         return lambda row, windows: windows
     labels = tf.constant(loader.labels, tf.int64)
@@ -102,29 +112,29 @@ def _with_label(loader: WindowLoader) -> Callable[[tf.Tensor, tf.Tensor], Any]:
 
 
 def _timed(dataset: tf.data.Dataset, clock: WaitClock) -> tf.data.Dataset:
-    """The same batches, with the time from asking for one to having it told to the clock."""
-    ask, have = (_in_graph(note, [((), tf.int64)]) for note in (clock.ask, clock.have))
+    """The same batches, with the clock measuring the time from requesting a batch to receiving it."""
+    ask, have = (_in_graph(call, [((), tf.int64)]) for call in (clock.ask, clock.have))
 
-    def noted(number: tuple[tf.Tensor], batch: Any) -> Any:
+    def received(number: tuple[tf.Tensor], batch: Any) -> Any:
         with tf.control_dependencies(have(number[0])):
             return tf.nest.map_structure(tf.identity, batch)
 
-    return tf.data.Dataset.zip((tf.data.Dataset.counter().map(ask), dataset)).map(noted)
+    return tf.data.Dataset.zip((tf.data.Dataset.counter().map(ask), dataset)).map(received)
 
 
 def _options() -> tf.data.Options:
-    """All of tf.data's own settings."""
+    """Options of tf.data."""
     options = tf.data.Options()
-    # A run that is resumed gets the batches that it would have got.
+    # A resumed run must get the same batches as an uninterrupted one.
     options.deterministic = True
-    # How many videos are read at once follows the machine, unless `data.workers` says it.
+    # tf.data chooses how many videos to read in parallel, unless `data.workers` is set.
     options.autotune.enabled = True
-    # What follows the prefetching on purpose, the clock, must not be prefetched again.
+    # The clock must stay the last stage: behind another prefetch, it would measure the prefetching thread.
     options.experimental_optimization.inject_prefetch = False
-    # Videos are decoded side by side; an operation that spread over the cores would take them from the next video.
+    # Videos are decoded in parallel already; operations that use several cores would only compete.
     options.threading.max_intra_op_parallelism = 1
-    # Which host loads which videos of a batch is the loader's to say: tf.data would split by files or by elements, and
-    # batches would then depend on the number of hosts.
+    # The loader decides which host loads which videos. tf.data would split by files or elements, and batches would then
+    # depend on the number of hosts.
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
     return options
 
@@ -136,7 +146,7 @@ def _parallel(workers: int | None) -> int:
 def _from_shards(
     loader: WindowLoader, stored: list[StoredVideo], start_step: int, workers: int | None, places: range
 ) -> tf.data.Dataset:
-    """Rows and windows of prepared videos: Python names the frames of a batch, and the graph reads and decodes them."""
+    """(row, windows) of prepared videos. Python chooses the frames of a batch; the graph reads and decodes them."""
     shards = sorted({video.shard for video in stored})
     numbers = {shard: number for number, shard in enumerate(shards)}
     shard_of = np.array([numbers[video.shard] for video in stored])
@@ -153,21 +163,21 @@ def _from_shards(
     names = tf.constant(shards)
 
     def read(row: tf.Tensor, shard: tf.Tensor, offset: tf.Tensor, indices: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        # The two windows of a short video overlap; what is in both is decoded once.
+        # The two windows of a short video overlap; frames in both are decoded once.
         needed, places = tf.unique(tf.reshape(indices, [-1]))
         jpegs = tf.gather(_jpegs_at(names[shard], offset), needed)
         pixels = tf.map_fn(lambda jpeg: tf.io.decode_jpeg(jpeg, channels=3), jpegs, fn_output_signature=tf.uint8)
-        is_sized = tf.reduce_all(tf.shape(pixels)[1:3] == (height, width))
-        sized = tf.cond(is_sized, lambda: pixels, lambda: _resized(pixels, (height, width)))
-        return row, tf.ensure_shape(tf.reshape(tf.gather(sized, places), loader.shape), loader.shape)
+        has_size = tf.reduce_all(tf.shape(pixels)[1:3] == (height, width))
+        resized = tf.cond(has_size, lambda: pixels, lambda: _resized(pixels, (height, width)))
+        return row, tf.ensure_shape(tf.reshape(tf.gather(resized, places), loader.shape), loader.shape)
 
     return dataset.map(read, _parallel(workers), deterministic=True)
 
 
 def _jpegs_at(shard: tf.Tensor, offset: tf.Tensor) -> tf.Tensor:
-    """The JPEGs of the video whose record begins at that byte: (frames,) strings.
+    """The JPEGs of the video whose record begins at byte `offset`: (frames,) strings.
 
-    A data set of one record inside the graph: TensorFlow has no other operation that reads from the middle of a file.
+    Creates a dataset of one record inside the graph, because no other TensorFlow op reads from the middle of a file.
     """
     variant = tf.raw_ops.TFRecordDatasetV2(
         filenames=[shard], compression_type="", buffer_size=_READ_BYTES, byte_offsets=[offset]
@@ -181,10 +191,10 @@ def _jpegs_at(shard: tf.Tensor, offset: tf.Tensor) -> tf.Tensor:
 
 
 def _resized(pixels: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
-    # Means over areas cost a fifth of the anti-aliased filters, and are as free of aliases.
-    shrinks = tf.reduce_all(tf.shape(pixels)[1:3] >= size)
+    # Area averaging costs a fifth of the anti-aliased filters, and prevents aliasing equally well.
+    is_smaller = tf.reduce_all(tf.shape(pixels)[1:3] >= size)
     resized = tf.cond(
-        shrinks, lambda: tf.image.resize(pixels, size, "area"), lambda: tf.image.resize(pixels, size, "bilinear")
+        is_smaller, lambda: tf.image.resize(pixels, size, "area"), lambda: tf.image.resize(pixels, size, "bilinear")
     )
     return tf.cast(tf.clip_by_value(tf.round(resized), 0, 255), tf.uint8)
 
@@ -192,7 +202,7 @@ def _resized(pixels: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
 def _in_graph(
     function: Callable[[np.int64], list[Any]], outputs: list[tuple[tuple[int, ...], tf.DType]]
 ) -> Callable[[tf.Tensor], tuple[tf.Tensor, ...]]:
-    """A Python function of a number as one of the graph; `outputs` are its results' shapes and types."""
+    """Wrap a Python function of a number as a graph function; `outputs` are the shapes and types of its results."""
 
     def guarded(number: np.int64) -> list[Any]:
         with _exit_guard:
@@ -208,8 +218,8 @@ def _in_graph(
 class _ExitGuard:
     """Lets Python exit while an iterator is alive.
 
-    tf.data's threads would otherwise wait for an interpreter that is gone, and the process would never end. From
-    exit on, calls are refused at once; the pipeline's buffers fill with refusals, and its threads come to rest.
+    Without it, tf.data's threads wait for an interpreter that has shut down, and the process never ends. Once Python
+    starts to exit, all calls raise immediately; the pipeline's buffers fill with errors and its threads become idle.
     """
 
     def __init__(self) -> None:

@@ -1,8 +1,8 @@
-"""`hdc-keras prepare`: decode every video once, into shards of JPEG frames, in processes apart.
+"""`hdc-keras prepare`: decode every video once, in separate processes, and store its frames as JPEG in shards.
 
-A process that hangs, crashes or asks for too much memory costs one video, which is named with the reason. What a shard
-holds depends on the list of videos alone, so that parts made on many machines are together the same as a whole made on
-one, and work that was interrupted goes on at the first shard that is not there.
+A video whose decoding hangs, crashes or needs too much memory fails alone, and the report names it with the reason. The
+content of a shard depends only on the list of videos. Parts prepared on several machines are therefore identical to a
+set prepared on one machine, and an interrupted job continues with the first missing shard.
 """
 
 import hashlib
@@ -35,27 +35,28 @@ from hdc_keras.data.shards import (
     read_indexes,
     read_set,
     stored_video,
-    write_atomically,
     write_shard,
 )
 from hdc_keras.errors import ConfigError, DataError, VideoDecodeError
+from hdc_keras.files import digest, remove_leftovers, write_text
 
 REPORT_FILE = "report.json"
-# Address space of a decoding process. Imports take about 1 GB of it; 8K video with 16 reference frames takes 2.
+# Limit on the address space of a decoding process, in bytes. Imports take about 1 GB; 8K video with 16 reference frames
+# takes 2 GB.
 _WORKER_MEMORY = 6_000_000_000
-# Videos decoded ahead of the writer, for each process: enough that a slow one does not stop the others.
-_AHEAD = 4
+# Videos per process that are decoded ahead of the writer. With this many, one slow video does not stall the others.
+_VIDEOS_AHEAD = 4
 
 Progress = Callable[[int, int, int], None]
 
 
 @dataclass(frozen=True)
 class Part:
-    """One of several machines' share of the shards.
+    """The shards that one of several machines prepares.
 
     Args:
-        number: which, from 1.
-        of: how many there are.
+        number: number of this part, from 1 to `of`.
+        of: number of parts.
     """
 
     number: int = 1
@@ -70,7 +71,7 @@ class Part:
         return cls(int(number), int(of))
 
     def holds(self, shard: int) -> bool:
-        """Whether a shard is in it."""
+        """Whether a shard belongs to this part."""
         return shard % self.of == self.number - 1
 
 
@@ -87,36 +88,40 @@ def prepare(
     time_limit: float = 600.0,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Write the shards of a set that are not there yet.
+    """Write the missing shards of a set.
 
     Args:
-        records: the set. Their order does not matter.
-        folder: where shards, `prepared.json` and `report.json` go.
-        size: (height, width) of the stored frames, best the one that is trained on; or, to keep the videos' shapes, the
-            greatest length of the shorter side.
-        quality: of the JPEGs, 1 to 95.
-        fps: frames a second; every frame is kept when `None`.
-        videos_per_shard: videos asked for in each shard; those that fail leave it smaller.
+        records: all videos of the set, in any order.
+        folder: where to write shards, `prepared.json` and `report.json`.
+        size: (height, width) of the stored frames in pixels, preferably the size used for training; or the maximum
+            length of the shorter side, which keeps aspect ratios.
+        quality: JPEG quality, 1 to 95.
+        fps: frames per second; `None` keeps every frame.
+        videos_per_shard: videos assigned to each shard; those that fail are missing from it.
         part: which shards to write.
-        processes: videos decoded at once; one a core when `None`.
-        time_limit: seconds after which a video is given up.
-        progress: called with (videos done, videos of this part, videos failed).
+        processes: number of videos decoded in parallel; one per core when `None`.
+        time_limit: seconds after which decoding a video is stopped and the video counts as failed.
+        progress: called with (videos done, total videos of this part, videos failed).
 
     Returns:
-        The report, of all shards that are there; also in `report.json`.
+        The report on all shards that exist, which is also written to `report.json`.
 
     Raises:
-        DataError: `folder` holds another set, or the same made otherwise.
+        DataError: `folder` contains a set of other videos, or one prepared with other options.
         ConfigError: TensorFlow is not installed.
     """
     if find_spec("tensorflow") is None:
         raise ConfigError(
-            "`prepare` writes TFRecords with TensorFlow, which is not installed. Reading them needs none."
+            "`prepare` writes TFRecords with TensorFlow, which is not installed. Prepare the videos in an environment "
+            "with TensorFlow; reading prepared videos does not need it."
         )
     records = sorted(records, key=lambda record: record.video_id)
     prepared = PreparedSet(len(records), videos_per_shard, size, quality, fps, _digest(records))
     folder.mkdir(parents=True, exist_ok=True)
     _claim(folder, prepared)
+    if part == Part():
+        # With several parts, other machines may be writing to the same folder.
+        remove_leftovers(folder)
     done = read_indexes(folder, prepared)
     shards = {
         number: records[number * videos_per_shard : (number + 1) * videos_per_shard]
@@ -125,13 +130,14 @@ def prepare(
     }
     finished = sum(len(videos) for number, videos in shards.items() if number in done)
     failed = sum(len(done[number]["failed"]) for number in shards if number in done)
-    todo = [(number, videos) for number, videos in shards.items() if number not in done]
+    missing = [(number, videos) for number, videos in shards.items() if number not in done]
     total = sum(map(len, shards.values()))
     if progress:
         progress(finished, total, failed)
-    encoded = _encode_all([video for _, videos in todo for video in videos], size, quality, fps, processes, time_limit)
+    to_encode = [video for _, videos in missing for video in videos]
+    encoded = _encode_all(to_encode, size, quality, fps, processes, time_limit)
 
-    def counted(videos: Sequence[VideoRecord]) -> Iterator[tuple[VideoRecord, EncodedVideo | str]]:
+    def with_progress(videos: Sequence[VideoRecord]) -> Iterator[tuple[VideoRecord, EncodedVideo | str]]:
         nonlocal finished, failed
         for record, outcome in zip(videos, encoded, strict=False):
             yield record, outcome
@@ -141,15 +147,15 @@ def prepare(
                 progress(finished, total, failed)
 
     try:
-        for number, videos in todo:
-            write_shard(folder / prepared.shard_name(number), counted(videos))
+        for number, videos in missing:
+            write_shard(folder / prepared.shard_name(number), with_progress(videos))
     finally:
         encoded.close()
     return write_report(folder)
 
 
 def write_report(folder: Path) -> dict[str, Any]:
-    """Sum up the shards that are there into `report.json`."""
+    """Write a summary of the shards that exist to `report.json`, and return it."""
     prepared = read_set(folder)
     indexes = read_indexes(folder, prepared)
     videos = [video for index in indexes.values() for video in index["videos"]]
@@ -165,21 +171,21 @@ def write_report(folder: Path) -> dict[str, Any]:
         "bytes": sum(index["bytes"] for index in indexes.values()),
         "failed": [{key: failure[key] for key in ("path", "video_id", "cause")} for failure in failed],
     }
-    write_atomically(folder / REPORT_FILE, json.dumps(report, indent=1))
+    write_text(folder / REPORT_FILE, json.dumps(report, indent=1))
     return report
 
 
 def verify(folder: Path, progress: Callable[[int, int], None] | None = None) -> list[str]:
-    """Read a prepared set back.
+    """Read a prepared set back and check it.
 
-    Every shard's checksum is compared, and of every video all frames are found and the first and last one decoded.
+    Compares the checksum of every shard, finds every frame of every video, and decodes the first and the last one.
 
     Args:
         folder: the set.
-        progress: called with (shards done, in all).
+        progress: called with (shards done, total shards).
 
     Returns:
-        What is wrong, a line each.
+        The problems found, one line each.
     """
     prepared = read_set(folder)
     indexes = read_indexes(folder, prepared)
@@ -189,7 +195,7 @@ def verify(folder: Path, progress: Callable[[int, int], None] | None = None) -> 
         if number not in indexes:
             problems.append(f"{shard.name}: is missing")
         elif not shard.exists():
-            problems.append(f"{shard.name}: is missing, though its index is there")
+            problems.append(f"{shard.name}: is missing, but its index exists")
         else:
             problems += _check_shard(shard, indexes[number])
         if progress:
@@ -198,44 +204,51 @@ def verify(folder: Path, progress: Callable[[int, int], None] | None = None) -> 
 
 
 def _check_shard(shard: Path, index: dict[str, Any]) -> list[str]:
-    with shard.open("rb") as file:
-        if hashlib.file_digest(file, "sha256").hexdigest() != index["sha256"]:
-            advice = f"Remove {index_path(shard.name)} and prepare again"
-            return [f"{shard.name}: its checksum is not that of its index. {advice}"]
+    if digest(shard) != index["sha256"]:
+        advice = f"Remove {index_path(shard.name)} and prepare again"
+        return [f"{shard.name}: its checksum differs from the one in its index. {advice}"]
     problems = []
     for video in index["videos"]:
         try:
-            shape = read_frames(stored_video(str(shard), video), np.array([0, video["frames"] - 1])).shape[1:3]
-            if shape != (video["height"], video["width"]):
-                problems.append(f"{shard.name}: {video['video_id']} is {shape}, not as its index says")
+            size = read_frames(stored_video(str(shard), video), np.array([0, video["frames"] - 1])).shape[1:3]
+            expected = video["height"], video["width"]
+            if size != expected:
+                problems.append(
+                    f"{shard.name}: {video['video_id']} has frames of {size}, but its index says {expected}"
+                )
         except VideoDecodeError as error:
             problems.append(f"{shard.name}: {video['video_id']}: {error.cause}")
     return problems
 
 
 def _digest(records: Sequence[VideoRecord]) -> str:
+    """SHA-256 of the ids, labels, splits and groups of the videos, which are sorted by id."""
     ids = [record.video_id for record in records]
     repeated = [one for one, following in pairwise(ids) if one == following]
     if repeated:
-        raise DataError(f"{len(repeated)} videos share an id, such as `{repeated[0]}`; each needs one of its own.")
+        raise DataError(
+            f"{len(repeated)} videos have the id of another video, such as `{repeated[0]}`; ids must differ."
+        )
     facts = [[r.video_id, dict(r.labels), r.split, r.group] for r in records]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
 def _claim(folder: Path, prepared: PreparedSet) -> None:
-    """Say what `folder` holds, or check that it holds just this."""
+    """Write the set's description to `folder`, or check that the set already there has the same one."""
     if not is_prepared(folder):
-        write_atomically(folder / SET_FILE, json.dumps(asdict(prepared), indent=1))
+        write_text(folder / SET_FILE, json.dumps(asdict(prepared), indent=1))
         return
-    there = asdict(read_set(folder))
+    existing = asdict(read_set(folder))
     changed = [
-        f"{key}: {there[key]} there, {value} now" for key, value in asdict(prepared).items() if there[key] != value
+        f"{key}: {existing[key]} there, {value} now"
+        for key, value in asdict(prepared).items()
+        if existing[key] != value
     ]
     if changed:
         raise DataError(
-            f"{folder} holds a set that was prepared otherwise, or of other videos:\n  "
+            f"{folder} already contains a set that was prepared with other options or from other videos:\n  "
             + "\n  ".join(changed)
-            + "\nGive another --out, or remove the folder."
+            + "\nChoose another --out, or remove the folder."
         )
 
 
@@ -247,26 +260,26 @@ def _encode_all(
     processes: int | None,
     time_limit: float,
 ) -> Generator[EncodedVideo | str, None, None]:
-    """Yield each video's frames, or why there are none, in order; processes decode ahead of the reader."""
+    """Yield the frames of each video, or the reason why it failed, in order. Processes decode ahead of the consumer."""
     from pebble import ProcessPool
 
     if not records:
         return
     processes = min(processes or os.cpu_count() or 1, len(records))
-    # Started afresh, since a fork of a process that has run TensorFlow may hang.
+    # Spawned, because a fork of a process that has used TensorFlow may hang.
     context = multiprocessing.get_context("spawn")
-    waiting: deque[Future] = deque()
+    pending: deque[Future] = deque()
     with ProcessPool(max_workers=processes, initializer=_limit_memory, context=context) as pool:
         try:
             for record in records:
                 task = [record.path, size, quality, fps]
-                waiting.append(pool.schedule(encode_video, args=task, timeout=time_limit))
-                if len(waiting) >= _AHEAD * processes:
-                    yield _outcome(waiting.popleft(), time_limit)
-            while waiting:
-                yield _outcome(waiting.popleft(), time_limit)
+                pending.append(pool.schedule(encode_video, args=task, timeout=time_limit))
+                if len(pending) >= _VIDEOS_AHEAD * processes:
+                    yield _outcome(pending.popleft(), time_limit)
+            while pending:
+                yield _outcome(pending.popleft(), time_limit)
         finally:
-            if waiting:  # the reader gave up
+            if pending:  # The consumer stopped early.
                 pool.stop()
 
 
@@ -282,7 +295,7 @@ def _outcome(future: Future, time_limit: float) -> EncodedVideo | str:
 
 
 def encode_video(path: str, size: FrameSize, quality: int, fps: float | None) -> EncodedVideo | str:
-    """Decode a video and encode its frames as JPEG, or say why it cannot be decoded."""
+    """Decode a video and encode its frames as JPEG. Returns the reason, as a string, if that fails."""
     frames = []
     stored_size = (0, 0)
     try:
@@ -296,15 +309,15 @@ def encode_video(path: str, size: FrameSize, quality: int, fps: float | None) ->
     except VideoDecodeError as error:
         return error.cause
     except MemoryError:
-        return "needs more memory than a decoding process may have"
-    except Exception as error:  # a fault of ours costs one video too, and says so
-        return f"an error that hdc-keras does not know, {type(error).__name__}: {error}"
+        return "needs more memory than a decoding process is allowed"
+    except Exception as error:  # Probably a bug in hdc-keras. It fails this video only, and the report shows it.
+        return f"unexpected error, {type(error).__name__}: {error}"
     return EncodedVideo(frames, stored_size, rate)
 
 
 def _limit_memory() -> None:
     try:
         import resource
-    except ImportError:  # Windows has no such limit
+    except ImportError:  # Windows has no such limit.
         return
     resource.setrlimit(resource.RLIMIT_AS, (_WORKER_MEMORY, _WORKER_MEMORY))

@@ -1,4 +1,4 @@
-"""Which videos there are: readers for class folders, plain folders and CSV manifests, and group-aware splits."""
+"""Video records: read from class folders, plain folders and manifests, and divided into splits by group."""
 
 import csv
 import difflib
@@ -41,14 +41,14 @@ _ERRORS_SHOWN = 20
 
 @dataclass(frozen=True)
 class StoredVideo:
-    """Where a prepared video's frames are: one record of a TFRecord shard.
+    """Location of a prepared video's frames: one record of a TFRecord shard.
 
     Attributes:
-        shard: the shard's path.
-        offset: first byte of the record in it.
-        size: bytes of the record, length and checksums around it included.
-        frames: how many frames it holds.
-        rate: frames a second; 0 where the file did not say.
+        shard: path of the shard.
+        offset: first byte of the record.
+        size: number of bytes of the record, including its length and checksums.
+        frames: number of frames.
+        rate: frames per second; 0 if unknown.
     """
 
     shard: str
@@ -60,15 +60,16 @@ class StoredVideo:
 
 @dataclass(frozen=True)
 class VideoRecord:
-    """One video: where it is and what is known of it.
+    """One video: its location and what is known about it.
 
     Attributes:
-        path: the file.
-        video_id: unique in its set; sampling depends on it, so that a set may be moved without changing its clips.
-        labels: class name by label column; empty when unlabelled. Its first entry is the main label.
-        split: "train", "val" or "test"; `None` when the set has no split.
-        group: near-duplicates (cuts of one recording) share a group, and a group is never divided by a split.
-        stored: its frames in a prepared set; `None` where they are decoded from the file.
+        path: path or URL of the file.
+        video_id: unique within the set. Sampling depends on it and not on `path`, so moving a set does not change its
+            clips.
+        labels: class name by label column; empty if unlabelled. The first entry is the main label.
+        split: "train", "val" or "test"; `None` if the set has no splits.
+        group: near-duplicates (cuts of one recording) share a group; splits never divide a group.
+        stored: location of the frames in a prepared set; `None` if they are decoded from the file.
     """
 
     path: str
@@ -85,15 +86,15 @@ class VideoRecord:
 
 
 def read_records(path: str | Path) -> list[VideoRecord]:
-    """Read a video set.
+    """Read a set of videos.
 
     Args:
-        path: a CSV or JSONL manifest; a folder that holds one (`manifest.csv`, `manifest.jsonl`, or a single CSV with a
-            `path` column); a folder
-            of classes, one sub-folder each; or a folder of videos without labels. A folder may be a URL.
+        path: a CSV or JSONL manifest; a folder that contains one (`manifest.csv`, `manifest.jsonl`, or a single CSV
+            with a `path` column); a folder of classes, one sub-folder each; or a folder of videos without labels. A
+            folder may be a URL.
 
     Raises:
-        DataError: nothing is there, or some of it is wrong; all that is wrong is listed.
+        DataError: `path` does not exist, or its content is not valid; the message lists every problem.
     """
     if is_remote(str(path)):
         return _from_names(str(path), list_files(str(path)), f"{str(path).rstrip('/')}/")
@@ -114,13 +115,13 @@ def read_records(path: str | Path) -> list[VideoRecord]:
 
 
 def read_manifest(path: Path) -> list[VideoRecord]:
-    """Read a CSV manifest with a header, or a JSONL manifest with an object a line.
+    """Read a CSV manifest with a header, or a JSONL manifest with one object per line.
 
     Columns or keys: `path` (absolute, or relative to the manifest; required), `label` or several `label_NAME`, `split`
-    (train, val, test), `group`, `video_id`. Others are left alone.
+    (train, val, test), `group`, `video_id`. Others are ignored.
 
     Raises:
-        DataError: every bad line, with its number.
+        DataError: the manifest is not valid; the message lists every bad line with its number.
     """
     records: list[VideoRecord] = []
     problems: list[str] = []
@@ -135,19 +136,19 @@ def read_manifest(path: Path) -> list[VideoRecord]:
             problems.append(f"line {line}: {problem}")
             continue
         if record.video_id in seen:
-            problems.append(f"line {line}: `{record.video_id}` was listed before, on line {seen[record.video_id]}")
+            problems.append(f"line {line}: `{record.video_id}` is already listed on line {seen[record.video_id]}")
         seen.setdefault(record.video_id, line)
         records.append(record)
     divided = _divided_groups(records)
     problems += [f"group `{group}` is in several splits ({', '.join(splits)})" for group, splits in divided]
     if any(r.split for r in records) and not all(r.split for r in records):
-        problems.append("some rows have a split and some have none; give one to all or to none")
+        problems.append("some rows have a split and others do not; give every row a split, or none")
     if problems:
         shown = "\n  ".join(problems[:_ERRORS_SHOWN])
         more = f"\n  and {len(problems) - _ERRORS_SHOWN} more" if len(problems) > _ERRORS_SHOWN else ""
         raise DataError(f"{path}: {len(problems)} problem(s):\n  {shown}{more}")
     if not records:
-        raise DataError(f"{path}: lists no video. Expected one line for each video{_below_header(path)}.")
+        raise DataError(f"{path}: lists no videos. Expected one line per video{_below_header(path)}.")
     return records
 
 
@@ -155,7 +156,7 @@ def _below_header(path: Path) -> str:
     return "" if path.suffix.lower() == ".jsonl" else " below the header"
 
 
-# Number and content of each line; a line that cannot be read has its problem in place of its content.
+# (line number, content) of each line. For a line that cannot be read, the content is a description of the problem.
 _Rows = Iterable[tuple[int, Mapping[str, str] | str]]
 
 
@@ -195,14 +196,14 @@ def _jsonl_rows(path: Path) -> tuple[Sequence[str], _Rows]:
             continue
         columns.update(dict.fromkeys(row))
         rows.append((number, {key: "" if value is None else str(value) for key, value in row.items()}))
-    # A key that a line leaves out is empty there.
+    # A key that is missing from a line has an empty value.
     return list(columns), [
         (n, row if isinstance(row, str) else {c: "" for c in columns} | dict(row)) for n, row in rows
     ]
 
 
 def read_folder(folder: Path) -> list[VideoRecord]:
-    """Read a folder of classes (one sub-folder each, searched through) or, when it has no such, a folder of videos."""
+    """Read a folder with one sub-folder per class (searched recursively), or a folder of videos without labels."""
     return _from_names(str(folder), [path.relative_to(folder).as_posix() for path in folder.rglob("*")], f"{folder}/")
 
 
@@ -210,8 +211,8 @@ def _from_names(folder: str, files: Iterable[str], prefix: str) -> list[VideoRec
     names = sorted(name for name in files if PurePosixPath(name).suffix.lower() in VIDEO_SUFFIXES)
     if not names:
         raise DataError(
-            f"{folder}: holds no video. Expected files ending in {', '.join(sorted(VIDEO_SUFFIXES))}, directly or in "
-            "one sub-folder for each class."
+            f"{folder}: contains no videos. Expected files ending in {', '.join(sorted(VIDEO_SUFFIXES))}, directly or "
+            "in one sub-folder per class."
         )
     loose = [name for name in names if "/" not in name]
     if loose and len(loose) != len(names):
@@ -230,13 +231,13 @@ def _from_names(folder: str, files: Iterable[str], prefix: str) -> list[VideoRec
 
 
 def with_splits(records: Sequence[VideoRecord], holdout: float, seed: int) -> list[VideoRecord]:
-    """Give every record a split; a set that has splits keeps them.
+    """Give every record a split. A set that has splits keeps them.
 
-    Without splits, about `holdout` of each class of the main label becomes "test", whole groups at a time. Unlabelled
-    sets, and any set with `holdout` 0, are all "train".
+    Otherwise, about `holdout` of each class of the main label becomes "test", in whole groups, and the rest "train". If
+    the set is unlabelled or `holdout` is 0, every video becomes "train".
 
     Raises:
-        DataError: a class has too few videos, or too few groups, for one on each side.
+        DataError: a class has too few videos, or too few groups, for both sides.
     """
     if any(record.split for record in records):
         return list(records)
@@ -249,7 +250,7 @@ def with_splits(records: Sequence[VideoRecord], holdout: float, seed: int) -> li
     random_generator("holdout", seed).shuffle(groups)
     totals = Counter(record.label for record in records)
     needed = {label: max(1, round(holdout * total)) for label, total in totals.items()}
-    # Groups that hold several videos are hard to fit, so the small ones are left for last.
+    # Large groups come first, because they are the hardest to fit.
     groups.sort(key=lambda group: -len(members[group]))
     test: set[str] = set()
     for group in groups:
@@ -262,12 +263,13 @@ def with_splits(records: Sequence[VideoRecord], holdout: float, seed: int) -> li
     for group in groups:
         for label in {record.label for record in members[group]}:
             groups_of[label].append(group)
-    # A class whose every group is larger than its share still gets one, the smallest, if another stays for training.
+    # If every group of a class is larger than its share of test videos, the smallest group is held out nevertheless,
+    # unless no other group would stay for training.
     for label in sorted(totals, key=str):
         if test.isdisjoint(groups_of[label]):
             smallest = min(groups_of[label], key=lambda group: len(members[group]))
-            of_group = {record.label for record in members[smallest]}
-            if all(any(g not in test and g != smallest for g in groups_of[other]) for other in of_group):
+            affected = {record.label for record in members[smallest]}
+            if all(any(g not in test and g != smallest for g in groups_of[other]) for other in affected):
                 test.add(smallest)
     split = [
         replace(record, split="test" if (record.group or f"\x00{record.video_id}") in test else "train")
@@ -278,16 +280,16 @@ def with_splits(records: Sequence[VideoRecord], holdout: float, seed: int) -> li
 
 
 def at_most_per_class(records: Sequence[VideoRecord], count: int, seed: int) -> list[VideoRecord]:
-    """At most `count` videos of each class of the main label in each split, drawn at random, in the order given.
+    """Draw at most `count` videos of each split and class of the main label at random. Their order is kept.
 
-    The same seed draws the same videos, and a smaller `count` draws some of those that a greater one does.
+    The same seed draws the same videos. A smaller `count` draws a subset of those drawn by a larger one.
     """
-    taken: Counter[tuple[str | None, str | None]] = Counter()
+    drawn: Counter[tuple[str | None, str | None]] = Counter()
     kept = []
     for position in random_generator("at most per class", seed).permutation(len(records)):
-        of_class = records[position].split, records[position].label
-        taken[of_class] += 1
-        if taken[of_class] <= count:
+        split_and_class = records[position].split, records[position].label
+        drawn[split_and_class] += 1
+        if drawn[split_and_class] <= count:
             kept.append(position)
     return [records[position] for position in sorted(kept)]
 
@@ -303,38 +305,39 @@ def _require_both_sides(records: Sequence[VideoRecord]) -> None:
             problems.append(f"class `{label}` has {len(of_class)} video(s) in {groups} group(s)")
     if problems:
         raise DataError(
-            "cannot hold out test videos: every class needs one group of videos on each side.\n  "
+            "cannot hold out test videos: every class needs at least one group for training and one for testing.\n  "
             + "\n  ".join(problems)
-            + "\nAdd videos to these classes, or give the set a `split` column in a CSV manifest, or use all videos "
-            "for pretraining with `--set data.holdout=0`."
+            + "\nAdd videos to these classes, or list the videos in a CSV manifest with a `split` column, or use all "
+            "videos for pretraining with `--set data.holdout=0`."
         )
 
 
 def _read_row(row: Mapping[str, str], folder: Path, label_columns: Mapping[str, str]) -> tuple[str, VideoRecord | None]:
+    """Read one row of a manifest. Returns a problem and `None`, or an empty string and the record."""
     if row.get(""):
         return "more values than the header has columns", None
     if any(value is None for value in row.values()):
         return "fewer values than the header has columns", None
     if not row["path"]:
         return "`path` is empty", None
-    # Strings, not `Path`: a manifest may list a million files.
+    # Strings are faster than `Path`, and a manifest may list a million files.
     file = row["path"] if is_remote(row["path"]) else os.path.join(folder, row["path"])  # noqa: PTH118
     if not is_remote(file) and not os.path.exists(file):  # noqa: PTH110
         return f"no such file: {file}", None
     split = row.get("split") or None
     if split is not None and split not in SPLITS:
         near = difflib.get_close_matches(split, SPLITS, 1)
-        return f"`split` must be {', '.join(SPLITS)}. Received: {split}" + (
-            f" (meant {near[0]}?)" if near else ""
-        ), None
+        suggestion = f". Did you mean {near[0]}?" if near else ""
+        return f"`split` must be one of {', '.join(SPLITS)}. Received: {split}{suggestion}", None
     labels = {name: row[column] for column, name in label_columns.items() if row[column]}
     if labels and len(labels) != len(label_columns):
-        return "some label columns are empty; fill all or none", None
+        return "some label columns are empty; fill all of them, or none", None
     video_id = row.get("video_id") or Path(row["path"]).as_posix()
     return "", VideoRecord(file, video_id, labels, split, row.get("group") or None)
 
 
 def _divided_groups(records: Iterable[VideoRecord]) -> list[tuple[str, list[str]]]:
+    """Groups that are in several splits, each with its splits."""
     splits: dict[str, set[str]] = defaultdict(set)
     for record in records:
         if record.group and record.split:
@@ -350,7 +353,7 @@ def _find_manifest(folder: Path) -> Path | None:
     if len(manifests) > 1:
         names = ", ".join(path.name for path in manifests)
         raise DataError(
-            f"{folder}: holds several manifests ({names}). Name the one to use, as in --data {manifests[0]}"
+            f"{folder}: contains several manifests ({names}). Name the one to use, as in --data {manifests[0]}"
         )
     return manifests[0] if manifests else None
 

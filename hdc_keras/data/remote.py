@@ -1,6 +1,6 @@
-"""Videos in object stores, through fsspec: `s3://`, `gs://`, `az://`, `hf://`, `https://` and whatever else it knows.
+"""Videos in object stores, read with fsspec: `s3://`, `gs://`, `az://`, `hf://`, `https://` and its other protocols.
 
-`hdc-keras prepare` reads them, one at a time, by way of a temporary copy; training reads what it has prepared.
+`hdc-keras prepare` downloads one video at a time to a temporary file. Training reads only the prepared set.
 """
 
 import tempfile
@@ -19,24 +19,24 @@ def is_remote(path: str) -> bool:
 
 
 def list_files(url: str) -> list[str]:
-    """Names of all files below a remote folder, relative to it, sorted.
+    """Names of all files in a remote folder and its sub-folders, relative to it, sorted.
 
     Raises:
-        DataError: the store cannot be reached, or the package that speaks to it is not installed.
+        DataError: the store cannot be reached, or fsspec's package for it is not installed.
     """
     try:
         system, folder = url_to_fs(url)
         return sorted(name.removeprefix(folder).lstrip("/") for name in system.find(folder))
-    except Exception as error:  # every store has its own errors; where a package is missing, its name is in it
+    except Exception as error:  # Every store raises its own errors. The message names the package if one is missing.
         raise DataError(f"{url}: cannot be listed ({type(error).__name__}: {error}).") from error
 
 
 @contextmanager
 def local_copy(path: str) -> Iterator[str]:
-    """A local file with the content of `path`, which is itself where it is local.
+    """Path of a local file with the content of `path`: `path` itself if it is local, otherwise a temporary copy.
 
     Raises:
-        VideoDecodeError: it cannot be fetched.
+        VideoDecodeError: the file cannot be fetched.
     """
     if not is_remote(path):
         yield path
@@ -46,6 +46,6 @@ def local_copy(path: str) -> Iterator[str]:
         try:
             system, name = url_to_fs(path)
             system.get_file(name, str(copy))
-        except Exception as error:  # every store has errors of its own
+        except Exception as error:  # Every store raises its own errors.
             raise VideoDecodeError(path, f"cannot be fetched ({type(error).__name__}: {error})") from error
         yield str(copy)

@@ -1,6 +1,6 @@
-"""Which frames a clip is made of: pure functions of the seed, the epoch, the video and the specification.
+"""Which frames a clip consists of: pure functions of the seed, the epoch, the video and the specification.
 
-Same inputs, same frames, on any machine, in any order, after any restart.
+The same inputs give the same frames on any machine, in any order, after any restart.
 """
 
 import hashlib
@@ -13,15 +13,15 @@ import numpy as np
 
 @dataclass(frozen=True)
 class WindowSpec:
-    """How the two windows of a video are drawn. All lengths are in frames of the source video.
+    """How the two windows of a video are drawn. All distances are in frames of the source video.
 
     Args:
-        frames: frames per clip.
-        stride: step between two frames of the anchor window.
-        min_gap: least distance between the two windows' first frames, as far as the video is long enough.
-        strides: strides the second window may have; one is drawn.
-        reverse_probability: how often the second window runs backwards.
-        windows: 2, or 1 for the anchor window alone.
+        frames: frames per window.
+        stride: distance between successive frames of the anchor window.
+        min_gap: minimum distance between the first frames of the two windows, if the video is long enough.
+        strides: strides from which the second window's is drawn.
+        reverse_probability: probability that the second window runs backwards.
+        windows: 2, or 1 for only the anchor window.
     """
 
     frames: int
@@ -33,27 +33,27 @@ class WindowSpec:
 
 
 def random_generator(*key: int | str) -> np.random.Generator:
-    """A generator that depends on nothing but `key`."""
+    """A random generator that depends only on `key`."""
     digest = hashlib.blake2b("\x1f".join(map(str, key)).encode(), digest_size=16).digest()
     return np.random.Generator(np.random.Philox(int.from_bytes(digest, "little")))
 
 
 def video_keys(video_ids: Iterable[str]) -> np.ndarray:
-    """What stands for each video in its draws: (videos,) uint64."""
+    """Hash of each video id, from which the random draws of the video derive: (videos,) uint64."""
     digests = b"".join(hashlib.blake2b(video_id.encode(), digest_size=8).digest() for video_id in video_ids)
     return np.frombuffer(digests, "<u8")
 
 
 def sample_windows(seed: int, epoch: int, keys: np.ndarray, frame_counts: np.ndarray, spec: WindowSpec) -> np.ndarray:
-    """Frame indices of the anchor window `t_a` and of the second window `t_s` of some videos.
+    """Frame indices of the anchor window `t_a` and the second window `t_s` of each video.
 
-    A video's windows do not depend on which others are asked for with it. A video shorter than a window is looped from
+    The windows of a video do not depend on the other videos in the call. A video shorter than a window is looped from
     its first frame.
 
     Args:
         seed: seed of the run.
         epoch: number of the epoch.
-        keys: (videos,) uint64, of `video_keys`.
+        keys: (videos,) uint64 from `video_keys`.
         frame_counts: (videos,) integers, at least 1.
         spec: how windows are drawn.
 
@@ -75,7 +75,7 @@ def sample_windows(seed: int, epoch: int, keys: np.ndarray, frame_counts: np.nda
 
 
 def evenly_spaced_clips(frame_count: int, clips: int, frames: int, stride: int) -> np.ndarray:
-    """Frame indices of `clips` clips whose starts are spread evenly from the video's start to its end.
+    """Frame indices of `clips` clips, evenly spaced from the start of the video to its end.
 
     Returns:
         (clips, frames) int64. A video shorter than a clip is looped.
@@ -89,9 +89,9 @@ def evenly_spaced_clips(frame_count: int, clips: int, frames: int, stride: int) 
 
 @lru_cache(maxsize=2)
 def epoch_order(seed: int, epoch: int, count: int) -> np.ndarray:
-    """The order in which an epoch visits `count` videos, (count,) int64, read-only.
+    """The order in which an epoch visits `count` videos: (count,) int64, read-only.
 
-    The last two are kept, since every video of an epoch asks for its order; around an epoch's end two are in use.
+    Cached because it is needed for every video. Two orders are in use around the end of an epoch.
     """
     order = random_generator("order", seed, epoch).permutation(count)
     order.flags.writeable = False
@@ -99,21 +99,31 @@ def epoch_order(seed: int, epoch: int, count: int) -> np.ndarray:
 
 
 def _start_counts(frame_counts: np.ndarray, frames: int, strides: np.ndarray) -> np.ndarray:
-    """How many frames of each video a window may start at."""
+    """Number of frames of each video at which a window may start."""
     spans = (frames - 1) * strides + 1
-    # A video too short for the window loops, so that any of its frames may come first.
+    # A video shorter than the window is looped, so the window may start at any frame.
     return np.where(frame_counts >= spans, frame_counts - spans + 1, frame_counts)
 
 
 def _starts_with_gap(
     draws: np.ndarray, anchor_starts: np.ndarray, min_gap: int, start_counts: np.ndarray
 ) -> np.ndarray:
-    """Starts drawn from those that are at least `min_gap` away from the anchor's, on either side of it."""
+    """Choose starts at a distance of at least `min_gap` from the anchor's start, before or after it.
+
+    Args:
+        draws: (videos,) random numbers in [0, 1).
+        anchor_starts: (videos,) first frames of the anchor windows.
+        min_gap: minimum distance in frames.
+        start_counts: (videos,) number of possible starts.
+
+    Returns:
+        (videos,) int64 first frames.
+    """
     farthest = np.maximum(anchor_starts, start_counts - 1 - anchor_starts)
-    # In a video too short for the gap, the farthest start is the nearest thing to it.
+    # If the video is too short for the gap, the farthest start is chosen.
     gaps = np.minimum(min_gap, farthest)
     before = np.clip(anchor_starts - gaps + 1, 0, start_counts)
-    # Without a gap the anchor's own start counts on the side before it alone.
+    # If the gap is 0, `before` already includes the anchor's start, so `after` must not count it again.
     first_after = np.maximum(anchor_starts + np.maximum(gaps, 1), before)
     after = np.maximum(start_counts - first_after, 0)
     chosen = _scaled(draws, before + after)
@@ -121,18 +131,18 @@ def _starts_with_gap(
 
 
 def _scaled(draws: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Draws from [0, 1) as integers below `counts`."""
+    """Scale draws from [0, 1) to integers below `counts`."""
     return (draws * counts).astype(np.int64)
 
 
 def _uniform_draws(seed: int, epoch: int, keys: np.ndarray, draws: int) -> np.ndarray:
-    """Numbers in [0, 1) that depend on seed, epoch, key and their own position alone: (draws, videos) float64.
+    """(draws, videos) float64 in [0, 1); each depends only on seed, epoch, key and the number of the draw.
 
-    SplitMix64 (Steele, Lea and Flood, OOPSLA 2014), started for each video from a hash of seed, epoch and key: the only
-    generator here whose whole state is one integer, so that a batch of videos is drawn at once.
+    SplitMix64 (Steele, Lea and Flood, OOPSLA 2014), seeded for each video with a hash of seed, epoch and key. The state
+    of this generator is a single integer, which allows drawing for a whole batch of videos at once.
     """
     golden = np.uint64(0x9E3779B97F4A7C15)
-    with np.errstate(over="ignore"):  # it counts modulo 2^64
+    with np.errstate(over="ignore"):  # Overflow is intended: the arithmetic is modulo 2^64.
         state = _mixed(np.asarray(keys, np.uint64) ^ _epoch_start(seed, epoch))
         positions = np.arange(1, draws + 1, dtype=np.uint64)[:, None]
         return (_mixed(state + positions * golden) >> np.uint64(11)) * 2.0**-53

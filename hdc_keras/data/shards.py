@@ -1,15 +1,13 @@
-"""Prepared video sets: TFRecord shards of JPEG frames, an index beside each, and reading single frames back.
+"""Prepared video sets: TFRecord shards of JPEG frames with an index for each, and reading of single frames.
 
-A shard holds a `tf.train.SequenceExample` for each video: the frames as JPEG in the feature list `frames`, and in the
-context what a `VideoRecord` says, with `height`, `width`, `frame_count` and `rate`. Its index says where each record
-begins, so that videos are read in any order, and which videos could not be decoded. A shard without its index does not
-count.
+A shard contains one `tf.train.SequenceExample` per video. JPEG frames are in the feature list `frames`; the context has
+the fields of a `VideoRecord`, plus `height`, `width`, `frame_count` and `rate`. The index of a shard says at which byte
+each record begins, so videos can be read in any order, and which videos could not be decoded. A shard without an index
+is incomplete and ignored.
 """
 
-import hashlib
 import io
 import json
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,23 +20,24 @@ from hdc_keras.data.decoding import FrameSize
 from hdc_keras.data.records import StoredVideo, VideoRecord
 from hdc_keras.data.storage import read_bytes, size_of
 from hdc_keras.errors import DataError, VideoDecodeError
+from hdc_keras.files import digest, remove_leftovers, replacing, write_text
 
 FORMAT = 1
 SET_FILE = "prepared.json"
 FRAMES = "frames"
 LABEL_PREFIX = "label/"
-# A TFRecord is its length (8 bytes), a checksum of it (4), the data, and their checksum (4).
-_BEFORE, _AFTER = 12, 4
+# A record of a TFRecord file: length of the data (8 bytes), checksum of the length (4), data, checksum of the data (4).
+_HEADER_BYTES, _FOOTER_BYTES = 12, 4
 
 
 @dataclass(frozen=True)
 class EncodedVideo:
-    """A video's frames as JPEG.
+    """The frames of a video as JPEG.
 
     Attributes:
-        frames: one JPEG for each.
+        frames: one JPEG per frame.
         size: (height, width) in pixels.
-        rate: frames a second; 0 where the file does not say.
+        rate: frames per second; 0 if unknown.
     """
 
     frames: list[bytes]
@@ -48,16 +47,16 @@ class EncodedVideo:
 
 @dataclass(frozen=True)
 class PreparedSet:
-    """What a folder of shards was made from, and how: `prepared.json`.
+    """From which videos and with which options a set is prepared: the content of `prepared.json`.
 
     Attributes:
-        videos: videos asked for.
-        videos_per_shard: of these, in the order of their ids, in each shard.
-        size: (height, width) of a frame in pixels, or the greatest length of its shorter side.
-        quality: of the JPEGs, 1 to 95.
-        fps: frames a second, or `None` where every frame was kept.
-        listing: digest of the videos' ids, labels, splits and groups.
-        format: version of the files' layout.
+        videos: number of videos, including those that cannot be decoded.
+        videos_per_shard: number of these videos assigned to each shard, in the order of their ids.
+        size: (height, width) of a frame in pixels, or the maximum length of its shorter side.
+        quality: JPEG quality, 1 to 95.
+        fps: frames per second; `None` if every frame is kept.
+        listing: SHA-256 of the ids, labels, splits and groups of the videos.
+        format: version of the file format.
     """
 
     videos: int
@@ -70,7 +69,7 @@ class PreparedSet:
 
     @property
     def shards(self) -> int:
-        """How many shards a complete set has."""
+        """Number of shards of the complete set."""
         return -(-self.videos // self.videos_per_shard)
 
     def shard_name(self, number: int) -> str:
@@ -79,33 +78,39 @@ class PreparedSet:
 
 
 def index_path(shard: str) -> str:
-    """Where a shard's index is."""
+    """Path of a shard's index."""
     return f"{shard.removesuffix('.tfrecord')}.json"
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write a file that is whole or absent, whatever happens meanwhile."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
-
-
 def write_shard(shard: Path, videos: Iterable[tuple[VideoRecord, EncodedVideo | str]]) -> dict[str, Any]:
-    """Write a shard and its index; both are whole or absent, and the index comes last.
+    """Write a shard, then its index. Each of the two appears whole or not at all.
+
+    Removes the temporary files that a killed process left for this shard, so no other process may be writing it.
 
     Args:
         shard: path of the shard.
-        videos: each with its frames, or with the reason why there are none.
+        videos: each with its frames, or with the reason why it could not be decoded.
 
     Returns:
         The index.
     """
+    index_file = Path(index_path(str(shard)))
+    remove_leftovers(shard)
+    remove_leftovers(index_file)
+    with replacing(shard) as temporary:
+        index = _write_records(temporary, videos)
+        index["sha256"] = digest(temporary)
+    write_text(index_file, json.dumps(index, indent=1))
+    return index
+
+
+def _write_records(file: Path, videos: Iterable[tuple[VideoRecord, EncodedVideo | str]]) -> dict[str, Any]:
+    """Write the records of a shard, and return its index except for the checksum."""
     import tensorflow as tf
 
-    temporary = shard.with_name(f".{shard.name}.tmp")
     index: dict[str, Any] = {"videos": [], "failed": []}
     offset = 0
-    with tf.io.TFRecordWriter(str(temporary)) as writer:
+    with tf.io.TFRecordWriter(str(file)) as writer:
         for record, video in videos:
             about = {"path": record.path, "video_id": record.video_id, "labels": dict(record.labels)} | {
                 "split": record.split,
@@ -116,17 +121,12 @@ def write_shard(shard: Path, videos: Iterable[tuple[VideoRecord, EncodedVideo | 
                 continue
             data = _serialised(record, video)
             writer.write(data)
-            size = _BEFORE + len(data) + _AFTER
+            size = _HEADER_BYTES + len(data) + _FOOTER_BYTES
             height, width = video.size
             stored = {"offset": offset, "size": size, "frames": len(video.frames), "rate": video.rate}
             index["videos"].append(about | stored | {"height": height, "width": width})
             offset += size
-    with temporary.open("rb") as file:
-        os.fsync(file.fileno())
-        index |= {"bytes": offset, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
-    temporary.replace(shard)
-    write_atomically(Path(index_path(str(shard))), json.dumps(index, indent=1))
-    return index
+    return index | {"bytes": offset}
 
 
 def _serialised(record: VideoRecord, video: EncodedVideo) -> bytes:
@@ -150,23 +150,23 @@ def _serialised(record: VideoRecord, video: EncodedVideo) -> bytes:
     frames = example.feature_lists.feature_list[FRAMES].feature
     for jpeg in video.frames:
         frames.add().bytes_list.value.append(jpeg)
-    # Maps have no order of their own: the same videos are to make the same bytes.
+    # The context is an unordered map; only the deterministic form gives the same bytes for the same video.
     return example.SerializeToString(deterministic=True)
 
 
 def is_prepared(folder: str | Path) -> bool:
-    """Whether a folder, or a `gs://` URL, holds a prepared set."""
+    """Whether a folder, or a `gs://` URL, contains a prepared set."""
     return size_of(f"{folder}/{SET_FILE}") is not None
 
 
 def read_set(folder: str | Path) -> PreparedSet:
-    """What `prepared.json` says. Raises `DataError` when it cannot be read or is of another version."""
+    """Read `prepared.json`. Raises `DataError` if it cannot be read or has another format version."""
     try:
         values = json.loads(read_bytes(f"{folder}/{SET_FILE}"))
         if values.get("format") != FORMAT:
             raise DataError(
-                f"{folder}/{SET_FILE}: format {values.get('format')}, but this version of hdc-keras reads {FORMAT}. "
-                "Prepare the set anew."
+                f"{folder}/{SET_FILE}: has format {values.get('format')}, but this version of hdc-keras reads format "
+                f"{FORMAT}. Prepare the set again."
             )
         size = values["size"]
         return PreparedSet(**values | {"size": tuple(size) if isinstance(size, list) else size})
@@ -175,7 +175,7 @@ def read_set(folder: str | Path) -> PreparedSet:
 
 
 def read_indexes(folder: str | Path, prepared: PreparedSet) -> dict[int, dict[str, Any]]:
-    """The indexes of the shards that are there, by number. Raises `DataError` for one that cannot be read."""
+    """The indexes of all complete shards, by shard number. Raises `DataError` if one cannot be read."""
     indexes = {}
     for number in range(prepared.shards):
         path = index_path(f"{folder}/{prepared.shard_name(number)}")
@@ -190,30 +190,30 @@ def read_indexes(folder: str | Path, prepared: PreparedSet) -> dict[int, dict[st
 
 
 def stored_video(shard: str, entry: dict[str, Any]) -> StoredVideo:
-    """Where the frames of a video of an index are."""
+    """Location of the frames of a video, from its entry in the index of a shard."""
     return StoredVideo(shard, entry["offset"], entry["size"], entry["frames"], entry["rate"])
 
 
 def read_prepared(folder: str | Path) -> tuple[list[VideoRecord], list[dict[str, Any]]]:
-    """The videos of a prepared set, and what is known of those that could not be prepared.
+    """Read the videos of a prepared set, and the entries of those that could not be prepared.
 
     Raises:
-        DataError: shards are missing, are not as long as they were written, or have an index that cannot be read.
+        DataError: shards are missing or have another size than when they were written, or an index cannot be read.
     """
     prepared = read_set(folder)
     indexes = read_indexes(folder, prepared)
     missing = [number for number in range(prepared.shards) if number not in indexes]
     if missing:
         raise DataError(
-            f"{folder}: {len(missing)} of {prepared.shards} shards are missing, the first of them "
-            f"{prepared.shard_name(missing[0])}. Run `hdc-keras prepare` with the same options again, all parts of it."
+            f"{folder}: {len(missing)} of {prepared.shards} shards are missing; the first is "
+            f"{prepared.shard_name(missing[0])}. Run `hdc-keras prepare` again with the same options, for all parts."
         )
     for number, index in indexes.items():
         shard = f"{folder}/{prepared.shard_name(number)}"
         size = size_of(shard) or 0
         if size != index["bytes"]:
             raise DataError(
-                f"{shard}: is {size:,} bytes long, and was written with {index['bytes']:,}. Copy it again, or remove "
+                f"{shard}: is {size:,} bytes long, but {index['bytes']:,} bytes were written. Copy it again, or remove "
                 f"{index_path(shard)} and run `hdc-keras prepare` again."
             )
     records = [
@@ -234,29 +234,29 @@ def read_prepared(folder: str | Path) -> tuple[list[VideoRecord], list[dict[str,
 
 
 def read_frames(stored: StoredVideo, indices: np.ndarray, size: tuple[int, int] | None = None) -> np.ndarray:
-    """Decode the frames at `indices` of a stored video, without TensorFlow; `pipeline` does it in a graph.
+    """Decode frames of a stored video without TensorFlow; `pipeline` decodes them in a graph.
 
     Args:
-        stored: where they are.
-        indices: frame numbers, any integer shape; one may come more than once.
+        stored: location of the video.
+        indices: frame numbers, any integer shape. They may repeat.
         size: (height, width) of the result in pixels; the stored size when `None`.
 
     Returns:
         `indices.shape + (height, width, 3)` uint8, RGB.
 
     Raises:
-        VideoDecodeError: the shard cannot be read there, or a frame is damaged.
+        VideoDecodeError: the record cannot be read, or a frame is damaged.
     """
     indices = np.asarray(indices)
     try:
-        data = read_bytes(stored.shard, stored.offset, stored.size)[_BEFORE:-_AFTER]
+        data = read_bytes(stored.shard, stored.offset, stored.size)[_HEADER_BYTES:-_FOOTER_BYTES]
         jpegs = list(_feature_list(memoryview(data), FRAMES))
         if len(jpegs) != stored.frames:
-            raise ValueError(f"holds {len(jpegs)} frames where its index says {stored.frames}")
+            raise ValueError(f"contains {len(jpegs)} frames, but its index says {stored.frames}")
         decoded = {position: _decode_jpeg(jpegs[position], size) for position in np.unique(indices).tolist()}
-    except (OSError, ValueError, IndexError, SyntaxError) as error:  # Pillow raises SyntaxError for some broken files
-        where = f"{stored.shard}, byte {stored.offset}"
-        raise VideoDecodeError(where, f"{error}. `hdc-keras prepare --verify` checks all of it") from error
+    except (OSError, ValueError, IndexError, SyntaxError) as error:  # Pillow raises SyntaxError for some broken files.
+        location = f"{stored.shard}, byte {stored.offset}"
+        raise VideoDecodeError(location, f"{error}. `hdc-keras prepare --verify` checks the whole set") from error
     stacked = np.stack([decoded[position] for position in indices.ravel().tolist()])
     return stacked.reshape(*indices.shape, *stacked.shape[1:])
 
@@ -273,9 +273,9 @@ def _decode_jpeg(jpeg: memoryview, size: tuple[int, int] | None) -> np.ndarray:
 def _feature_list(example: memoryview, name: str) -> Iterator[memoryview]:
     """Yield the byte strings of one feature list of a serialised `SequenceExample`.
 
-    Walks the wire format of protocol buffers, so that reading needs neither TensorFlow nor generated classes: every
-    message on the way down to the bytes (FeatureLists 2, entry 1, FeatureList 2, Feature 1, BytesList 1, bytes 1) is a
-    field that says its length.
+    Parses the wire format of protocol buffers, which needs neither TensorFlow nor generated classes. Every message on
+    the way to the bytes (FeatureLists 2, entry 1, FeatureList 2, Feature 1, BytesList 1, bytes 1) is a length-delimited
+    field.
     """
     for lists in _fields(example, 2):
         for entry in _fields(lists, 1):
@@ -285,32 +285,33 @@ def _feature_list(example: memoryview, name: str) -> Iterator[memoryview]:
 
 
 def _fields(message: memoryview, number: int) -> Iterator[memoryview]:
-    """Yield the contents of the fields of that number, all of which are of the type that says its length."""
-    place = 0
-    while place < len(message):
-        tag, place = _varint(message, place)
+    """Yield the contents of the fields with that number. All fields of the message must be length-delimited."""
+    position = 0
+    while position < len(message):
+        tag, position = _varint(message, position)
         if tag & 7 != 2:
-            raise ValueError("is no SequenceExample")
-        size, place = _varint(message, place)
-        if place + size > len(message):
-            raise ValueError("is cut short")
+            raise ValueError("is not a SequenceExample")
+        size, position = _varint(message, position)
+        if position + size > len(message):
+            raise ValueError("is truncated")
         if tag >> 3 == number:
-            yield message[place : place + size]
-        place += size
+            yield message[position : position + size]
+        position += size
 
 
 def _field(message: memoryview, number: int) -> memoryview:
     content = next(_fields(message, number), None)
     if content is None:
-        raise ValueError("is no SequenceExample of frames")
+        raise ValueError("is not a SequenceExample of frames")
     return content
 
 
-def _varint(message: memoryview, place: int) -> tuple[int, int]:
+def _varint(message: memoryview, position: int) -> tuple[int, int]:
+    """Read a variable-length integer. Returns it and the position after it."""
     value = shift = 0
     while True:
-        byte = message[place]
+        byte = message[position]
         value |= (byte & 0x7F) << shift
-        place, shift = place + 1, shift + 7
+        position, shift = position + 1, shift + 7
         if not byte & 0x80:
-            return value, place
+            return value, position

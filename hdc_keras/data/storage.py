@@ -1,4 +1,4 @@
-"""Reading the files of prepared sets: local ones, and those that TensorFlow's file systems reach (`gs://`)."""
+"""Reads files of prepared sets: local files, and URLs that TensorFlow's file systems support (`gs://`)."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -7,8 +7,10 @@ from hdc_keras.data.remote import is_remote
 
 
 def size_of(path: str) -> int | None:
-    """Bytes of a file; `None` where there is none, or where TensorFlow is missing or does not know
-    that kind of URL.
+    """Size of a file in bytes.
+
+    Returns:
+        `None` if the file does not exist, or if TensorFlow is not installed or does not support this kind of URL.
 
     Raises:
         OSError: the store cannot be reached.
@@ -28,10 +30,10 @@ def size_of(path: str) -> int | None:
 
 
 def read_bytes(path: str, offset: int = 0, size: int = -1) -> bytes:
-    """Part of a file, or all of it.
+    """Read part of a file, or all of it.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: the file cannot be read.
     """
     if not is_remote(path):
         with Path(path).open("rb") as file:

@@ -1,14 +1,13 @@
 """Moving shapes: a small labelled video set with two independent factors, rendered and encoded on first use.
 
-*Appearance* is the background scene, *motion* is what a sprite does before it. Everything else (colours, tint, phase
-and scale of the pattern, shape, size, place and speed of the sprite) is nuisance, drawn anew for each video. Every pair
-of an appearance and a motion is equally frequent in every split, so that neither factor tells anything of the other.
+*Appearance* is the background scene, *motion* is how a sprite moves in front of it. Everything else (colours, tint,
+phase and scale of the pattern; shape, size, position and speed of the sprite) is a nuisance factor that is drawn for
+each video. Every pair of an appearance and a motion is equally frequent in every split, so neither factor predicts the
+other.
 """
 
 import csv
 import os
-import shutil
-import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -19,12 +18,13 @@ import av
 import numpy as np
 
 from hdc_keras.data.sampling import random_generator
+from hdc_keras.files import replacing
 
 APPEARANCES = ("stripes", "diagonal", "checks", "dots", "rings", "clouds")
 MOTIONS = ("right", "left", "up", "down", "circling", "pulsing")
 SHAPES = ("disc", "square", "diamond")
 
-# Changed whenever the same specification would render other pixels, so that no cache serves old ones.
+# Increase this whenever the same specification renders different pixels; otherwise caches return old videos.
 _RENDERER_VERSION = 1
 
 
@@ -33,11 +33,11 @@ class MovingShapes:
     """How the set is rendered.
 
     Args:
-        train_per_pair: training videos for each (appearance, motion) pair, of which there are 36.
+        train_per_pair: training videos for each of the 36 (appearance, motion) pairs.
         test_per_pair: test videos for each pair.
-        frames: frames per video, at 25 frames a second.
-        size: height and width in pixels, even.
-        seed: everything random comes from it.
+        frames: frames per video, at 25 frames per second.
+        size: height and width in pixels; must be even.
+        seed: seed of all random choices.
     """
 
     train_per_pair: int = 16
@@ -48,44 +48,47 @@ class MovingShapes:
 
     @property
     def videos_per_pair(self) -> int:
-        """Training and test videos for each pair."""
+        """Total number of videos for each pair."""
         return self.train_per_pair + self.test_per_pair
 
 
 def cache_folder() -> Path:
-    """Where rendered sets are kept: `$HDC_KERAS_CACHE`, or `hdc-keras` in the user's cache folder."""
+    """Folder for rendered sets: `$HDC_KERAS_CACHE`, or `hdc-keras` in the user's cache folder."""
     fallback = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hdc-keras"
     return Path(os.environ.get("HDC_KERAS_CACHE") or fallback)
 
 
 def ensure_moving_shapes(spec: MovingShapes, progress: Callable[[int, int], None] | None = None) -> Path:
-    """Render the set unless the cache holds it, and return its manifest.
+    """Render the set unless it is cached.
 
-    The set appears under its final name only when it is complete. Two processes may render at once: the first to end
-    provides the set, and both get the same files.
+    The set gets its final name only when it is complete. If two processes render it at the same time, the first one to
+    finish provides the set, and both return the same files.
 
     Args:
-        spec: what to render.
-        progress: called with (videos rendered, videos in all) after each video.
+        spec: how to render the set.
+        progress: called with (videos rendered, total videos) after each video.
 
     Returns:
         Path of `manifest.csv`, with columns `path, label_appearance, label_motion, split`.
     """
     name = "-".join(str(value) for value in asdict(spec).values())
     folder = cache_folder() / f"moving-shapes-v{_RENDERER_VERSION}-{name}"
-    if not (folder / "manifest.csv").exists():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix=".rendering-", dir=folder.parent))
-        try:
-            _render_all(spec, work, progress)
-            _publish(work, folder)
-        finally:
-            shutil.rmtree(work, ignore_errors=True)
-    return folder / "manifest.csv"
+    manifest = folder / "manifest.csv"
+    if manifest.exists():
+        return manifest
+    try:
+        with replacing(folder) as temporary:
+            temporary.mkdir()
+            _render_all(spec, temporary, progress)
+    except OSError:
+        # A folder cannot be replaced, so this also happens when another process has finished first.
+        if not manifest.exists():
+            raise
+    return manifest
 
 
 def render_video(spec: MovingShapes, appearance: str, motion: str, number: int) -> np.ndarray:
-    """One video as pixels: (frames, size, size, 3) uint8. It depends on nothing but the arguments."""
+    """Render one video: (frames, size, size, 3) uint8, which depends only on the arguments."""
     generator = random_generator("moving-shapes", spec.seed, appearance, motion, number)
     background = _draw_background(generator, appearance, spec.size)
     frames = _draw_sprite(generator, motion, spec, background)
@@ -96,7 +99,7 @@ def render_video(spec: MovingShapes, appearance: str, motion: str, number: int) 
 def write_video(path: Path, frames: np.ndarray, rate: int = 25) -> None:
     """Encode (time, height, width, 3) uint8 frames as H.264; height and width must be even."""
     with av.open(str(path), "w") as container:
-        # One thread: with several, the encoder's output depends on their number.
+        # With several threads, the encoder's output would depend on their number.
         options = {"crf": "18", "preset": "veryfast", "threads": "1"}
         stream = container.add_stream("libx264", rate=Fraction(rate), options=options)
         stream.height, stream.width = frames.shape[1:3]
@@ -123,7 +126,7 @@ def _render_all(spec: MovingShapes, folder: Path, progress: Callable[[int, int],
         return name, appearance, motion, split
 
     rows = []
-    # Threads suffice: numpy and the encoder both let go of the interpreter's lock.
+    # Threads run in parallel here, because numpy and the encoder release the GIL.
     with ThreadPoolExecutor(os.cpu_count()) as executor:
         for row in executor.map(render, jobs):
             rows.append(row)
@@ -135,17 +138,8 @@ def _render_all(spec: MovingShapes, folder: Path, progress: Callable[[int, int],
         writer.writerows(rows)
 
 
-def _publish(work: Path, folder: Path) -> None:
-    try:
-        work.rename(folder)
-    except OSError:
-        # Another process was faster. Anything else that is in the way is not ours to remove.
-        if not (folder / "manifest.csv").exists():
-            raise
-
-
 def _draw_background(generator: np.random.Generator, appearance: str, size: int) -> np.ndarray:
-    """(size, size, 3) float32 in [0, 1]: two colours mixed by the scene's pattern."""
+    """(size, size, 3) float32 in [0, 1]: two colours, mixed according to the pattern of the scene."""
     rows, columns = np.mgrid[0:size, 0:size].astype(float)
     period = generator.uniform(10, 18)
     shift_x, shift_y = generator.uniform(0, period, 2)
@@ -176,7 +170,7 @@ def _clouds(generator: np.random.Generator, size: int) -> np.ndarray:
 
 
 def _draw_sprite(generator: np.random.Generator, motion: str, spec: MovingShapes, background: np.ndarray) -> np.ndarray:
-    """(frames, size, size, 3) float32: the sprite over the background; what leaves at one edge enters at the other."""
+    """(frames, size, size, 3) float32: the sprite over the background. It wraps around at the edges."""
     size = spec.size
     time = np.arange(spec.frames)
     centre = generator.uniform(0, size, 2)
@@ -194,7 +188,7 @@ def _draw_sprite(generator: np.random.Generator, motion: str, spec: MovingShapes
     else:
         radius = radius * (1 + 0.5 * np.sin(angle))
     grid = np.arange(size)
-    # Distances on the torus, in [-size/2, size/2).
+    # Distances with wrap-around, in [-size/2, size/2).
     dx = ((grid[None] - x[:, None] + size / 2) % size - size / 2).astype(np.float32)
     dy = ((grid[None] - y[:, None] + size / 2) % size - size / 2).astype(np.float32)
     radius = radius.astype(np.float32)

@@ -1,4 +1,4 @@
-"""Small sets in the exact layouts of the releases, their quirks included."""
+"""Small sets in the exact layouts of the official releases, including their quirks."""
 
 import pytest
 
@@ -16,7 +16,7 @@ def touch(folder, *names):
 
 def write(path, *lines):
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("\r\n".join(lines) + "\r\n")  # as the releases have them
+    path.write_text("\r\n".join(lines) + "\r\n")  # The releases have these line ends.
 
 
 def read(path, **options):
@@ -29,7 +29,7 @@ def splits(records):
 
 @pytest.fixture
 def ucf101(tmp_path):
-    """Two classes, of which one is spelled in two ways, in two groups each."""
+    """Two classes with two groups each; the name of one class is spelled in two ways."""
     videos, lists = tmp_path / "UCF-101", tmp_path / "ucfTrainTestlist"
     for group in (1, 8):
         for clip in (1, 2):
@@ -66,7 +66,7 @@ def test_ucf101_is_recognised_and_read_by_its_lists(ucf101, given):
     assert len(records) == 8 and sum(record.split == "train" for record in records) == 4
 
 
-def test_ucf101_names_match_whatever_their_case_and_suffix(ucf101):
+def test_ucf101_names_match_regardless_of_case_and_suffix(ucf101):
     folder = ucf101 / "UCF-101" / "HandstandPushups"
     for path in sorted(folder.iterdir()):
         path.rename(folder / path.name.replace("HandStand", "Handstand").replace(".avi", ".mp4"))
@@ -77,12 +77,12 @@ def test_ucf101_names_match_whatever_their_case_and_suffix(ucf101):
     assert len(records) == 8
     assert {record.label for record in records} == {"ApplyEyeMakeup", "HandstandPushups"}
     assert notes == [
-        "4 videos are spelled otherwise than in the lists (HandstandPushups/v_HandStandPushups_g08_c01, "
+        "videos spelled differently than in the lists: 4 (HandstandPushups/v_HandStandPushups_g08_c01, "
         "HandstandPushups/v_HandStandPushups_g08_c02, HandstandPushups/v_HandStandPushups_g01_c01, ...)"
     ]
 
 
-def test_missing_and_unlisted_videos_are_told(ucf101):
+def test_missing_and_unlisted_videos_are_reported(ucf101):
     (ucf101 / "UCF-101/ApplyEyeMakeup/v_ApplyEyeMakeup_g01_c02.avi").unlink()
     touch(ucf101 / "UCF-101", "ApplyEyeMakeup/v_ApplyEyeMakeup_g09_c01.avi")
 
@@ -90,8 +90,8 @@ def test_missing_and_unlisted_videos_are_told(ucf101):
 
     assert len(records) == 7
     assert notes == [
-        "1 listed videos are not there (ApplyEyeMakeup/v_ApplyEyeMakeup_g01_c02)",
-        "1 videos are in no list and are left out (v_ApplyEyeMakeup_g09_c01.avi)",
+        "listed videos that are missing: 1 (ApplyEyeMakeup/v_ApplyEyeMakeup_g01_c02)",
+        "videos left out because no list names them: 1 (v_ApplyEyeMakeup_g09_c01.avi)",
     ]
 
 
@@ -108,7 +108,7 @@ def test_without_its_lists_ucf101_is_split_by_group(ucf101):
     assert len(sides) == 4 and all(len(found) == 1 for found in sides.values())
 
 
-def test_every_wrong_line_of_the_lists_is_told(ucf101):
+def test_every_malformed_line_of_the_lists_is_reported(ucf101):
     lists = ucf101 / "ucfTrainTestlist"
     write(
         lists / "trainlist01.txt", "ApplyEyeMakeup/v_ApplyEyeMakeup_g08_c01.avi 1", "Aply/v_Aply_g08_c01.avi 1", "what"
@@ -121,16 +121,16 @@ def test_every_wrong_line_of_the_lists_is_told(ucf101):
     assert "2 problem(s)" in message and f"{lists / 'trainlist01.txt'}, line 2" in message and ", line 3" in message
 
 
-def test_annotations_that_are_not_there_are_an_error(ucf101, tmp_path):
+def test_missing_annotations_are_an_error(ucf101, tmp_path):
     with pytest.raises(DataError, match="no such file or folder"):
         read(ucf101, annotations=str(tmp_path / "nowhere"))
-    with pytest.raises(DataError, match=r"no official lists there. Expected trainlist02.txt"):
+    with pytest.raises(DataError, match=r"contains no official lists. Expected trainlist02.txt"):
         read(ucf101, layout="ucf101", annotations=str(ucf101 / "UCF-101"), official_split=2)
 
 
 @pytest.fixture
 def hmdb51(tmp_path):
-    """Names with spaces, `#`, `;` and brackets, as the release has them."""
+    """Names with spaces, `#`, `;` and brackets, as in the release."""
     videos, lists = tmp_path / "hmdb51", tmp_path / "testTrainMulti_7030_splits"
     clap = ["#20_Rhythm_clap_u_nm_np1_fr_goo_0.avi", "Hitch;_(2005)_clap_u_nm_np1_fr_med_1.avi"]
     hair = [f"April_09_brush_hair_u_nm_np1_ba_goo_{number}.avi" for number in (0, 1)]
@@ -156,10 +156,10 @@ def test_hmdb51_is_recognised_and_read_by_its_lists(hmdb51):
         "clap/Hitch;_(2005)_clap_u_nm_np1_fr_med_1.avi": "test",
     }
     assert {record.group for record in records} == {"brush_hair/April_09", "clap/#20_Rhythm", "clap/Hitch;_(2005)"}
-    assert notes == ["1 clips that official split 1 does not use are left out"]
+    assert notes == ["clips left out because official split 1 does not use them: 1"]
 
 
-def test_hmdb51_copies_with_other_signs_are_found(hmdb51):
+def test_hmdb51_copies_with_other_punctuation_are_found(hmdb51):
     clap = hmdb51 / "hmdb51" / "clap"
     (clap / "#20_Rhythm_clap_u_nm_np1_fr_goo_0.avi").rename(clap / "-20-Rhythm_clap_u_nm_np1_fr_goo_0.avi")
     (clap / "Hitch;_(2005)_clap_u_nm_np1_fr_med_1.avi").rename(clap / "Hitch__2005__clap_u_nm_np1_fr_med_1.mp4")
@@ -167,10 +167,10 @@ def test_hmdb51_copies_with_other_signs_are_found(hmdb51):
     records, notes = read(hmdb51)
 
     assert len(records) == 4
-    assert notes[1].startswith("2 videos are spelled otherwise than in the lists (clap/#20_Rhythm")
+    assert notes[1].startswith("videos spelled differently than in the lists: 2 (clap/#20_Rhythm")
 
 
-def test_hmdb51_lists_with_another_code_are_refused(hmdb51):
+def test_hmdb51_lists_with_an_unknown_code_are_refused(hmdb51):
     file = hmdb51 / "testTrainMulti_7030_splits" / "clap_test_split1.txt"
     write(file, "#20_Rhythm_clap_u_nm_np1_fr_goo_0.avi 3")
 
@@ -183,7 +183,7 @@ HEADER = "label,youtube_id,time_start,time_end,split"
 
 @pytest.fixture
 def kinetics(tmp_path):
-    """Clips under both namings, ids that differ in case alone, a clip that has gone, two clips of one video."""
+    """Clips named in both ways, ids that differ only in case, a missing clip, and two clips of one video."""
     touch(
         tmp_path / "train", "air drumming/-Ab_cdEFG12_000012_000022.mp4", "air drumming/-ab_cdEFG12_000003_000013.mp4"
     )
@@ -215,9 +215,9 @@ def test_kinetics_is_recognised_and_missing_clips_are_counted(kinetics):
     }
     assert [record.label for record in records if record.group == "-Ab_cdEFG12"] == ["air drumming", "abseiling"]
     assert notes == [
-        "the official validation set is the test set here, as is usual",
-        "1 clips of the official test set are left out",
-        "1 listed videos are not there (gonegonegon_000005_000015)",
+        "the official validation set serves as the test set, as is usual for Kinetics",
+        "clips left out because they belong to the official test set: 1",
+        "listed videos that are missing: 1 (gonegonegon_000005_000015)",
     ]
 
 
@@ -228,7 +228,7 @@ def test_kinetics_without_lists_says_what_is_expected(tmp_path):
         read(tmp_path, layout="kinetics")
 
 
-def test_other_folders_are_read_as_before_even_beside_official_lists(ucf101):
+def test_an_ordinary_class_folder_next_to_official_lists_is_read_without_them(ucf101):
     touch(ucf101 / "mine", "run/a.mp4", "walk/b.mp4")
 
     records, notes = read(ucf101 / "mine")

@@ -8,6 +8,7 @@ from hdc_keras.errors import ConfigError
 
 ARGUMENTS = {
     "Posterization": {"bits": 3},
+    "RandAugment": {"augmentations_per_image": 2},
     "RandomBrightness": {"factor": 0.4},
     "RandomChannelShift": {"factor": 0.4},
     "RandomColorDegeneration": {"factor": 0.8},
@@ -32,13 +33,13 @@ ARGUMENTS = {
     "RandomZoom": {"height_factor": 0.4},
     "Solarization": {"threshold_factor": 0.5},
 }
-# These do the same to every image.
+# Layers that treat equal images equally.
 FIXED = {"AutoContrast", "Equalization", "Posterization", "Solarization", "RandomPosterization"}
 
 
 def augmented(*layers: HostLayer, videos: int = 12) -> tuple[np.ndarray, np.ndarray]:
-    """Videos of two windows, each of which shows one picture four times, and what a policy makes of them."""
-    # Dim and of low contrast, so that even the layers that stretch colours change it.
+    """Clips that repeat one picture four times, two per video, and the same clips after a policy."""
+    # Dim and with low contrast, because layers that stretch colours do not change other pictures.
     picture = np.random.default_rng(0).integers(40, 200, (24, 32, 3), dtype=np.uint8)
     windows = np.broadcast_to(picture, (2, 4, *picture.shape))
     policy = HostPolicy(layers)
@@ -55,14 +56,14 @@ def test_every_frame_of_a_clip_gets_the_same_transformation_and_two_clips_do_not
     assert (result != windows).any()
     if name not in FIXED:
         clips = result.reshape(24, -1)
-        # Some are left as they are, and flips and inversions know two outcomes; neighbours must not go together.
+        # Flips and inversions have only two outcomes, so two clips may be equal, but not those of every video.
         assert len(np.unique(clips, axis=0)) >= 2
         assert any((one != two).any() for one, two in result.reshape(12, 2, -1))
 
 
 @pytest.mark.parametrize("name", ["AutoContrast", "Equalization", "RandomContrast"])
-def test_what_depends_on_an_image_s_colours_depends_on_those_of_the_whole_clip(name):
-    # A clip that brightens: frame by frame, each would be stretched to the same range.
+def test_layers_that_depend_on_the_colours_of_an_image_see_those_of_the_whole_clip(name):
+    # The clip brightens. If frames were augmented one by one, all would be stretched to the same range.
     brightening = np.linspace(40, 200, 4, dtype=np.uint8)[:, None, None, None]
     clip = np.broadcast_to(brightening, (1, 4, 8, 8, 3)).copy()
 
@@ -79,12 +80,12 @@ def test_frames_that_differ_move_together():
     results = policy(np.stack([frames] * 20)).numpy()
 
     flipped = [bool((result == frames[:, :, ::-1]).all()) for result in results]
-    as_they_were = [bool((result == frames).all()) for result in results]
-    assert all(one != other for one, other in zip(flipped, as_they_were, strict=True))
+    unchanged = [bool((result == frames).all()) for result in results]
+    assert all(one != other for one, other in zip(flipped, unchanged, strict=True))
     assert 0 < sum(flipped) < 20
 
 
-def test_layers_follow_each_other_and_come_from_a_config(tmp_path):
+def test_layers_are_applied_in_sequence_and_can_come_from_a_config(tmp_path):
     config = tmp_path / "config.yaml"
     config.write_text("views:\n  host_policy:\n    - {layer: RandAugment, arguments: {magnitude: 0.3}}\n")
     both = load_experiment(
@@ -103,8 +104,8 @@ def test_layers_follow_each_other_and_come_from_a_config(tmp_path):
     ("layer", "expected"),
     [
         (HostLayer(layer="RandAugmnt"), "Did you mean `RandAugment`"),
-        (HostLayer(layer="MixUp"), "keeps a clip's shape"),
-        (HostLayer(layer="RandomFlip", arguments={"rat": 1}), r"RandomFlip does not take \{'rat': 1\}.*rate"),
+        (HostLayer(layer="MixUp"), "unsupported layer `MixUp`. A layer must work on clips and keep their shape"),
+        (HostLayer(layer="RandomFlip", arguments={"rat": 1}), r"RandomFlip does not accept \{'rat': 1\}.*rate=0.5"),
     ],
 )
 def test_a_layer_that_cannot_be_used_is_explained(layer, expected):

@@ -1,3 +1,4 @@
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -13,30 +14,53 @@ from hdc_keras.data.records import VideoRecord, read_records
 from hdc_keras.data.sampling import WindowSpec, evenly_spaced_clips, sample_windows, video_keys
 from hdc_keras.data.shards import read_prepared
 from hdc_keras.data.synthetic import write_video
-from hdc_keras.errors import DataError
+from hdc_keras.errors import DataError, VideoDecodeError
 from tests.conftest import frame_numbers, numbered_frames
 
 SPEC = WindowSpec(frames=4, stride=2, min_gap=3)
 
 
-@pytest.fixture
-def videos(tmp_path):
+@pytest.fixture(scope="session")
+def videos(once):
     """Ten numbered videos of different lengths."""
-    for number in range(10):
-        write_video(tmp_path / f"{number}.mp4", numbered_frames(12 + 2 * number, (16, 32)))
-    return read_records(tmp_path)
+
+    def make(folder):
+        for number in range(10):
+            write_video(folder / f"{number}.mp4", numbered_frames(12 + 2 * number, (16, 32)))
+
+    return read_records(once("numbered-videos", make))
 
 
-@pytest.fixture
-def prepared(videos, tmp_path):
-    """The same videos, prepared: two to a shard."""
-    prepare(videos, tmp_path / "prepared", size=(16, 32), videos_per_shard=2, processes=1)
-    return read_prepared(tmp_path / "prepared")[0]
+@pytest.fixture(scope="session")
+def prepared(once, videos):
+    """The same videos, prepared, with two videos per shard."""
+    return read_prepared(once("numbered-videos-prepared", lambda folder: prepare_pairs(videos, folder)))[0]
+
+
+@pytest.fixture(scope="session")
+def grey_videos(once):
+    """Seven videos; video i has grey level 30 i."""
+
+    def make(folder):
+        for number in range(7):
+            write_video(folder / f"{number}.mp4", np.full((12, 16, 32, 3), 30 * number, np.uint8))
+
+    return read_records(once("grey-videos", make))
+
+
+@pytest.fixture(scope="session")
+def prepared_grey_videos(once, grey_videos):
+    """The same videos, prepared, with two videos per shard."""
+    return read_prepared(once("grey-videos-prepared", lambda folder: prepare_pairs(grey_videos, folder)))[0]
+
+
+def prepare_pairs(records, folder):
+    prepare(records, folder, size=(16, 32), videos_per_shard=2, processes=1)
 
 
 @pytest.fixture(params=["tf.data", "threads"])
 def batches(request):
-    """The first batches of a set, through tf.data and through what serves the other backends."""
+    """The first batches of a set, both through tf.data and through the threads that serve JAX and PyTorch."""
 
     def read(records, count, *, budget=0.0, failures=None, batch_size=4, seed=0, **options):
         store, failures = FrameStore((16, 32), budget), failures or DecodeFailures(len(records), 0.5)
@@ -49,7 +73,7 @@ def batches(request):
     return read
 
 
-def test_windows_hold_the_frames_that_sampling_names(batches, videos):
+def test_windows_consist_of_the_sampled_frames(batches, videos):
     first = batches(videos, 1)[0]
 
     assert first.shape == (4, 2, 4, 16, 32, 3) and first.dtype == np.uint8
@@ -60,25 +84,25 @@ def test_windows_hold_the_frames_that_sampling_names(batches, videos):
 
 @pytest.mark.parametrize("workers", [1, 4])
 @pytest.mark.parametrize("budget", [0.0, 1.0])
-def test_the_same_seed_gives_the_same_batches_whatever_the_parallelism_and_memory(batches, videos, workers, budget):
+def test_the_same_seed_gives_the_same_batches_for_any_parallelism_and_memory(batches, videos, workers, budget):
     for batch, again in zip(batches(videos, 5), batches(videos, 5, workers=workers, budget=budget), strict=True):
         np.testing.assert_array_equal(batch, again)
 
 
 @pytest.mark.parametrize("workers", [1, 8])
-def test_shards_give_the_frames_that_files_give_also_after_a_restart(batches, videos, prepared, workers):
+def test_shards_give_the_same_frames_as_files_even_after_a_restart(batches, videos, prepared, workers):
     from_files = batches(videos, 6)
     from_shards = batches(prepared, 6, workers=workers)
-    continued = batches(prepared, 3, start_step=3, workers=workers)
+    resumed = batches(prepared, 3, start_step=3, workers=workers)
 
     for batch, stored in zip(from_files, from_shards, strict=True):
         np.testing.assert_array_equal(frame_numbers(batch), frame_numbers(stored))
-        assert np.abs(batch.astype(int) - stored).max() <= 4  # JPEG loses a little
-    for stored, again in zip(from_shards[3:], continued, strict=True):
+        assert np.abs(batch.astype(int) - stored).max() <= 4  # JPEG is lossy.
+    for stored, again in zip(from_shards[3:], resumed, strict=True):
         np.testing.assert_array_equal(stored, again)
 
 
-def test_stored_frames_of_another_size_are_resized(videos, prepared):
+def test_stored_frames_of_another_size_are_resized(prepared):
     failures = DecodeFailures(len(prepared), 0.1)
     loader = WindowLoader(prepared, SPEC, FrameStore((8, 24), 0.0), failures, 4, seed=0)
 
@@ -88,42 +112,45 @@ def test_stored_frames_of_another_size_are_resized(videos, prepared):
     np.testing.assert_array_equal(frame_numbers(in_graph), frame_numbers(WindowBatches(loader)[0]))
 
 
-def test_reading_continues_where_it_stopped_even_inside_an_epoch(batches, videos):
+def test_reading_resumes_where_it_stopped_even_within_an_epoch(batches, videos):
     for batch, again in zip(batches(videos, 6)[3:], batches(videos, 3, start_step=3), strict=True):
         np.testing.assert_array_equal(batch, again)
 
 
-def test_epochs_differ_and_no_video_is_twice_in_a_batch(batches, videos):
-    records = [replace(record, path=videos[i].path) for i, record in enumerate(videos)]
-    for batch in batches(records, 8):
-        lengths = {tuple(numbers.ravel()) for numbers in frame_numbers(batch)}
-        assert len(lengths) == 4
-    assert not np.array_equal(*batches(videos, 3)[::2])
+def test_epochs_differ_and_no_video_is_twice_in_a_batch(batches, grey_videos):
+    read = [
+        np.rint(batch.mean(axis=(1, 2, 3, 4, 5)) / 30).astype(int).tolist()
+        for batch in batches(grey_videos, 8, batch_size=3)
+    ]
+
+    epochs = [read[0] + read[1], read[2] + read[3], read[4] + read[5], read[6] + read[7]]
+    assert all(len(set(epoch)) == 6 for epoch in epochs)
+    assert len(set(map(tuple, epochs))) == 4
 
 
-def test_a_bad_video_is_listed_and_another_takes_its_place(batches, videos, tmp_path):
-    (tmp_path / "bad.mp4").write_text("no video")
-    records = [*videos, VideoRecord(str(tmp_path / "bad.mp4"), "bad.mp4")]
+def test_a_video_that_cannot_be_decoded_is_listed_and_replaced(batches, grey_videos, tmp_path):
+    bad = tmp_path / "bad.mp4"
+    bad.write_text("not a video")
+    # All but the first video are bright: no window of a decoded video is black.
+    records = [*grey_videos[1:], VideoRecord(str(bad), "bad.mp4")]
     failures = DecodeFailures(len(records), 0.5)
 
-    read = batches(records, 12, failures=failures)
+    read = batches(records, 6, failures=failures, batch_size=3)
 
-    assert len(read) == 12 and all(batch.any(axis=(1, 2, 3, 4, 5)).all() for batch in read)
-    assert list(failures.reasons) == [str(tmp_path / "bad.mp4")]
+    for batch in read:
+        assert len(set(np.rint(batch.mean(axis=(1, 2, 3, 4, 5)) / 30).tolist()) - {0}) == 3
+    assert list(failures.reasons) == [str(bad)]
 
 
 @pytest.mark.parametrize("where", ["files", "shards"])
 @pytest.mark.parametrize("feed", ["tf.data", "threads"])
-def test_a_label_goes_with_its_single_window_even_where_another_video_takes_a_bad_ones_place(tmp_path, where, feed):
-    for number in range(7):
-        frames = np.full((12, 16, 32, 3), 30 * number, np.uint8)
-        write_video(tmp_path / f"{number}.mp4", frames)
-    records = read_records(tmp_path)
-    if where == "shards":
-        prepare(records, tmp_path / "prepared", size=(16, 32), videos_per_shard=2, processes=1)
-        records = read_prepared(tmp_path / "prepared")[0]
-    else:
-        (tmp_path / "3.mp4").write_text("no video")
+def test_labels_belong_to_their_windows_even_if_a_video_is_replaced(
+    grey_videos, prepared_grey_videos, tmp_path, where, feed
+):
+    records = prepared_grey_videos
+    if where == "files":
+        (tmp_path / "bad.mp4").write_text("not a video")
+        records = [*grey_videos[:3], replace(grey_videos[3], path=str(tmp_path / "bad.mp4")), *grey_videos[4:]]
     spec, labels = replace(SPEC, windows=1), 100 + np.arange(7)
     failures = DecodeFailures(7, 0.5)
     loader = WindowLoader(records, spec, FrameStore((16, 32), 0.0), failures, 3, 0, labels)
@@ -139,8 +166,8 @@ def test_a_label_goes_with_its_single_window_even_where_another_video_takes_a_ba
         np.testing.assert_array_equal(np.rint(windows.mean(axis=(1, 2, 3, 4, 5)) / 30), found - 100)
 
 
-def test_too_many_bad_videos_end_the_run_with_their_names(batches, videos):
-    bad = [replace(v, path=v.path + ".gone") for v in videos[:6]]
+def test_too_many_videos_that_cannot_be_decoded_end_the_run(batches, videos):
+    bad = [replace(video, path=video.path + ".gone") for video in videos[:6]]
     failures = DecodeFailures(10, 0.3)
 
     with pytest.raises(DataError, match=r"4 of 10 videos cannot be decoded") as error, failures.named():
@@ -149,20 +176,30 @@ def test_too_many_bad_videos_end_the_run_with_their_names(batches, videos):
 
 
 def test_fewer_videos_than_a_batch_are_refused(batches, videos):
-    with pytest.raises(DataError, match=r"10 videos to train on, but `train.batch_size` is 16"):
+    with pytest.raises(DataError, match=r"only 10 training videos, but `train.batch_size` is 16"):
         batches(videos, 1, batch_size=16)
 
 
-def test_a_store_that_keeps_frames_gives_the_same_as_one_that_does_not(videos):
+def test_a_store_decodes_videos_within_its_budget_once_and_the_others_every_time(videos, tmp_path):
+    copies = [replace(video, path=str(shutil.copy(video.path, tmp_path))) for video in videos[:2]]
     indices = evenly_spaced_clips(12, 3, 4, 2)
-    keeping, not_keeping = FrameStore((16, 32), 1.0), FrameStore((16, 32), 0.0)
+    uncached = FrameStore((16, 32), 0.0)
+    expected = [uncached.clips(video, indices) for video in copies]
+    # Room for the 12 frames of the first video, but not for the 14 of the second as well.
+    store = FrameStore((16, 32), 25 * 16 * 32 * 3 / 1e9)
 
-    for _ in range(2):
-        np.testing.assert_array_equal(keeping.clips(videos[0], indices), not_keeping.clips(videos[0], indices))
+    for video, clips in zip(copies, expected, strict=True):
+        np.testing.assert_array_equal(store.clips(video, indices), clips)
+    for video in copies:
+        Path(video.path).write_text("no longer a video")
+
+    np.testing.assert_array_equal(store.clips(copies[0], indices), expected[0])
+    with pytest.raises(VideoDecodeError):
+        store.clips(copies[1], indices)
 
 
-def test_evaluation_visits_every_video_once_and_marks_the_bad(videos, tmp_path):
-    (tmp_path / "bad.mp4").write_text("no video")
+def test_evaluation_visits_every_video_once_and_lists_those_that_fail(videos, tmp_path):
+    (tmp_path / "bad.mp4").write_text("not a video")
     records = [*videos[:3], VideoRecord(str(tmp_path / "bad.mp4"), "bad.mp4"), *videos[3:]]
     failures = DecodeFailures(len(records), 0.5)
 
@@ -178,6 +215,7 @@ def test_evaluation_visits_every_video_once_and_marks_the_bad(videos, tmp_path):
             np.testing.assert_array_equal(frame_numbers(clips), evenly_spaced_clips(count, 2, 4, 1))
 
 
+@pytest.mark.slow
 def test_python_exits_while_an_iterator_is_alive(shapes_folder):
     code = f"""
 from hdc_keras.data.loading import *

@@ -36,7 +36,7 @@ def test_a_plain_folder_is_unlabelled(tmp_path):
     assert [r.label for r in read_records(tmp_path)] == [None, None]
 
 
-def test_a_jsonl_manifest_has_an_object_a_line(tmp_path):
+def test_a_jsonl_manifest_has_one_object_per_line(tmp_path):
     lines = [
         '{"path": "a.mp4", "label": "x", "group": "g1", "split": "train", "width": 320}',
         "",
@@ -50,7 +50,7 @@ def test_a_jsonl_manifest_has_an_object_a_line(tmp_path):
     ]
 
 
-def test_every_bad_line_of_a_jsonl_manifest_is_told(tmp_path):
+def test_every_bad_line_of_a_jsonl_manifest_is_reported(tmp_path):
     lines = ['{"path": "a.mp4"}', "{path: b.mp4}", '["b.mp4"]', '{"path": "gone.mp4"}', '{"path": "a.mp4"}']
     path = write_manifest(tmp_path, "\n".join(lines), "list.jsonl")
 
@@ -62,7 +62,7 @@ def test_every_bad_line_of_a_jsonl_manifest_is_told(tmp_path):
         "line 2: not readable as JSON",
         'line 3: expected an object with a `path`. Received: ["b.mp4"]',
         "line 4: no such file",
-        "line 5: `a.mp4` was listed before, on line 1",
+        "line 5: `a.mp4` is already listed on line 1",
     ]
     assert all(text in str(error.value) for text in expected), str(error.value)
 
@@ -92,7 +92,7 @@ def test_every_bad_line_is_reported_with_its_number(tmp_path):
         read_records(path)
 
     message = str(error.value)
-    for expected in ("line 3: no such file", "line 4: `split` must be", "meant train?", "line 5: `a.mp4` was listed"):
+    for expected in ("line 3: no such file", "line 4: `split` must be", "Did you mean train?", "line 5: `a.mp4` is"):
         assert expected in message
     assert "line 6: `path` is empty" in message and "line 7: fewer values" in message
 
@@ -120,11 +120,11 @@ def test_a_missing_folder_names_the_nearest_one(tmp_path):
 
 
 def test_an_empty_folder_is_refused(tmp_path):
-    with pytest.raises(DataError, match="holds no video"):
+    with pytest.raises(DataError, match="contains no videos"):
         read_records(tmp_path)
 
 
-def test_loose_videos_beside_class_folders_are_refused(tmp_path):
+def test_videos_next_to_class_folders_are_refused(tmp_path):
     touch(tmp_path, "run/1.mp4", "2.mp4")
 
     with pytest.raises(DataError, match=r"some are not \(such as 2.mp4\)"):
@@ -140,7 +140,7 @@ def labelled(count, group_size=1, classes="ab"):
 
 
 @pytest.mark.parametrize("group_size", [1, 2, 5])
-def test_held_out_videos_are_balanced_and_divide_no_group(group_size):
+def test_held_out_videos_are_balanced_and_groups_are_not_divided(group_size):
     records = with_splits(labelled(20, group_size), holdout=0.25, seed=0)
 
     counts = Counter((r.split, r.label) for r in records)
@@ -153,13 +153,13 @@ def test_the_same_seed_holds_out_the_same_videos():
     assert with_splits(labelled(20), 0.25, 3) != with_splits(labelled(20), 0.25, 4)
 
 
-def test_splits_that_a_set_has_are_kept():
+def test_existing_splits_are_kept():
     records = [VideoRecord("a", "a", {"label": "x"}, "test"), VideoRecord("b", "b", {"label": "x"}, "train")]
 
     assert with_splits(records, 0.5, 0) == records
 
 
-def test_unlabelled_videos_are_all_for_training():
+def test_unlabelled_videos_are_all_used_for_training():
     assert with_splits([VideoRecord("a", "a")], 0.5, 0)[0].split == "train"
 
 
@@ -187,7 +187,7 @@ def test_subsets_are_balanced_and_the_same_for_the_same_seed():
     assert all(record in kept for record in at_most_per_class(records, 2, seed=1))
 
 
-def test_a_class_of_large_groups_still_has_one_held_out():
+def test_a_class_with_only_large_groups_still_has_one_group_held_out():
     records = [
         VideoRecord(f"{label}{group}{n}", f"{label}{group}{n}", {"label": label}, None, f"{label}{group}")
         for label in "ab"

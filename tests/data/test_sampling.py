@@ -23,7 +23,7 @@ def test_seed_epoch_and_video_each_change_the_frames(other):
 
 
 @pytest.mark.parametrize("frame_count", [1, 5, 8, 15, 16, 40, 1000])
-def test_windows_lie_in_the_video_and_keep_their_strides(frame_count):
+def test_windows_are_inside_the_video_and_keep_their_strides(frame_count):
     for epoch in range(50):
         anchor, second = windows_of(0, epoch, "v", frame_count, SPEC)
         assert anchor.min() >= 0 and second.min() >= 0
@@ -32,7 +32,7 @@ def test_windows_lie_in_the_video_and_keep_their_strides(frame_count):
         assert len(set(np.diff(second) % frame_count)) == 1
 
 
-def test_starts_are_at_least_the_gap_apart_where_the_video_is_long_enough():
+def test_starts_are_at_least_the_gap_apart_if_the_video_is_long_enough():
     starts = np.array([windows_of(0, epoch, "v", 60, SPEC)[:, 0] for epoch in range(300)])
 
     assert np.abs(starts[:, 0] - starts[:, 1]).min() >= 10
@@ -46,7 +46,7 @@ def test_a_video_too_short_for_the_gap_gives_the_farthest_window():
         assert abs(anchor[0] - second[0]) == max(anchor[0], 4 - anchor[0])
 
 
-def test_a_video_has_the_same_windows_whichever_others_are_asked_for_with_it():
+def test_the_windows_of_a_video_do_not_depend_on_the_other_videos_in_the_call():
     names, counts = [f"{number}.mp4" for number in range(200)], np.arange(1, 201)
 
     together = sample_windows(3, 5, video_keys(names), counts, SPEC)
@@ -55,23 +55,23 @@ def test_a_video_has_the_same_windows_whichever_others_are_asked_for_with_it():
         np.testing.assert_array_equal(windows, windows_of(3, 5, name, count, SPEC))
 
 
-def test_pairs_of_starts_are_drawn_evenly_from_those_that_the_gap_allows():
+def test_pairs_of_starts_are_drawn_evenly_from_those_with_the_required_gap():
     spec = WindowSpec(frames=8, min_gap=3)
     keys = video_keys(map(str, range(70_000)))
 
     starts = sample_windows(0, 0, keys, np.full(len(keys), 14), spec)[:, :, 0]
 
     for anchor in range(7):
-        # By definition: every start that is at least 3 away, or where there is none, the farthest.
+        # By definition: every start at a distance of at least 3. Every anchor has some among 7 starts.
         allowed = {start for start in range(7) if abs(start - anchor) >= 3}
-        found, times = np.unique(starts[starts[:, 0] == anchor, 1], return_counts=True)
+        found, counts = np.unique(starts[starts[:, 0] == anchor, 1], return_counts=True)
         assert set(found) == allowed
-        # 10,000 draws: 6 standard deviations of a binomial count.
+        # About 10,000 draws: 6 standard deviations of a binomial count, and of the number of draws.
         expected = 10_000 / len(allowed)
-        assert np.abs(times - expected).max() < 6 * np.sqrt(expected) + 6 * np.sqrt(10_000) / len(allowed)
+        assert np.abs(counts - expected).max() < 6 * np.sqrt(expected) + 6 * np.sqrt(10_000) / len(allowed)
 
 
-def test_draws_of_neighbouring_seeds_epochs_and_videos_are_unrelated():
+def test_draws_of_neighbouring_seeds_epochs_and_videos_are_uncorrelated():
     keys = video_keys(map(str, range(20_000)))
     spec, counts = WindowSpec(frames=8), np.full(len(keys), 1007)
     draws = [sample_windows(seed, epoch, keys, counts, spec)[:, :, 0] for seed, epoch in ((0, 0), (0, 1), (1, 0))]

@@ -10,6 +10,7 @@ from hdc_keras.data.decoding import count_frames, decode
 from hdc_keras.data.synthetic import APPEARANCES, MOTIONS, MovingShapes, ensure_moving_shapes, render_video
 
 SPEC = MovingShapes(1, 1, frames=24, size=32)
+TINY = MovingShapes(1, 1, frames=2, size=16)
 
 
 def test_the_manifest_pairs_every_appearance_with_every_motion(shapes_folder):
@@ -38,14 +39,17 @@ def test_rendering_is_deterministic():
 
 
 def moving_centre(frames):
-    """Centre of what differs from the background, on the torus, as complex numbers per frame and axis."""
+    """Centre of what differs from the background, as an angle on a circle, because the sprite wraps around.
+
+    Returns complex numbers for each axis and frame.
+    """
     difference = np.abs(frames.astype(float) - np.median(frames, axis=0)).sum(axis=-1)
     phase = np.exp(2j * np.pi * np.arange(frames.shape[1]) / frames.shape[1])
     return (difference.sum(axis=1) * phase).sum(axis=1), (difference.sum(axis=2) * phase).sum(axis=1)
 
 
 @pytest.mark.parametrize(("motion", "x", "y"), [("right", 1, 0), ("left", -1, 0), ("down", 0, 1), ("up", 0, -1)])
-def test_the_sprite_moves_as_its_label_says(motion, x, y):
+def test_the_sprite_moves_in_the_direction_of_its_label(motion, x, y):
     along_x, along_y = moving_centre(render_video(MovingShapes(frames=40), "clouds", motion, 1))
 
     for centre, direction in ((along_x, x), (along_y, y)):
@@ -59,7 +63,47 @@ def test_the_same_specification_is_rendered_once(cache_folder):
 
     assert ensure_moving_shapes(SPEC) == manifest
     assert manifest.stat().st_mtime_ns == before
-    assert not list(cache_folder.glob(".rendering-*"))
+    assert not list(cache_folder.glob(f".{manifest.parent.name}*"))
+
+
+def test_whoever_finishes_second_uses_the_set_that_is_there(tmp_path, monkeypatch):
+    monkeypatch.setenv("HDC_KERAS_CACHE", str(tmp_path))
+    first = []
+
+    def overtake(done, total):
+        if not first:
+            first.append(None)
+            manifest = ensure_moving_shapes(TINY)
+            first[0] = manifest, manifest.stat().st_ino
+
+    manifest = ensure_moving_shapes(TINY, overtake)
+
+    assert [(manifest, manifest.stat().st_ino)] == first
+    assert list(tmp_path.iterdir()) == [manifest.parent] and len(list(manifest.parent.glob("*.mp4"))) == 72
+
+
+def test_a_folder_in_the_way_is_an_error_and_is_not_removed(tmp_path, monkeypatch):
+    monkeypatch.setenv("HDC_KERAS_CACHE", str(tmp_path))
+    folder = ensure_moving_shapes(TINY).parent
+    (folder / "manifest.csv").unlink()
+    before = sorted(tmp_path.rglob("*"))
+
+    with pytest.raises(OSError, match="not empty"):
+        ensure_moving_shapes(TINY)
+
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_an_interrupted_rendering_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.setenv("HDC_KERAS_CACHE", str(tmp_path))
+
+    def interrupt(done, total):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        ensure_moving_shapes(TINY, interrupt)
+
+    assert not list(tmp_path.iterdir())
 
 
 def test_two_processes_that_render_at_once_get_the_same_complete_set(tmp_path, monkeypatch):
@@ -70,4 +114,4 @@ def test_two_processes_that_render_at_once_get_the_same_complete_set(tmp_path, m
     answers = {process.communicate(timeout=120)[0] for process in processes}
 
     assert [process.returncode for process in processes] == [0, 0] and len(answers) == 1
-    assert len(list(tmp_path.glob("*/*.mp4"))) == 72 and not list(tmp_path.glob(".rendering-*"))
+    assert len(list(tmp_path.glob("*/*.mp4"))) == 72 and len(list(tmp_path.iterdir())) == 1

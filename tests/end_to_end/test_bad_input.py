@@ -33,7 +33,7 @@ def test_a_missing_folder(refused, tmp_path):
 
 def test_an_empty_folder(refused, tmp_path):
     (tmp_path / "empty").mkdir()
-    refused("pretrain", "--data", "empty", code=1, says=["holds no video", ".mp4"])
+    refused("pretrain", "--data", "empty", code=1, says=["contains no videos", ".mp4"])
     assert not (tmp_path / "runs").exists()
 
 
