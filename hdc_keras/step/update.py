@@ -44,14 +44,14 @@ def finish_step(
     """
     # The optimizer adds up the replicas' gradients, and that of the objective is the same on each of them.
     gradients = gradients._replace(objective=[_scaled(g, 1.0 / replicas.count) for g in gradients.objective])
-    verdict = judge(gradients, replicas, _scales_loss(model.optimizer))
+    verdict = check_finite(gradients, replicas, _scales_loss(model.optimizer))
     factor = clipping_factor(gradients, replicas, model.step_options.clip_norm, loss_scale)
     commit_state(model, replicas, gradients, verdict)
     track(model, gradients, verdict, batch)
     return optimizer_gradients(model, gradients, verdict, factor)
 
 
-def judge(gradients: StepGradients, replicas: ReplicaGroup, scales_loss: bool) -> Verdict:
+def check_finite(gradients: StepGradients, replicas: ReplicaGroup, scales_loss: bool) -> Verdict:
     """Let all replicas agree on whether the step is finite."""
     finite = ops.all(ops.stack([ops.all(ops.isfinite(g)) for g in _present(gradients)]))
     non_finite_replicas = replicas.sum([1.0 - ops.cast(finite, "float32")])[0]
