@@ -122,7 +122,9 @@ def _table(result: dict[str, Any]) -> Any:
     )
     table.add_column("label")
     table.add_column("from", no_wrap=True)
-    names = [name for name in next(iter(next(iter(result["metrics"].values())).values())) if name != "l2"]
+    found = (name for sources in result["metrics"].values() for metrics in sources.values() for name in metrics)
+    # Columns differ in metrics: there is no top5 with five classes or fewer.
+    names = [name for name in dict.fromkeys(found) if name != "l2"]
     for name in names:
         table.add_column(name, justify="right")
     deviations = result["deviation"]
@@ -136,7 +138,7 @@ def _table(result: dict[str, Any]) -> Any:
                     deviation = deviations.get(network, {}).get(column, {}).get(source, {}).get(name)
                     if value is not None:
                         shown.append(f"{value:.3f}" + (f" ± {deviation:.3f}" if deviation is not None else ""))
-                cells.append(f"{shown[0]} [dim]({', '.join(shown[1:])})[/]")
+                cells.append(f"{shown[0]} [dim]({', '.join(shown[1:])})[/]" if shown else "")
             table.add_row(column, source, *cells)
         table.add_section()
     return table

@@ -1,7 +1,6 @@
-"""`hdc-keras embed`, and the search that is an example of what its file is good for."""
+"""`hdc-keras embed`, and the example that searches in its file."""
 
 import csv
-import os
 import signal
 import subprocess
 import sys
@@ -11,7 +10,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from tests.conftest import write_class_folder
+from tests.conftest import run_command, write_class_folder
 
 pytestmark = pytest.mark.end_to_end
 
@@ -19,9 +18,9 @@ COMMAND = Path(sys.executable).parent / "hdc-keras"
 EXAMPLE = Path(__file__).parents[2] / "examples" / "search_your_videos.py"
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """A run with weights that nothing trained."""
+@pytest.fixture(scope="session")
+def run(once):
+    """The run directory of an untrained model, read-only."""
     from hdc_keras import HDC, Experiment, R3DTiny
     from hdc_keras.runs.directory import RunDirectory
 
@@ -31,54 +30,50 @@ def run(tmp_path_factory):
         "model": {"backbone": "r3d_tiny"},
     }
     experiment = Experiment.model_validate(sections)
-    directory = RunDirectory(tmp_path_factory.mktemp("runs") / "run")
-    directory.create(experiment)
-    directory.checkpoints.save(HDC(R3DTiny(), experiment.views, experiment.contrast), 1, 1)
-    return directory.path
+
+    def make(folder):
+        directory = RunDirectory(folder / "run")
+        directory.create(experiment)
+        directory.checkpoints.save(HDC(R3DTiny(), experiment.views, experiment.contrast), 1, 1)
+
+    return once("untrained", make) / "run"
 
 
-@pytest.fixture(scope="module")
-def embedded(run, tmp_path_factory):
-    """Eight videos and a file that is none, embedded without any disturbance: folder, arguments, what was printed."""
-    folder = tmp_path_factory.mktemp("calm")
-    videos = write_class_folder(folder / "videos")
-    (videos / "across" / "notes.mp4").write_text("not a video")
-    arguments = [
-        "embed",
-        "--run",
-        run,
-        "--data",
-        videos,
-        "--videos-per-part",
-        "1",
-        "--set",
-        "data.max_failed_share=0.2",
-    ]
-    done = subprocess.run(
-        [COMMAND, *map(str, arguments), "--out", "calm.parquet"],
-        cwd=folder,
-        env={**os.environ, "COLUMNS": "200"},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return folder, arguments, done.stdout
+@pytest.fixture(scope="session")
+def embedded(once, run):
+    """Eight videos and a file that is no video, embedded without interruption: folder, arguments, printed text."""
+
+    def arguments(folder):
+        share = ("--set", "data.max_failed_share=0.2")
+        return ["embed", "--run", run, "--data", folder / "videos", "--videos-per-part", "1", *share]
+
+    def make(folder):
+        write_class_folder(folder / "videos")
+        (folder / "videos" / "across" / "notes.mp4").write_text("not a video")
+        done = run_command(folder, *arguments(folder), "--out", "uninterrupted.parquet")
+        assert done.code == 0, done.out
+        (folder / "printed.txt").write_text(done.out)
+
+    folder = once("embedded", make)
+    return folder, arguments(folder), (folder / "printed.txt").read_text()
 
 
-def test_every_video_is_a_row_or_is_named(embedded):
+def test_every_video_is_a_row_or_a_listed_failure(embedded):
     folder, _, printed = embedded
 
-    assert "8 of 9 videos are embedded, 1 failed: calm.parquet, from step-000000001.keras" in printed
+    assert "Embedded 8 of 9 videos, 1 failed: uninterrupted.parquet, from step-000000001.keras" in printed
     assert "notes.mp4: Invalid data found" in printed and "videos/s" in printed and "P5_temporal (128)" in printed
-    with (folder / "calm.failures.csv").open(newline="") as file:
+    with (folder / "uninterrupted.failures.csv").open(newline="") as file:
         assert [row["video_id"] for row in csv.DictReader(file)] == ["across/notes.mp4"]
-    table = pq.read_table(folder / "calm.parquet")
+    table = pq.read_table(folder / "uninterrupted.parquet")
     assert table["video_id"].to_pylist() == [f"{label}/{n}.mp4" for label in ("across", "around") for n in range(4)]
     assert table["label"].to_pylist() == 4 * ["across"] + 4 * ["around"]
-    assert {path.name for path in folder.iterdir()} == {"videos", "calm.parquet", "calm.failures.csv"}
+    expected = {"videos", "printed.txt", "uninterrupted.parquet", "uninterrupted.failures.csv"}
+    assert {path.name for path in folder.iterdir()} == expected
 
 
-def test_killed_in_the_middle_it_goes_on_and_ends_with_the_same_bytes(embedded, hdc_keras_command, tmp_path):
+@pytest.mark.slow
+def test_after_a_kill_it_resumes_and_ends_with_the_same_bytes(embedded, hdc_keras_command, tmp_path):
     folder, arguments, _ = embedded
     process = subprocess.Popen(
         [COMMAND, *map(str, arguments), "--out", "killed.parquet"],
@@ -95,16 +90,16 @@ def test_killed_in_the_middle_it_goes_on_and_ends_with_the_same_bytes(embedded, 
 
     resumed = hdc_keras_command(*arguments, "--out", "killed.parquet")
 
-    assert resumed.code == 0 and "8 of 9 videos are embedded, 1 failed" in resumed.out, resumed.out
+    assert resumed.code == 0 and "Embedded 8 of 9 videos, 1 failed" in resumed.out, resumed.out
     assert not parts.exists()
     for suffix in (".parquet", ".failures.csv"):
-        assert (tmp_path / f"killed{suffix}").read_bytes() == (folder / f"calm{suffix}").read_bytes()
+        assert (tmp_path / f"killed{suffix}").read_bytes() == (folder / f"uninterrupted{suffix}").read_bytes()
 
 
-def test_the_example_finds_the_nearest_videos_and_draws_them(embedded):
+def test_the_example_finds_the_nearest_videos_and_draws_them(embedded, tmp_path):
     folder, _, _ = embedded
     done = subprocess.run(
-        [sys.executable, EXAMPLE, "calm.parquet", "--query", "around/2.mp4", "--out", "videos/sheet.png"],
+        [sys.executable, EXAMPLE, "uninterrupted.parquet", "--query", "around/2.mp4", "--out", tmp_path / "sheet.png"],
         cwd=folder,
         capture_output=True,
         text=True,
@@ -115,14 +110,14 @@ def test_the_example_finds_the_nearest_videos_and_draws_them(embedded):
     assert "spatial: nearest to around/2.mp4 by P2_spatial, P3_spatial" in printed
     assert "temporal: nearest to around/2.mp4 by P4_temporal, P5_temporal" in printed
     assert [line.split() for line in printed if "around/2.mp4  " in line] == 2 * [["1.000", "around/2.mp4", "around"]]
-    assert len(printed) == 18  # of each task the query and 5 others, headed, and where the picture is
-    assert (folder / "videos" / "sheet.png").read_bytes().startswith(b"\x89PNG")
+    assert len(printed) == 18  # for each task a blank line, a heading and 6 videos; then a blank line and the picture
+    assert (tmp_path / "sheet.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_wrong_use_is_explained(refused, run, embedded):
-    there = embedded[0] / "calm.parquet"
+    there = embedded[0] / "uninterrupted.parquet"
     for arguments, code, expected in (
-        (("--out", there), 1, "calm.parquet already exists and was not changed"),
+        (("--out", there), 1, "uninterrupted.parquet already exists and was not changed"),
         (("--out", "out.csv"), 2, "expected a local file ending in .parquet"),
         (("--out", "out.parquet", "--checkpoint", "oldest"), 2, "expected newest or best"),
     ):

@@ -1,14 +1,16 @@
-"""Torchvision's Kinetics weights through the commands: where a run starts from, and what it is compared with."""
+"""Torchvision's Kinetics weights on the command line: a run starts from them, and is compared with them."""
 
 import json
 
 import pytest
 
 torch = pytest.importorskip("torch", reason="reading .pth files needs PyTorch: pip install -e '.[torch]'")
-pytestmark = pytest.mark.end_to_end
+pytestmark = [pytest.mark.end_to_end, pytest.mark.slow]
 
 
-def test_they_start_a_run_and_are_judged_beside_it(tmp_path, class_folder, hdc_keras_command):
+def test_a_run_starts_from_supervised_weights_and_is_compared_with_them(
+    tmp_path, class_folder, hdc_keras_command, hdc_keras_in_process
+):
     from tests.backbones.test_torchvision_weights import Network
 
     torch.save(Network(factorised=False).state_dict(), tmp_path / "r3d_18.pth")
@@ -18,11 +20,12 @@ def test_they_start_a_run_and_are_judged_beside_it(tmp_path, class_folder, hdc_k
 
     done = hdc_keras_command("pretrain", "--config", "videos", "--data", class_folder, *sets, "--run", "run")
     assert done.code == 0, done.out
-    done = hdc_keras_command(
-        "evaluate", "--run", "run", "--protocol", "linear", "--supervised", "r3d_18.pth", "--set", "evaluate.clips=1"
+    done = hdc_keras_in_process(
+        *("evaluate", "--run", "run", "--protocol", "linear", "--supervised", "r3d_18.pth"),
+        *("--set", "evaluate.clips=1"),
     )
     assert done.code == 0, done.out
-    assert "with supervised ones" in done.out
+    assert "with supervised weights" in done.out
 
     result = json.loads(next((tmp_path / "run" / "results").glob("linear-*.json")).read_text())
     judged = {key: set(result[key]["label"]) for key in ("metrics", "random_weights", "supervised")}
