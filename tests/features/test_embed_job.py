@@ -103,7 +103,7 @@ def test_an_interrupted_job_continues_with_the_missing_parts(run, records, unint
     assert not file.exists()
     embed(run, EXPERIMENT, records, file, videos_per_part=3, progress=lambda *numbers: reported.append(numbers))
 
-    assert reported[0] == (6, 10, 0)
+    assert reported[0] == (6, 10, 0) and reported[-1] == (10, 10, 0)
     assert file.read_bytes() == uninterrupted[0].read_bytes()
     assert [path.name for path in tmp_path.iterdir()] == ["t.parquet"]
 

@@ -1,14 +1,29 @@
-"""Trains a few steps on the devices that its settings name, and saves the weights: run by `test_distribution.py`."""
+"""Trains a few steps once for each of its settings and saves the weights: started by `test_distribution.py`.
+
+Usage: KERAS_BACKEND=... python -m tests.training.distribution_worker VIDEOS OUT DEVICES SETTINGS
+
+DEVICES is the number of devices that this process gets; SETTINGS is a JSON object of {"name": {"backbone": "plain" or
+"r3d_tiny", "steps": number, "train": keys of `TrainConfig`}}. Each ends in OUT/name.npz.
+"""
 
 import json
 import os
 import sys
+from pathlib import Path
 
 
-def train(settings):
-    if settings["devices"] > 1 and os.environ["KERAS_BACKEND"] == "jax":
-        os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={settings['devices']}"
+def make_devices(count):
+    """Splits the CPU into devices; before the backend is used."""
+    if os.environ["KERAS_BACKEND"] == "jax":
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={count}"
+    elif count > 1:
+        import tensorflow as tf
 
+        logical = [tf.config.LogicalDeviceConfiguration()] * count
+        tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], logical)
+
+
+def train(videos, out, backbone="plain", steps=2, train=None):
     import keras
     import numpy as np
 
@@ -23,37 +38,42 @@ def train(settings):
     from hdc_keras.training.models import compile_model
     from tests.plain_backbone import PlainConvolutions
 
-    if settings["devices"] > 1 and os.environ["KERAS_BACKEND"] == "tensorflow":
+    keras.utils.clear_session()  # layers are named as in the first training
+    if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
-        logical = [tf.config.LogicalDeviceConfiguration()] * settings["devices"]
-        tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], logical)
-
-    train = TrainConfig(**settings["train"])
-    distribution = Distribution(train)
-    records = read_dataset(DataConfig(path=settings["data"])).records
+        # Strategies of one process would share the keys of their collectives; TensorFlow's tests separate them so.
+        tf.distribute.MirroredStrategy._collective_key_base += 1000
+    config = TrainConfig(**train)
+    distribution = Distribution(config)
+    records = read_dataset(DataConfig(path=videos)).records
     loader = WindowLoader(
         sorted(records, key=lambda record: record.video_id),
         WindowSpec(4, 2, 4, (2,)),
         FrameStore((20, 20), 1.0),
         DecodeFailures(len(records), 0.1),
-        train.batch_size,
+        config.batch_size,
         seed=1,
     )
-    with distribution.in_use():
+    with distribution.activate():
         with distribution.scope():
             keras.utils.set_random_seed(3)
-            backbone = {"plain": PlainConvolutions, "r3d_tiny": R3DTiny}[settings["backbone"]]()
-            # A temperature at which gradients are of the order of 1, so that float32 can tell 1e-5 of them.
-            model = HDC(backbone, views={"size": 16}, contrast={"embedding_dim": 8, "temperature": 1.0}, seed=5)
-            compile_model(model, keras.optimizers.SGD(0.05, momentum=0.9), train, distribution)
+            network = {"plain": PlainConvolutions, "r3d_tiny": R3DTiny}[backbone]()
+            # Two levels, to trace less. At this temperature gradients are of the order of 1, so float32 resolves 1e-5.
+            levels = {"spatial": ["P2", "P3"], "temporal": ["P3"]}
+            contrast = {"embedding_dim": 8, "temperature": 1.0, "levels": levels}
+            model = HDC(network, views={"size": 16}, contrast=contrast, seed=5)
+            compile_model(model, keras.optimizers.SGD(0.05, momentum=0.9), config, distribution)
         batches = Batches(loader, None, None, distribution).from_step(0)
-        history = model.fit(batches, steps_per_epoch=settings["steps"], verbose=0, shuffle=False).history
+        history = model.fit(batches, steps_per_epoch=steps, verbose=0, shuffle=False).history
     if distribution.is_chief:
-        numbers = {v.path: keras.ops.convert_to_numpy(v) for v in model.variables}
+        values = {v.path: keras.ops.convert_to_numpy(v) for v in model.variables}
         logs = {f"log:{name}": values[-1] for name, values in history.items()}
-        np.savez(settings["out"], **numbers, **logs, devices=distribution.device_count)
+        np.savez(out, **values, **logs, devices=distribution.device_count)
 
 
 if __name__ == "__main__":
-    train(json.loads(sys.argv[1]))
+    videos, out, devices, settings = sys.argv[1:]
+    make_devices(int(devices))
+    for name, options in json.loads(settings).items():
+        train(videos, Path(out) / f"{name}.npz", **options)

@@ -1,4 +1,4 @@
-"""Several devices move the weights as one does: real videos, real strategies, each in processes of its own."""
+"""Several devices move the weights as one does: real videos, real strategies, real processes."""
 
 import json
 import os
@@ -14,21 +14,26 @@ import numpy as np
 import pytest
 
 from hdc_keras.config import TrainConfig
+from hdc_keras.data.synthetic import write_video
 from hdc_keras.errors import ConfigError
 from hdc_keras.runs.directory import RunDirectory
 from hdc_keras.training.distribution import Distribution
 
 ROOT = Path(__file__).resolve().parents[2]
-# Clipped, so that the norm of the whole gradient must be known to all.
+# With clipping, so that all devices must agree on the norm of the whole gradient.
 TRAIN = {"batch_size": 4, "jit": "off", "clip_norm": 0.5}
+MIRRORED = {**TRAIN, "strategy": "mirrored"}
 CLUSTER_VARIABLES = ("TF_CONFIG", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS")
 
 
-def start(settings, backend="tensorflow", **environment):
+def start(videos, out, devices, settings, backend="tensorflow", **environment):
+    # XLA compiles faster without optimising.
+    flags = {"XLA_FLAGS": "--xla_backend_optimization_level=0", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    arguments = [videos, out, devices, json.dumps(settings)]
     return subprocess.Popen(
-        [sys.executable, "-m", "tests.training.distribution_worker", json.dumps(settings)],
+        [sys.executable, "-m", "tests.training.distribution_worker", *map(str, arguments)],
         cwd=ROOT,
-        env={**os.environ, "KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3", **environment},
+        env={**os.environ, "KERAS_BACKEND": backend, **flags, **environment},
         stderr=subprocess.PIPE,
         text=True,
     )
@@ -41,7 +46,7 @@ def finish(*processes):
 
 
 def cluster():
-    """What tells each of two processes of this machine about both."""
+    """The environment of each of two processes of this machine that train together."""
     with socket.socket() as first, socket.socket() as second:
         for listener in (first, second):
             listener.bind(("127.0.0.1", 0))
@@ -52,71 +57,83 @@ def cluster():
     ]
 
 
-def train(folder, out, backend="tensorflow", devices=1, backbone="plain", steps=2, **train):
-    settings = {
-        "data": str(folder),
-        "out": str(out),
-        "devices": devices,
-        "backbone": backbone,
-        "steps": steps,
-        "train": {**TRAIN, **train},
-    }
-    finish(start(settings, backend))
-    return dict(np.load(out))
+@pytest.fixture
+def videos(once):
+    """Eight videos that differ much, so that rounding cannot change which one is most similar to another."""
+
+    def make(folder):
+        rng = np.random.default_rng(0)
+        for number in range(8):
+            background, blocks = rng.integers(0, 255, (1, 1, 1, 3)), rng.integers(0, 255, (24, 4, 4, 3))
+            frames = (0.5 * background + 0.5 * blocks).astype("uint8").repeat(8, axis=1).repeat(8, axis=2)
+            write_video(folder / f"{number}.mp4", frames)
+
+    return once("distinct-videos", make)
+
+
+@pytest.fixture
+def trained(once, videos):
+    """Trains with several settings in one process on two devices, once a session: weights and logs by name."""
+
+    def results(name, backend="tensorflow", **settings):
+        folder = once(f"trained-{name}", lambda folder: finish(start(videos, folder, 2, settings, backend)))
+        return [dict(np.load(folder / f"{setting}.npz")) for setting in settings]
+
+    return results
+
+
+@pytest.fixture
+def one_device_and_two(trained):
+    one, two = {"train": TRAIN}, {"train": MIRRORED}
+    return trained("plain", one=one, two=two)
 
 
 def assert_alike(one, other):
-    assert one.keys() == other.keys()
+    assert one.keys() == other.keys() and (one["devices"], other["devices"]) == (1, 2)
     for name, value in one.items():
         if name != "devices":
             np.testing.assert_allclose(other[name], value, atol=1e-5, rtol=1e-5, err_msg=name)
 
 
-@pytest.fixture(scope="module")
-def one_device(class_folder_once, tmp_path_factory):
-    return train(class_folder_once, tmp_path_factory.mktemp("one") / "one.npz")
+def test_two_replicas_of_half_the_batch_are_one_device_of_all(one_device_and_two):
+    assert_alike(*one_device_and_two)
 
 
-@pytest.mark.parametrize("options", [{}, {"jit": "on"}, {"jit": "on", "micro_batches": 2}], ids=str)
-def test_two_replicas_of_half_the_batch_are_one_device_of_all(class_folder_once, tmp_path, one_device, options):
-    two = train(class_folder_once, tmp_path / "two.npz", devices=2, strategy="mirrored", **options)
+@pytest.mark.slow
+def test_two_replicas_with_xla_and_micro_batches_are_one_device(one_device_and_two, trained):
+    compiled = {**MIRRORED, "jit": "on"}
 
-    assert two["devices"] == 2
-    assert_alike(one_device, two)
+    for two in trained("xla", whole={"train": compiled}, micro={"train": {**compiled, "micro_batches": 2}}):
+        assert_alike(one_device_and_two[0], two)
 
 
-def test_synchronised_batch_norm_is_that_of_the_whole_batch(class_folder_once, tmp_path):
-    # One step: this network, at this size, makes 1e-3 of a difference of 1e-6 within two.
-    shared = {"backbone": "r3d_tiny", "steps": 1}
-    one = train(class_folder_once, tmp_path / "one.npz", **shared)
-    two = train(
-        class_folder_once, tmp_path / "two.npz", devices=2, strategy="mirrored", batch_norm="synchronised", **shared
+@pytest.mark.slow
+def test_synchronised_batch_norm_is_that_of_the_whole_batch(trained):
+    # One step: within two, this small network enlarges a difference of 1e-6 to 1e-3.
+    network = {"backbone": "r3d_tiny", "steps": 1}
+    one, two, local = trained(
+        "batch-norm",
+        one={**network, "train": TRAIN},
+        two={**network, "train": {**MIRRORED, "batch_norm": "synchronised"}},
+        local={**network, "train": MIRRORED},
     )
-    local = train(class_folder_once, tmp_path / "local.npz", devices=2, strategy="mirrored", **shared)
 
     assert_alike(one, two)
     with pytest.raises(AssertionError):
         assert_alike(one, local)
 
 
-def test_two_processes_are_one_device(class_folder_once, tmp_path, one_device):
-    settings = {
-        "data": str(class_folder_once),
-        "out": str(tmp_path / "two.npz"),
-        "devices": 1,
-        "backbone": "plain",
-        "steps": 2,
-        "train": TRAIN,
-    }
+@pytest.mark.slow
+def test_two_processes_are_one_device(videos, tmp_path, one_device_and_two):
+    settings = {"two": {"train": TRAIN}}
 
-    finish(*[start(settings, **variables) for variables in cluster()])
+    finish(*[start(videos, tmp_path, 1, settings, **variables) for variables in cluster()])
 
-    two = dict(np.load(tmp_path / "two.npz"))
-    assert two["devices"] == 2
-    assert_alike(one_device, two)
+    assert_alike(one_device_and_two[0], dict(np.load(tmp_path / "two.npz")))
 
 
-def test_processes_stop_together_and_go_on(class_folder_once, tmp_path):
+@pytest.mark.slow
+def test_processes_stop_together_and_resume_together(class_folder_once, tmp_path):
     def pretrain(*arguments):
         return [
             subprocess.Popen(
@@ -134,6 +151,7 @@ def test_processes_stop_together_and_go_on(class_folder_once, tmp_path):
         "data.frames": 4,
         "data.decode_size": "[20, 20]",
         "views.size": 16,
+        "contrast.levels": "{spatial: [P2], temporal: [P3]}",
         "train.batch_size": 4,
         "train.epochs": 400,
         "train.knn_every": 7,
@@ -143,52 +161,80 @@ def test_processes_stop_together_and_go_on(class_folder_once, tmp_path):
     processes = pretrain("--config", "videos-cpu", "--data", class_folder_once, *settings, "--run", run.path)
     while not run.checkpoints.files() and all(process.poll() is None for process in processes):
         time.sleep(0.05)
-    processes[1].send_signal(signal.SIGTERM)  # the other learns of it at their next step
-    said = [process.communicate(timeout=60)[0] for process in processes]
+    processes[1].send_signal(signal.SIGTERM)  # the chief learns of it when they vote
+    printed = [process.communicate(timeout=60)[0] for process in processes]
 
-    assert [process.returncode for process in processes] == [143, 143], said
-    assert "2 devices share a batch (multi_worker)" in said[0]
+    assert [process.returncode for process in processes] == [143, 143], printed
+    assert "2 devices share a batch (multi_worker)" in printed[0]
     step = run.checkpoints.load()[0].steps_taken
-    assert 0 < step < 400 and [file.name for file in run.path.glob("*.csv")] == ["metrics.csv"]
+    assert [int(row["step"]) for row in run.read_metrics()] == list(range(1, step + 1)) and step < 400
+    assert [file.name for file in run.path.glob("*.csv")] == ["metrics.csv"]
     text = run.config_file.read_text()
     run.config_file.write_text(text.replace("epochs: 400", f"epochs: {step + 3}"))
 
     processes = pretrain("--run", run.path, "--resume")
-    said = [process.communicate(timeout=120)[0] for process in processes]
+    printed = [process.communicate(timeout=120)[0] for process in processes]
 
-    assert [process.returncode for process in processes] == [0, 0], said
+    assert [process.returncode for process in processes] == [0, 0], printed
     assert [int(row["step"]) for row in run.read_metrics()] == list(range(1, step + 4))
 
 
-def test_two_devices_of_jax_are_one(class_folder_once, tmp_path):
-    one = train(class_folder_once, tmp_path / "one.npz", "jax", jit="auto", strategy="one_device")
-    two = train(class_folder_once, tmp_path / "two.npz", "jax", devices=2, jit="auto")
+@pytest.mark.slow
+def test_two_devices_of_jax_are_one(trained):
+    train = {**TRAIN, "jit": "auto"}
 
-    assert two["devices"] == 2
-    assert_alike(one, two)
+    assert_alike(*trained("jax", "jax", one={"train": {**train, "strategy": "one_device"}}, two={"train": train}))
 
 
-@pytest.mark.parametrize(
-    "settings, word",
-    [
-        ({"strategy": "multi_worker"}, "TF_CONFIG"),
-        ({"strategy": "mirrored", "batch_size": 10, "micro_batches": 10}, None),
-        ({"batch_size": 12, "micro_batches": 4}, None),
-    ],
-)
-def test_settings_that_do_not_fit_are_refused(monkeypatch, settings, word):
+@pytest.fixture
+def no_cluster(monkeypatch):
     for name in CLUSTER_VARIABLES:
         monkeypatch.delenv(name, raising=False)
-    if keras.backend.backend() != "tensorflow":
-        pytest.skip("TensorFlow's strategies")
-    if word:
-        with pytest.raises(ConfigError, match=word):
-            Distribution(TrainConfig(**settings))
-    else:
-        assert Distribution(TrainConfig(**settings)).device_count == 1
 
 
-def test_a_broken_tf_config_is_named(monkeypatch):
-    monkeypatch.setenv("TF_CONFIG", "{not json")
-    with pytest.raises(ConfigError, match="TF_CONFIG"):
-        Distribution(TrainConfig())
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="TensorFlow's strategies")
+class TestOnTensorFlow:
+    def test_a_cluster_must_be_described(self, no_cluster):
+        with pytest.raises(ConfigError, match=r"multi_worker needs .*TF_CONFIG"):
+            Distribution(TrainConfig(strategy="multi_worker"))
+
+    def test_a_broken_tf_config_is_named(self, monkeypatch):
+        monkeypatch.setenv("TF_CONFIG", "{not json")
+        with pytest.raises(ConfigError, match="TF_CONFIG is not valid JSON"):
+            Distribution(TrainConfig())
+
+    @pytest.mark.parametrize(
+        "settings", [{"strategy": "mirrored", "batch_size": 10, "micro_batches": 10}, {"batch_size": 12}], ids=str
+    )
+    def test_a_machine_with_one_device_has_one(self, no_cluster, settings):
+        distribution = Distribution(TrainConfig(**settings))
+
+        assert (distribution.device_count, distribution.replica_count, distribution.notes) == (1, 1, [])
+        assert distribution.is_chief and not distribution.is_multi_process
+
+    @pytest.fixture
+    def two_replicas(self, no_cluster, monkeypatch):
+        """This process has one device, so the strategy is told that the device is two."""
+        import tensorflow as tf
+
+        monkeypatch.setattr(tf.distribute.MirroredStrategy, "num_replicas_in_sync", 2)
+
+    def test_a_batch_that_cannot_be_split_equally_is_refused(self, two_replicas):
+        with pytest.raises(ConfigError, match=r"`train.batch_size` \(6\) .*2 device.* `train.micro_batches` 2.* of 4"):
+            Distribution(TrainConfig(strategy="mirrored", batch_size=6, micro_batches=2))
+
+    @pytest.mark.parametrize("options", [{"jit": "on"}, {"micro_batches": 2}], ids=str)
+    def test_synchronised_batch_norm_excludes_xla_and_micro_batches(self, two_replicas, options):
+        with pytest.raises(ConfigError, match="neither under XLA nor in micro-batches"):
+            Distribution(TrainConfig(strategy="mirrored", batch_norm="synchronised", **options))
+
+    @pytest.mark.parametrize(
+        ("batch_norm", "synchronises", "note"),
+        [("auto", False, "the 32 videos of each device"), ("synchronised", True, "the whole batch")],
+    )
+    def test_a_note_says_where_statistics_come_from(self, two_replicas, batch_norm, synchronises, note):
+        distribution = Distribution(TrainConfig(strategy="mirrored", batch_norm=batch_norm))
+
+        assert distribution.synchronises_batch_norm is synchronises
+        assert distribution.notes[0].startswith("2 devices share a batch (mirrored).")
+        assert distribution.notes[0].endswith(f"statistics from {note}.")

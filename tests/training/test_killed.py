@@ -1,7 +1,8 @@
-"""A run that is killed at any moment ends, resumed, with the weights of one that was not disturbed: bit for bit."""
+"""A run that is killed at any moment and resumed ends with the weights of an undisturbed run, bit for bit."""
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,17 +12,20 @@ from pathlib import Path
 import pytest
 
 from hdc_keras.runs.directory import RunDirectory
-from tests.training.test_run import assert_identical, weights_of
+from tests.conftest import write_class_folder
+from tests.training.small_runs import assert_identical, weights_of
 
+pytestmark = pytest.mark.slow
 # `HDC_KERAS_KILLS=20` for the full count.
 KILLS = int(os.environ.get("HDC_KERAS_KILLS", "1"))
+EPOCHS = 8 + 6 * KILLS
 SETTINGS = {
     "data.frames": 4,
     "data.decode_size": "[20, 20]",
     "views.size": 16,
     "model.backbone": "r3d_tiny",
     "contrast.embedding_dim": 8,
-    "train.epochs": 8 + 6 * KILLS,
+    "contrast.levels": "{spatial: [P2], temporal: [P3]}",
     "train.batch_size": 2,
     "train.learning_rate": 0.02,
     "train.knn_every": 3,
@@ -40,61 +44,69 @@ def started(folder, *arguments):
     )
 
 
-def test_a_run_killed_at_any_moment_ends_as_an_undisturbed_one(class_folder, tmp_path):
-    settings = [f"--set={key}={value}" for key, value in SETTINGS.items()]
-    fresh = ["--config", "videos-cpu", "--data", class_folder, *settings]
-    undisturbed = started(tmp_path, *fresh, "--run", "undisturbed")
-    assert undisturbed.wait(timeout=600) == 0, undisturbed.stdout.read()
+def started_on(folder, videos, run, epochs):
+    settings = [f"--set={key}={value}" for key, value in {**SETTINGS, "train.epochs": epochs}.items()]
+    return started(folder, "--config", "videos-cpu", "--data", videos, *settings, "--run", run)
+
+
+def wait_for_a_checkpoint(process, run):
+    before = [file.name for file in run.checkpoints.files()]
+    while process.poll() is None and [file.name for file in run.checkpoints.files()] == before:
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def undisturbed(once):
+    """A run that nothing disturbed, made by the command; once a session, to read only."""
+
+    def make(folder):
+        process = started_on(folder, write_class_folder(folder / "videos"), "run", EPOCHS)
+        out, _ = process.communicate(timeout=600)
+        assert process.returncode == 0, out
+
+    return RunDirectory(once("undisturbed-command", make) / "run")
+
+
+def test_a_run_killed_at_any_moment_ends_as_an_undisturbed_one(undisturbed, tmp_path):
     run, moments, landed = RunDirectory(tmp_path / "killed"), random.Random(0), 0
-    arguments = [*fresh, "--run", run.path]
+    process = started_on(tmp_path, undisturbed.path.parent / "videos", run.path, EPOCHS)
     for _ in range(4 * KILLS):
-        process = started(tmp_path, *arguments)
-        before = [file.name for file in run.checkpoints.files()]
-        while process.poll() is None and [file.name for file in run.checkpoints.files()] == before:
-            time.sleep(0.02)
+        wait_for_a_checkpoint(process, run)
         time.sleep(moments.uniform(0, 0.8))
         if process.poll() is not None:
             break
         process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.communicate()
         landed += 1
-        arguments = ["--run", run.path, "--resume"]
+        process = started(tmp_path, "--run", run.path, "--resume")
         if landed == KILLS:
             break
-
-    if process.returncode != 0:
-        process = started(tmp_path, *arguments)
     out, _ = process.communicate(timeout=600)
 
     assert process.returncode == 0, out
     assert landed == KILLS, "the run is too short for that many kills"
-    assert [row["epoch"] for row in run.read_metrics()] == [str(n + 1) for n in range(SETTINGS["train.epochs"])]
-    assert_identical(weights_of(RunDirectory(tmp_path / "undisturbed")), weights_of(run))
+    assert [row["epoch"] for row in run.read_metrics()] == [str(n + 1) for n in range(EPOCHS)]
+    assert_identical(weights_of(undisturbed), weights_of(run))
 
 
-def test_a_checkpoint_cut_short_is_passed_over_with_a_word(class_folder, tmp_path):
-    settings = [f"--set={key}={value}" for key, value in {**SETTINGS, "train.epochs": 3}.items()]
-    process = started(tmp_path, "--config", "videos-cpu", "--data", class_folder, *settings, "--run", "run")
-    assert process.wait(timeout=300) == 0, process.stdout.read()
-    run = RunDirectory(tmp_path / "run")
-    weights, newest = weights_of(run), run.checkpoints.files()[-1]
+def test_a_run_whose_newest_checkpoint_is_damaged_resumes_from_the_one_before(undisturbed, tmp_path):
+    run = RunDirectory(shutil.copytree(undisturbed.path, tmp_path / "run"))
+    newest = run.checkpoints.files()[-1]
     newest.write_bytes(newest.read_bytes()[: newest.stat().st_size // 2])
 
-    process = started(tmp_path, "--run", "run", "--resume")
+    process = started(tmp_path, "--run", run.path, "--resume")
     out, _ = process.communicate(timeout=300)
 
     assert process.returncode == 0, out
-    assert f"{newest.name} cannot be loaded" in " ".join(out.split()) and "passed over" in out
-    assert_identical(weights, weights_of(run))
+    assert f"{newest.name} cannot be loaded" in " ".join(out.split()) and "skipped" in out
+    assert_identical(weights_of(undisturbed), weights_of(run))
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_saves_and_ends_with_its_code(class_folder, tmp_path, number):
-    settings = [f"--set={key}={value}" for key, value in {**SETTINGS, "train.epochs": 500}.items()]
-    process = started(tmp_path, "--config", "videos-cpu", "--data", class_folder, *settings, "--run", "run")
+def test_a_signal_saves_a_checkpoint_and_ends_with_its_exit_code(class_folder, tmp_path, number):
     run = RunDirectory(tmp_path / "run")
-    while process.poll() is None and not run.checkpoints.files():
-        time.sleep(0.02)
+    process = started_on(tmp_path, class_folder, run.path, 500)
+    wait_for_a_checkpoint(process, run)
 
     process.send_signal(number)
     began = time.monotonic()

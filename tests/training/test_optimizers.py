@@ -54,3 +54,31 @@ def test_every_optimizer_has_the_schedule(name):
     optimizer = build_optimizer(TrainConfig(optimizer=name, epochs=4, warmup_epochs=1, learning_rate=0.2), 5)
 
     assert optimizer._learning_rate.get_config() == {"peak": 0.2, "warmup_steps": 5, "total_steps": 20}
+
+
+def test_the_schedule_warms_up_linearly_and_ends_at_zero():
+    schedule = WarmupCosine(0.4, 10, 110)
+
+    assert float(schedule(0)) == pytest.approx(0.04) and float(schedule(9)) == pytest.approx(0.4)
+    for step in (10, 35, 60, 85, 110, 200):
+        progress = min(1, (step - 10) / 100)
+        assert float(schedule(step)) == pytest.approx(0.2 * (1 + np.cos(np.pi * progress)), abs=1e-6)
+
+
+def test_a_run_shorter_than_its_warm_up_warms_up_for_half_of_it():
+    schedule = build_optimizer(TrainConfig(epochs=4, warmup_epochs=10), 5)._learning_rate
+
+    assert schedule.get_config()["warmup_steps"] == 10
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw", "lars"])
+def test_weight_decay_excludes_biases_and_norms(name):
+    model = keras.Sequential([keras.layers.Dense(3, bias_initializer="ones"), keras.layers.BatchNormalization()])
+    model.build((None, 2))
+    optimizer = build_optimizer(TrainConfig(optimizer=name, weight_decay=0.1), 10)
+    before = model.get_weights()
+
+    optimizer.apply([ops.zeros_like(v) for v in model.trainable_variables], model.trainable_variables)
+
+    changed = {v.name for v, old in zip(model.weights, before, strict=True) if not np.array_equal(v, old)}
+    assert changed == {"kernel"}

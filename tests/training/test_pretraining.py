@@ -1,336 +1,257 @@
 import csv
 import json
 import os
+import resource
 import signal
+from dataclasses import replace
 
 import keras
 import numpy as np
 import pytest
-from keras import ops
 
-from hdc_keras.config import Experiment
 from hdc_keras.data.from_experiment import load_videos
 from hdc_keras.errors import RunError, TrainingError
-from hdc_keras.runs.directory import RunDirectory
-from hdc_keras.training.models import build_model
-from hdc_keras.training.optimizers import WarmupCosine, build_optimizer
+from hdc_keras.step.options import StepOptions
+from hdc_keras.training.distribution import Distribution
+from hdc_keras.training.models import build_model, compiled_model
 from hdc_keras.training.pretraining import pretrain
+from tests.training.small_runs import (
+    AfterSteps,
+    assert_identical,
+    changed,
+    experiment_on,
+    pretrain_run,
+    run_of,
+    weights_of,
+)
 
 
-def experiment_on(folder, **train):
-    return Experiment.model_validate(
-        {
-            "name": "test",
-            "data": {"path": str(folder), "frames": 4, "decode_size": (20, 20)},
-            "views": {"size": 16},
-            "model": {"backbone": "r3d_tiny"},
-            "contrast": {"embedding_dim": 8},
-            "train": {"epochs": 4, "batch_size": 2, "learning_rate": 0.02, "knn_every": 2, **train},
-        }
-    )
+def signal_during(step, number):
+    """Sends this process a signal during a step, as Ctrl-C does."""
+    return AfterSteps(step - 1, lambda: os.kill(os.getpid(), number))
 
 
-def run_of(tmp_path, experiment, name="run"):
-    run = RunDirectory(tmp_path / name)
-    run.create(experiment)
-    return run
-
-
-class StopAfter(keras.callbacks.Callback):
-    """Sends this process a signal after a number of steps, as a user's Ctrl-C does."""
-
-    def __init__(self, steps, number=signal.SIGINT):
-        super().__init__()
-        self.left, self.number = steps, number
-
-    def on_train_batch_end(self, batch, logs=None):
-        self.left -= 1
-        if self.left == 0:
-            os.kill(os.getpid(), self.number)
-
-
-def assert_identical(ones, others):
-    for one, other in zip(ones, others, strict=True):
-        np.testing.assert_array_equal(one, other)
-
-
-def weights_of(run):
-    model, _ = run.checkpoints.load()
-    return [ops.convert_to_numpy(variable) for variable in model.weights]
-
-
-@pytest.fixture
-def deterministic_ops():
-    """Without it threads add in any order, and 12 steps of training differ from one time to the next."""
-    import tensorflow as tf
-    from tensorflow.python.framework import config  # there is no public way to switch it off again
-
-    tf.config.experimental.enable_op_determinism()
-    yield
-    config.disable_op_determinism()
-
-
-def test_a_run_leaves_all_that_is_needed_to_repeat_it(class_folder, tmp_path):
-    experiment = experiment_on(class_folder)
-    run = run_of(tmp_path, experiment)
-
-    outcome = pretrain(experiment, run, load_videos(experiment).records)
-
-    assert outcome.finished and (outcome.step, outcome.epochs) == (12, 4)
-    assert run.experiment() == experiment
-    environment = json.loads((run.path / "environment.json").read_text())
+def test_a_run_holds_everything_needed_to_repeat_it(undisturbed):
+    environment = json.loads((undisturbed.path / "environment.json").read_text())
     assert environment["seed"] == 0 and {"keras", "numpy"} <= set(environment["packages"])
-    rows = run.read_metrics()
-    assert [int(row["epoch"]) for row in rows] == [1, 2, 3, 4] and float(rows[-1]["loss"]) > 0
+    assert undisturbed.experiment().train.knn_every == 2
+    saved = [file.name for file in undisturbed.checkpoints.files()]
+    assert saved == ["step-000000009.keras", "step-000000012.keras"]
+    assert (undisturbed.path / "views.png").read_bytes().startswith(b"\x89PNG")
+    assert not [file for file in undisturbed.path.rglob(".*") if file.is_file()]
+
+
+def test_metrics_are_written_after_each_epoch(undisturbed):
+    rows = undisturbed.read_metrics()
+
+    assert [(int(row["epoch"]), int(row["step"])) for row in rows] == [(1, 3), (2, 6), (3, 9), (4, 12)]
     assert [bool(row["knn_label"]) for row in rows] == [False, True, False, True]
-    assert json.loads((run.path / "metrics.json").read_text())[-1]["loss"] == float(rows[-1]["loss"])
-    assert [file.name for file in run.checkpoints.files()] == ["step-000000009.keras", "step-000000012.keras"]
-    assert all(0 <= float(row["data_wait_share"]) <= 1 for row in rows)
+    assert all(float(row["P2_spatial_weight"]) == float(row["P3_temporal_weight"]) == 1.0 for row in rows)
+    for row in rows:  # one level a task, so weights are 1
+        assert float(row["loss"]) == pytest.approx(
+            float(row["P2_spatial_loss"]) + float(row["P3_temporal_loss"]), rel=1e-5
+        )
+        clips = 3 * 2 * 3  # steps, videos, views
+        assert float(row["clips_per_second"]) == pytest.approx(clips / float(row["seconds"]), rel=0.05)
+    as_json = json.loads((undisturbed.path / "metrics.json").read_text())
+    assert [row["loss"] for row in as_json] == [float(row["loss"]) for row in rows]
+
+
+def test_tensorboard_shows_the_metrics_and_the_views(undisturbed):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    events = EventAccumulator(str(run.event_folder)).Reload()
+    events = EventAccumulator(str(undisturbed.event_folder)).Reload()
+
     assert events.Tags()["images"] == ["views"]
-    scalars = set(events.Tags()["scalars"])
-    assert {"loss/P2_spatial", "accuracy/P5_temporal", "learning_rate", "data_wait_share"} <= scalars
-    assert (run.path / "views.png").read_bytes().startswith(b"\x89PNG")
-    assert not [file for file in run.path.rglob(".*") if file.is_file()]
+    for tag, column in (
+        ("loss", "loss"),
+        ("loss/P2_spatial", "P2_spatial_loss"),
+        ("accuracy/P3_temporal", "P3_temporal_accuracy"),
+        ("learning_rate", "learning_rate"),
+        ("data_wait_share", "data_wait_share"),
+    ):
+        expected = [float(row[column]) for row in undisturbed.read_metrics()]
+        assert [event.value for event in events.Scalars(tag)] == pytest.approx(expected, rel=1e-4), tag
 
 
-@pytest.mark.parametrize("stop_after", [2, 3])
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_stopped_run_continues_to_the_weights_of_an_undisturbed_one(
-    class_folder, tmp_path, deterministic_ops, stop_after, number
-):
-    experiment = experiment_on(class_folder, knn_every=0)
-    records = load_videos(experiment).records
-    undisturbed, stopped = (run_of(tmp_path, experiment, name) for name in ("undisturbed", "stopped"))
-    pretrain(experiment, undisturbed, records)
+# Step 3 is the last of its epoch, step 4 the first.
+@pytest.mark.parametrize(
+    ("number", "step"),
+    [
+        (signal.SIGINT, 4),
+        pytest.param(signal.SIGINT, 3, marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, 3, marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, 4, marks=pytest.mark.slow),
+    ],
+)
+def test_a_stopped_run_resumes_to_the_weights_of_an_undisturbed_one(undisturbed, tmp_path, number, step):
+    run = run_of(tmp_path, undisturbed.experiment())
+    handler = signal.getsignal(number)
 
-    outcome = pretrain(experiment, stopped, records, callbacks=[StopAfter(stop_after, number)])
-    assert not outcome.finished and outcome.step in (stop_after, stop_after + 1)
-    outcome = pretrain(experiment, stopped, records, resume=True)
+    outcome = pretrain_run(run, callbacks=[signal_during(step, number)])
+    assert not outcome.finished and outcome.step == step and outcome.signal == number
+    assert signal.getsignal(number) is handler
+    assert run.checkpoints.files()[-1].name == f"step-{step:09d}.keras"
+    outcome = pretrain_run(run, resume=True)
 
-    assert outcome.finished and outcome.step == 12
-    assert [row["epoch"] for row in stopped.read_metrics()] == ["1", "2", "3", "4"]
-    assert_identical(weights_of(undisturbed), weights_of(stopped))
-
-
-def test_the_knn_check_does_not_touch_the_training(class_folder, tmp_path, deterministic_ops):
-    runs = {}
-    for every in (0, 1):
-        experiment = experiment_on(class_folder, knn_every=every)
-        runs[every] = run_of(tmp_path, experiment, f"every{every}")
-        pretrain(experiment, runs[every], load_videos(experiment).records)
-
-    assert_identical(weights_of(runs[0]), weights_of(runs[1]))
-    assert runs[1].load_checkpoint()[0].backbone.trainable
+    assert outcome.finished and outcome.step == 12 and signal.getsignal(number) is handler
+    assert [row["epoch"] for row in run.read_metrics()] == ["1", "2", "3", "4"]
+    assert_identical(weights_of(undisturbed), weights_of(run))
 
 
-def test_signals_are_given_back(class_folder, tmp_path):
-    before = signal.getsignal(signal.SIGINT)
-    experiment = experiment_on(class_folder, epochs=1, knn_every=0)
+def test_the_knn_check_does_not_change_the_training(undisturbed, tmp_path):
+    run = run_of(tmp_path, changed(undisturbed.experiment(), train={"knn_every": 0}))
 
-    pretrain(experiment, run_of(tmp_path, experiment), load_videos(experiment).records)
+    pretrain_run(run)
 
-    assert signal.getsignal(signal.SIGINT) is before
+    assert "knn_label" in undisturbed.read_metrics()[1] and "knn_label" not in run.read_metrics()[1]
+    assert_identical(weights_of(undisturbed), weights_of(run))
+    assert undisturbed.checkpoints.load()[0].backbone.trainable
 
 
+def test_a_finished_run_cannot_be_resumed(undisturbed):
+    with pytest.raises(RunError, match=r"is finished: step-000000012\.keras"):
+        pretrain_run(undisturbed, resume=True)
+
+
+def test_a_run_starts_from_the_weights_of_another_and_from_nothing_else(undisturbed):
+    other = changed(undisturbed.experiment(), model={"init_from": str(undisturbed.path)}, contrast={"task": "spatial"})
+
+    model, (source, _) = build_model(other), undisturbed.checkpoints.load()
+
+    assert_identical(model.backbone.get_weights(), source.backbone.get_weights())
+    assert_identical(
+        model.objective.heads["P2_spatial"].get_weights(), source.objective.heads["P2_spatial"].get_weights()
+    )
+    assert model.steps_taken == 0 and source.steps_taken == 12
+    with pytest.raises(RunError, match=r"weights of backbone r3d_tiny .* do not fit c3d_tiny"):
+        build_model(changed(other, model={"backbone": "c3d_tiny"}))
+
+
+@pytest.mark.slow
 def test_the_loss_goes_down(class_folder, tmp_path):
-    # All six training videos in each batch: with two, how hard the pair is to tell apart decides the loss.
+    # All six training videos are in each batch. In batches of two, the loss depends on how similar the two videos are.
     optimizer = {"optimizer": "adamw", "learning_rate": 0.003, "warmup_epochs": 1}
-    experiment = experiment_on(class_folder, epochs=75, batch_size=6, knn_every=0, checkpoint_every=75, **optimizer)
-    run = run_of(tmp_path, experiment)
+    run = run_of(tmp_path, experiment_on(class_folder, epochs=75, batch_size=6, checkpoint_every=75, **optimizer))
 
-    pretrain(experiment, run, load_videos(experiment).records)
+    pretrain_run(run)
 
     losses = [float(row["loss"]) for row in run.read_metrics()]
     assert np.mean(losses[-15:]) < 0.75 * np.mean(losses[:15])
 
 
-def test_bad_videos_are_skipped_and_listed(class_folder, tmp_path):
-    (class_folder / "across" / "9.mp4").write_text("no video")
-    experiment = experiment_on(class_folder, epochs=3, knn_every=0)
-    experiment = experiment.model_copy(update={"data": experiment.data.model_copy(update={"max_failed_share": 0.5})})
-    records = load_videos(experiment).records
-    records = [r if "9.mp4" not in r.path else type(r)(r.path, r.video_id, r.labels, "train", None) for r in records]
+def test_videos_that_cannot_be_decoded_are_skipped_and_listed(class_folder, tmp_path):
+    bad = class_folder / "across" / "9.mp4"
+    bad.write_text("no video")
+    experiment = changed(experiment_on(class_folder, epochs=2), data={"max_failed_share": 0.5})
+    records = [
+        replace(record, split="train") if record.path == str(bad) else record
+        for record in load_videos(experiment).records
+    ]
     run = run_of(tmp_path, experiment)
 
     outcome = pretrain(experiment, run, records)
 
-    assert outcome.finished and list(outcome.failed_videos) == [str(class_folder / "across" / "9.mp4")]
+    assert outcome.finished and list(outcome.failed_videos) == [str(bad)]
     with (run.path / "failures.csv").open() as file:
         assert "Invalid data" in next(csv.DictReader(file))["cause"]
 
 
-def test_a_finished_run_cannot_be_resumed(class_folder, tmp_path):
-    experiment = experiment_on(class_folder, epochs=1, knn_every=0)
-    run = run_of(tmp_path, experiment)
-    pretrain(experiment, run, load_videos(experiment).records)
-
-    with pytest.raises(RunError, match="is finished"):
-        pretrain(experiment, run, load_videos(experiment).records, resume=True)
-
-
-def test_a_damaged_checkpoint_is_named(class_folder, tmp_path):
-    experiment = experiment_on(class_folder)
-    run = run_of(tmp_path, experiment)
-    (run.checkpoints.folder / "step-000000001.keras").write_bytes(b"not a checkpoint")
-
-    with pytest.raises(RunError, match=r"step-000000001.keras cannot be loaded"):
-        run.checkpoints.load()
-
-
-def test_a_checkpoint_of_another_architecture_is_refused(class_folder, tmp_path):
-    experiment = experiment_on(class_folder)
-    run = run_of(tmp_path, experiment)
-    other = experiment.model_copy(update={"contrast": experiment.contrast.model_copy(update={"embedding_dim": 16})})
-    run.checkpoints.save(build_model(other), 1, keep=1)
-
-    with pytest.raises(RunError, match="another architecture"):
-        run.checkpoints.load()
-
-
-def test_a_seed_gives_the_same_weights(class_folder):
-    experiment = experiment_on(class_folder)
-    one, other = (build_model(experiment).get_weights() for _ in range(2))
-
-    assert all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
-
-
-def test_the_schedule_warms_up_linearly_and_ends_at_zero():
-    schedule = WarmupCosine(0.4, 10, 110)
-
-    assert float(schedule(0)) == pytest.approx(0.04) and float(schedule(9)) == pytest.approx(0.4)
-    for step in (10, 35, 60, 85, 110, 200):
-        share = min(1, (step - 10) / 100)
-        assert float(schedule(step)) == pytest.approx(0.2 * (1 + np.cos(np.pi * share)), abs=1e-6)
-
-
-@pytest.mark.parametrize("name", ["sgd", "adamw"])
-def test_weight_decay_leaves_out_biases_and_norms(class_folder, name):
-    model = build_model(experiment_on(class_folder))
-    kept = [value.copy() for value in model.get_weights()]
-    optimizer = build_optimizer(experiment_on(class_folder, optimizer=name, weight_decay=0.1).train, 10)
-    optimizer.apply([ops.zeros_like(v) for v in model.trainable_variables], model.trainable_variables)
-
-    moved = {v.name for v, old in zip(model.weights, kept, strict=True) if not np.array_equal(v, old)}
-    assert moved == {"kernel"}
-
-
 @pytest.fixture
 def a_bad_batch(monkeypatch):
-    """The eighth batch of a run has a pixel that is not a number."""
+    """The eighth batch of a run has a NaN in its fourth frame."""
     import tensorflow as tf
 
     from hdc_keras.data import pipeline
 
-    good = pipeline.windows_dataset
+    windows_dataset = pipeline.windows_dataset
 
-    def with_a_bad_one(*arguments):
-        bad = tf.one_hot(3, 4) * float("nan")  # in the fourth frame
+    def with_a_bad_batch(*arguments):
+        nan = tf.one_hot(3, 4) * float("nan")
         return (
-            good(*arguments)
+            windows_dataset(*arguments)
             .enumerate()
-            .map(lambda i, x: tf.where(i == 7, bad[:, None, None, None], 0.0) + tf.cast(x, tf.float32))
+            .map(lambda i, x: tf.where(i == 7, nan[:, None, None, None], 0.0) + tf.cast(x, tf.float32))
         )
 
-    monkeypatch.setattr(pipeline, "windows_dataset", with_a_bad_one)
+    monkeypatch.setattr(pipeline, "windows_dataset", with_a_bad_batch)
 
 
-def test_a_number_that_is_none_stops_the_run_and_is_named(class_folder, tmp_path, a_bad_batch):
-    experiment = experiment_on(class_folder, knn_every=0)
-    run = run_of(tmp_path, experiment)
+def test_a_non_finite_loss_stops_the_run_and_is_named(class_folder, tmp_path, a_bad_batch):
+    run = run_of(tmp_path, experiment_on(class_folder))
 
     with pytest.raises(TrainingError, match=r"step 8: P2_spatial_loss.*step-000000006.keras was saved before it"):
-        pretrain(experiment, run, load_videos(experiment).records)
+        pretrain_run(run)
 
     assert [file.name for file in run.checkpoints.files()] == ["step-000000003.keras", "step-000000006.keras"]
     assert all(np.isfinite(weight).all() for weight in weights_of(run))
 
 
-def test_or_the_step_is_left_out_and_counted(class_folder, tmp_path, a_bad_batch):
-    experiment = experiment_on(class_folder, knn_every=0, on_nan="skip")
-    run = run_of(tmp_path, experiment)
+def test_a_step_with_a_non_finite_loss_is_skipped_and_counted(class_folder, tmp_path, a_bad_batch):
+    run = run_of(tmp_path, experiment_on(class_folder, on_nan="skip"))
 
-    outcome = pretrain(experiment, run, load_videos(experiment).records)
+    outcome = pretrain_run(run)
 
     assert outcome.finished and (outcome.step, outcome.skipped) == (12, 1)
     assert [row["skipped_steps"] for row in run.read_metrics()] == ["0.0", "0.0", "1.0", "1.0"]
     assert all(np.isfinite(weight).all() for weight in weights_of(run))
 
 
-def test_the_best_checkpoint_is_kept_besides_the_newest(class_folder, tmp_path):
-    experiment = experiment_on(class_folder)
-    run = run_of(tmp_path, experiment)
-    model = build_model(experiment)
+@pytest.mark.slow
+def test_a_full_disk_ends_the_run_and_harms_no_checkpoint(class_folder, tmp_path):
+    run = run_of(tmp_path, experiment_on(class_folder))
 
-    for step, (by, score) in enumerate([("loss", -3.0), ("knn", 0.4), ("knn", 0.3), ("loss", 9.0), ("knn", 0.4)], 1):
-        run.checkpoints.keep_best(run.checkpoints.save(model, step, keep=2), by, score)
-
-    assert [file.name for file in run.checkpoints.files()] == ["step-000000004.keras", "step-000000005.keras"]
-    assert json.loads((run.path / "best.json").read_text())["checkpoint"] == "step-000000002"
-    assert run.checkpoints.load(best=True)[1] == run.checkpoints.best
-
-
-def test_a_run_begins_with_the_weights_of_another_and_nothing_else(class_folder, tmp_path):
-    experiment = experiment_on(class_folder, epochs=1, knn_every=0)
-    first = run_of(tmp_path, experiment, "first")
-    pretrain(experiment, first, load_videos(experiment).records)
-    other = experiment.model_copy(
-        update={
-            "model": experiment.model.model_copy(update={"init_from": str(first.path)}),
-            "contrast": experiment.contrast.model_copy(update={"task": "spatial"}),
-        }
-    )
-
-    model, (source, _) = build_model(other), first.load_checkpoint()
-
-    assert_identical(model.backbone.get_weights(), source.backbone.get_weights())
-    assert_identical(
-        model.objective.heads["P2_spatial"].get_weights(), source.objective.heads["P2_spatial"].get_weights()
-    )
-    assert model.steps_taken == 0 and source.steps_taken == 3
-    wrong = other.model_copy(update={"model": other.model.model_copy(update={"backbone": "c3d_tiny"})})
-    with pytest.raises(RunError, match="does not fit"):
-        build_model(wrong)
-
-
-def test_what_cannot_be_written_ends_the_run_and_harms_no_checkpoint(class_folder, tmp_path):
-    import resource
-
-    experiment = experiment_on(class_folder, knn_every=0)
-    run = run_of(tmp_path, experiment)
-
-    class NoRoom(keras.callbacks.Callback):
-        """From the second epoch on the system refuses files as large as a checkpoint."""
+    class FullDisk(keras.callbacks.Callback):
+        """From the second epoch on, the system refuses files as large as a checkpoint."""
 
         def on_epoch_begin(self, epoch, logs=None):
             if epoch == 1:
                 resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, resource.RLIM_INFINITY))
 
-    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:
         with pytest.raises(RunError, match=r"step-000000006.keras cannot be written \(File too large\)"):
-            pretrain(experiment, run, load_videos(experiment).records, callbacks=[NoRoom()])
+            pretrain_run(run, callbacks=[FullDisk()])
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-        signal.signal(signal.SIGXFSZ, ignored)
+        signal.signal(signal.SIGXFSZ, handler)
 
-    assert [file.name for file in run.checkpoints.folder.iterdir() if file.name != "best.keras"] == [
-        "step-000000003.keras"
-    ]
+    remaining = {file.name for file in run.checkpoints.folder.iterdir()}
+    assert remaining == {"step-000000003.keras", "best.keras"}
     assert run.checkpoints.load()[0].steps_taken == 3
 
 
+MEMORY_OPTIONS = {"micro_batches": 2, "accumulate": "plain", "rematerialise": True, "clip_norm": 1.0}
+
+
+def test_the_config_reaches_the_training_step(class_folder):
+    experiment = experiment_on(class_folder, batch_size=4, precision="mixed_float16", jit="on", **MEMORY_OPTIONS)
+
+    model = compiled_model(experiment, 1, Distribution(experiment.train))
+
+    assert model.step_options == StepOptions(**MEMORY_OPTIONS) and model.jit_compile is True
+    assert hasattr(model.optimizer, "inner_optimizer")  # scales the loss
+    assert model.backbone.layers[-1].dtype_policy.name == "mixed_float16"
+    assert keras.config.dtype_policy().name == "float32"  # the global policy is restored
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{"micro_batches": 2}, {"rematerialise": True}, {"precision": "mixed_float16"}])
 def test_options_that_save_memory_run_to_the_end(class_folder, tmp_path, options):
-    experiment = experiment_on(class_folder, epochs=2, knn_every=0, optimizer="lars", clip_norm=1.0, **options)
+    run = run_of(tmp_path, experiment_on(class_folder, epochs=2, optimizer="lars", clip_norm=1.0, **options))
 
-    run = run_of(tmp_path, experiment)
-    outcome = pretrain(experiment, run, load_videos(experiment).records)
+    outcome = pretrain_run(run)
 
-    assert outcome.finished and outcome.step == 6
-    assert keras.config.dtype_policy().name == "float32"  # what is built next is not of this run's precision
+    assert outcome.finished and outcome.step == 6 and outcome.skipped == 0
     model, _ = run.checkpoints.load(compiled=True)
     assert model.backbone.layers[-1].dtype_policy.name == options.get("precision", "float32")
     assert hasattr(model.optimizer, "inner_optimizer") == ("precision" in options)
+
+
+def test_a_seed_gives_the_same_weights(class_folder):
+    experiment = experiment_on(class_folder)
+    one, same = (build_model(experiment).get_weights() for _ in range(2))
+    other = build_model(experiment.model_copy(update={"seed": 1})).get_weights()
+
+    assert_identical(one, same)
+    assert any(not np.array_equal(a, b) for a, b in zip(one, other, strict=True))
