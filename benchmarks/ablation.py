@@ -1,4 +1,4 @@
-"""The ablation study: HDC and its ablations on moving shapes, at equal compute, over several seeds.
+"""Compare HDC with its ablations on moving shapes, at equal compute, over several seeds.
 
 Command: python benchmarks/ablation.py [--seeds 0 1 2] [--variants hdc coupled ...]
          python benchmarks/ablation.py --tables-only      (no training: tables and figure from finished runs)
@@ -171,10 +171,12 @@ def write_docs(study: Study, common: list[str]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS), help="default: all")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="seeds of each variant")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs at a time")
-    parser.add_argument("--set", action="append", default=[], help="a key for all variants: model.backbone=r3d18")
+    parser.add_argument(
+        "--set", action="append", default=[], help="change a key for all variants, as in model.backbone=r3d18"
+    )
     parser.add_argument("--study", type=Path, default=STUDY, help="JSONL file of results")
     parser.add_argument("--runs", type=Path, default=Path("runs/ablation"), help="folder for unfinished runs")
     parser.add_argument(

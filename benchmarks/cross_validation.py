@@ -1,4 +1,4 @@
-"""Cross-validation of HDC and its ablations on a small labelled set: k folds by group, equal compute, several seeds.
+"""Cross-validate HDC and its ablations on a small labelled set: k folds by group, equal compute, several seeds.
 
 Command: python benchmarks/cross_validation.py --data PATH [--folds 5] [--seeds 0 1 2] [--variants hdc coupled]
          python benchmarks/cross_validation.py --tables-only      (no training: tables from finished runs)
@@ -245,9 +245,11 @@ def open_study(file: Path, about: Run | None = None) -> Study:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="labelled folder or CSV manifest")
-    parser.add_argument("--folds", type=int, default=5)
-    parser.add_argument("--variants", nargs="+", choices=list(PRESETS), default=["hdc", "coupled"])
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--folds", type=int, default=5, help="number of folds")
+    parser.add_argument(
+        "--variants", nargs="+", choices=list(PRESETS), default=["hdc", "coupled"], help="presets to compare"
+    )
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="each seed divides the set anew")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs at a time")
     parser.add_argument("--runs", type=Path, default=Path("runs/cross-validation"), help="folder for unfinished runs")
     parser.add_argument("--tables-only", action="store_true", help="write the tables of all finished runs; no training")

@@ -1,4 +1,4 @@
-"""Fine-tuning with few labels, from a pretrained backbone and from random weights.
+"""Fine-tune with few labels, from a pretrained backbone and from random weights.
 
 Command: python benchmarks/fine_tuning.py --run runs/moving-shapes      (after `hdc-keras pretrain`)
          python benchmarks/fine_tuning.py --tables-only                 (no training: the table from finished runs)
@@ -79,9 +79,9 @@ def formatted(runs: list[Run], network: str) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--run", type=Path, default=Path("runs/moving-shapes"))
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--epochs", type=int, help="epochs of every recipe, for a quick try that keeps nothing")
+    parser.add_argument("--run", type=Path, default=Path("runs/moving-shapes"), help="pretrained run")
+    parser.add_argument("--seeds", type=int, default=3, help="fine-tunings of each recipe and network")
+    parser.add_argument("--epochs", type=int, help="epochs of every recipe, for a quick trial that writes no results")
     parser.add_argument("--tables-only", action="store_true", help="write the table from finished runs; no training")
     arguments = parser.parse_args()
     study = Study(STUDY, ("variant", "seed"))

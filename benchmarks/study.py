@@ -1,5 +1,7 @@
 """Shared by the studies: files of results, tables in the docs, and runs at equal compute.
 
+This file is imported by `ablation.py`, `cross_validation.py` and `fine_tuning.py`. It has no command.
+
 A study is a JSONL file in `studies/`. Each line is one finished run with everything that its table needs. Runs that are
 already in the file are not repeated, and the tables in the docs can be written again from the file alone.
 """
