@@ -2,7 +2,7 @@
 
 Command: python benchmarks/pipeline.py [--data PATH] [--rounds 3] [--wait]
 Needs:   pip install decord opencv-python-headless   (a missing decoder is named and left out)
-Cost:    about 1 minute for moving shapes; with --wait, about 8 minutes on 2 cores.
+Cost:    about 1 minute for moving shapes; with --wait, about 7 minutes on 2 cores.
 
 All candidates are pinned to one core and produce the same windows (2 x 16 frames at 128 x 171) of the same videos in
 the same order, one video at a time. The package's pipeline runs with one worker. The other decoders run in the simple
