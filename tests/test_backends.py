@@ -12,6 +12,8 @@ import pytest
 
 from hdc_keras import HDC, R3D, preset
 
+pytestmark = pytest.mark.slow
+
 WORKER = Path(__file__).with_name("backend_worker.py")
 NEEDS = {"tensorflow": "tensorflow", "jax": "jax", "torch": "torch"}
 
@@ -35,10 +37,13 @@ def run(backend, code, *arguments, cwd=None):
     return done.stdout
 
 
-@pytest.fixture(scope="module")
-def start(tmp_path_factory):
-    """A model's file and windows for five steps."""
-    folder = tmp_path_factory.mktemp("backends")
+@pytest.fixture
+def start(once):
+    """A folder with a model's file and windows for five steps."""
+    return once("backends", write_start)
+
+
+def write_start(folder):
     keras.utils.set_random_seed(0)
     model = HDC(
         R3D([8, 8, 12, 16], [1, 1, 1, 1], name="small"),
@@ -51,27 +56,25 @@ def start(tmp_path_factory):
     # Videos that differ much in colour, so that no batch norm divides by next to nothing and enlarges rounding.
     windows = 0.5 * rng.integers(0, 255, (40, 1, 1, 1, 1, 3)) + 0.5 * rng.integers(0, 255, (40, 2, 4, 2, 2, 3))
     np.save(folder / "windows.npy", windows.astype(np.uint8).repeat(10, axis=3).repeat(12, axis=4))
-    return folder
 
 
-@pytest.fixture(scope="module")
-def results(start):
-    """What each backend computed from the same file, by name; run once."""
-    found = {}
+@pytest.fixture
+def results(once, start):
+    """What a backend computed from the same file: arrays by name, and the folder with the model that it saved."""
 
     def of(backend):
-        if backend not in found:
-            out = start / f"{backend}.npz"
-            run(backend, [WORKER], start / "start.keras", start / "windows.npy", out)
-            found[backend] = dict(np.load(out))
-        return found[backend]
+        def compute(folder):
+            run(backend, [WORKER], start / "start.keras", start / "windows.npy", folder / "results.npz")
+
+        folder = once(f"backends-{backend}", compute)
+        return dict(np.load(folder / "results.npz")), folder
 
     return of
 
 
 @pytest.mark.parametrize("backend", [pytest.param(name, marks=needs(name)) for name in ("jax", "torch")])
 def test_backends_agree_on_losses_and_on_weights_after_five_steps(results, start, backend):
-    ours, theirs = results("tensorflow"), results(backend)
+    (ours, _), (theirs, _) = results("tensorflow"), results(backend)
 
     assert set(ours) == set(theirs)
     losses = [name for name in ours if name.startswith("metric/") and name.endswith("loss")]
@@ -87,10 +90,10 @@ def test_backends_agree_on_losses_and_on_weights_after_five_steps(results, start
 
 
 @pytest.mark.parametrize("backend", [pytest.param(name, marks=needs(name)) for name in ("jax", "torch")])
-def test_a_file_saved_under_another_backend_loads_here(results, start, backend):
-    saved = results(backend)
+def test_a_file_saved_under_another_backend_loads_here(results, backend):
+    saved, folder = results(backend)
 
-    loaded = keras.models.load_model(start / f"{backend}.keras")
+    loaded = keras.models.load_model(folder / "results.keras")
 
     for variable in loaded.weights:
         if "seed" not in variable.path:

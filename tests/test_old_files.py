@@ -1,6 +1,7 @@
 """Files that version 0.1.0 wrote stay readable; see fixtures/README.md."""
 
 import csv
+import json
 import shutil
 from pathlib import Path
 
@@ -27,19 +28,43 @@ def metrics_of(folder):
         return list(csv.DictReader(file))
 
 
-def test_an_old_run_resumes_as_it_would_have_gone_on(old_run):
-    expected = metrics_of(old_run.path)
+@pytest.mark.slow
+def test_an_old_run_resumes_to_its_end(old_run):
+    first_epoch = metrics_of(old_run.path)[0]
     experiment = old_run.experiment()
 
     outcome = pretrain(experiment, old_run, load_videos(experiment).records, resume=True)
 
     assert outcome.step == 8 and outcome.finished
-    before, after = expected[1], metrics_of(old_run.path)[1]
-    # On the machine that wrote it, bit for bit; others round differently, and backends have their own random numbers.
-    tolerance = 2e-2 if keras.backend.backend() == "tensorflow" else 0.5
-    for name in before:
-        if name.endswith("_loss"):
-            assert float(after[name]) == pytest.approx(float(before[name]), rel=tolerance), name
+    metrics = metrics_of(old_run.path)
+    assert len(metrics) == 2 and metrics[0] == first_epoch
+    assert np.isfinite([float(metrics[1][name]) for name in first_epoch if name.endswith("_loss")]).all()
+
+
+def test_weights_and_momentum_of_an_old_checkpoint_belong_to_the_same_variables(old_run):
+    # Gradients depend on rounding, and this small run amplifies it. A step with zero gradients does not: it moves each
+    # variable by its momentum and weight decay alone.
+    expected = json.loads((old_run.path / "expected.json").read_text())
+    model, _ = old_run.checkpoints.load(compiled=True)
+    parts = {"backbone": model.backbone, "invariance": model.objective.invariance_weights, **model.objective.heads}
+
+    def projections():
+        return {
+            f"{name}/{i}": value.ravel().astype("float64") @ np.cos(np.arange(value.size))
+            for name, part in parts.items()
+            for i, value in enumerate(part.get_weights())
+        }
+
+    before = projections()
+    variables = model.trainable_variables
+    model.optimizer.apply([keras.ops.zeros_like(variable) for variable in variables], variables)
+    after = projections()
+
+    assert list(before) == list(expected)
+    for name, (value, moved) in expected.items():
+        assert before[name] == pytest.approx(value, rel=1e-4, abs=1e-6), name
+        assert after[name] - before[name] == pytest.approx(moved, rel=1e-3, abs=1e-5 * max(1, abs(value))), name
+    assert sum(moved != 0 for _, moved in expected.values()) == len(variables)
 
 
 def test_an_old_checkpoint_keeps_heads_invariance_and_optimizer(old_run):
