@@ -12,11 +12,13 @@ Tensor = Any
 def unit_length(vectors: Tensor) -> Tensor:
     """L2-normalise (..., channels), in float32.
 
-    A zero vector, which a ReLU may produce, stays zero and has a zero gradient; on JAX, `keras.ops.normalize` has a NaN
-    gradient there.
+    A zero vector, which ReLUs can produce, stays zero and has a zero gradient. The gradient of `keras.ops.normalize`
+    there is NaN on JAX and very large elsewhere. Zero means a length of at most 1e-6.
     """
     vectors = ops.cast(vectors, "float32")
-    return vectors * ops.rsqrt(ops.maximum(ops.sum(ops.square(vectors), axis=-1, keepdims=True), 1e-12))
+    squared_length = ops.sum(ops.square(vectors), axis=-1, keepdims=True)
+    scale = ops.rsqrt(ops.maximum(squared_length, 1e-12))
+    return vectors * ops.where(squared_length > 1e-12, scale, 0.0)
 
 
 @keras.saving.register_keras_serializable(package="hdc_keras")
