@@ -45,7 +45,10 @@ def _version(
 
 
 def main() -> None:
-    """Run the command line. Errors that the library explains are printed without a traceback."""
+    """Run the command line. Errors that the library explains are printed without a traceback.
+
+    Typer ends Ctrl-C with exit code 130; while a network trains, Ctrl-C is a `StoppedError`.
+    """
     # Hides TensorFlow's start-up notices; its warnings and errors are still shown.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
@@ -56,9 +59,6 @@ def main() -> None:
     except HDCError as error:
         errors.print(f"[bold red]Error:[/] {escape(str(error))}", soft_wrap=True)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        errors.print("Stopped.")
-        sys.exit(130)
 
 
 if __name__ == "__main__":

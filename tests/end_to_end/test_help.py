@@ -103,3 +103,14 @@ def test_the_version_is_printed(hdc_keras_in_process):
     import hdc_keras
 
     assert hdc_keras_in_process("--version").out.strip() == hdc_keras.__version__
+
+
+def test_ctrl_c_outside_of_training_ends_with_its_exit_code(hdc_keras_in_process, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("hdc_keras_cli.experiments.named_configs", interrupted)
+
+    done = hdc_keras_in_process("configs", "list")
+
+    assert done.code == 130 and "Traceback" not in done.out, done.out
