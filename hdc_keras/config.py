@@ -1,4 +1,4 @@
-"""The experiment: one validated description of everything that a run does, for YAML files, `--set` and Python.
+"""The configuration of a run: one validated description, read from a YAML file, `--set` overrides or Python.
 
 `hdc-keras configs show` prints every key with its default and its description below.
 """
@@ -31,7 +31,8 @@ BackboneName = Literal[
 Level = Literal["P2", "P3", "P4", "P5"]
 LEVELS: tuple[Level, ...] = get_args(Level)
 
-# The batch size for which `train.learning_rate` is meant when it is scaled (Goyal et al. 2017, arXiv 1706.02677).
+# When the learning rate is scaled, `train.learning_rate` is its value at this batch size (Goyal et al. 2017, arXiv
+# 1706.02677).
 _REFERENCE_BATCH = 256
 
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -49,7 +50,7 @@ class DataConfig(_Section):
 
     path: str | None = Field(
         None,
-        description="folder of videos, CSV or JSONL manifest, or prepared set; empty: moving shapes, rendered here",
+        description="folder of videos, CSV or JSONL manifest, or prepared set; empty: moving shapes, rendered locally",
     )
     layout: Literal["auto", "plain", "ucf101", "hmdb51", "kinetics"] = Field(
         "auto",
@@ -58,7 +59,7 @@ class DataConfig(_Section):
     )
     annotations: str | None = Field(
         None,
-        description="folder or CSV file with the official split lists; empty: searched for in and next to the videos",
+        description="folder or CSV file with the official split lists; empty: searched for in and next to data.path",
     )
     official_split: Annotated[int, Field(ge=1, le=3)] = Field(
         1, description="which of the three official splits of UCF101 or HMDB51"
@@ -140,24 +141,24 @@ class ViewsConfig(_Section):
         description="minimum source frames between the starts of a video's two windows, if the video is long enough",
     )
     second_strides: tuple[PositiveInt, ...] = Field(
-        (), description="temporal strides from which the second window's is drawn; empty: only data.stride"
+        (), description="temporal strides from which the second window's stride is drawn; empty: only data.stride"
     )
     reverse: Probability = Field(0.0, description="probability that the second window is played backwards")
     fade_static: Probability = Field(
-        0.5, description="probability that whatever does not move fades towards grey, by a random fraction"
+        0.5, description="probability that static content fades towards grey, by a random fraction"
     )
     own_colour: Probability = Field(
         1.0, description="probability that the spatial positive gets a separate colour draw instead of the anchor's"
     )
     temporal_negatives: tuple[TemporalNegative, ...] = Field(
         (),
-        description="extra negatives of the temporal task, the anchor with its time altered: any of shifted, reversed, "
-        "shuffled, frozen",
+        description="extra negatives of the temporal task, which look like the anchor but differ in time: any of "
+        "shifted, reversed, shuffled, frozen",
     )
     host_policy: tuple[HostLayer, ...] = Field(
         (),
-        description="keras-cv layers applied in tf.data before all of the above, one draw per clip, as in [{layer: "
-        "RandAugment}]; TensorFlow only",
+        description="keras-cv or Keras layers applied in tf.data before all other augmentation, one draw per clip, "
+        "as in [{layer: RandAugment}]; TensorFlow only",
     )
 
     @field_validator("crop_area", "crop_aspect", "blur_sigma")
@@ -225,7 +226,7 @@ class ContrastConfig(_Section):
         1.0, description="lambda: weight of the temporal loss; the spatial loss has weight 1"
     )
     temporal_negative_weight: PositiveFloat = Field(
-        1.0, description="how many ordinary negatives each of views.temporal_negatives counts as in the softmax"
+        1.0, description="each of views.temporal_negatives counts as this many ordinary negatives in the softmax"
     )
     weighting: Weighting = Field(
         "measured", description="how levels are weighted: uniform, fixed (fixed_weights) or measured (by invariance)"
@@ -243,7 +244,7 @@ class ContrastConfig(_Section):
         description="measured weights: limits relative to their mean; clipped weights are scaled to mean 1 again",
     )
     measure_on: Literal["features", "embeddings"] = Field(
-        "features", description="measured weights: take the invariance of pooled features or of embeddings"
+        "features", description="measured weights: measure the invariance of pooled features or of embeddings"
     )
 
     def levels_of(self, task: str) -> tuple[Level, ...]:
@@ -276,7 +277,7 @@ class TrainConfig(_Section):
     )
     learning_rate: PositiveFloat = Field(0.1, description="peak learning rate, reached after the warm-up")
     scale_learning_rate: Literal["none", "linear", "sqrt"] = Field(
-        "none", description="linear or sqrt: scale learning_rate by batch_size / 256, or by the square root of that"
+        "none", description="none, or scale learning_rate by batch_size / 256 (linear) or by its square root (sqrt)"
     )
     clip_norm: PositiveFloat | None = Field(
         None, description="maximum global norm of the gradient, over all devices; empty: no clipping"
@@ -297,22 +298,22 @@ class TrainConfig(_Section):
     )
     strategy: Literal["auto", "one_device", "mirrored", "multi_worker"] = Field(
         "auto",
-        description="devices that share a batch: one_device, mirrored (all of this machine), multi_worker (several "
-        "machines) or auto (all there are)",
+        description="devices that share a batch: one_device, mirrored (all on this machine), multi_worker (all on "
+        "several machines) or auto (all that are found)",
     )
     batch_norm: Literal["auto", "local", "synchronised"] = Field(
         "auto",
         description="the backbone's batch statistics with several devices: local (per device) or synchronised (whole "
-        "batch); auto is local on TensorFlow and synchronised on JAX; JAX can only do synchronised, and TensorFlow can "
-        "only do local with XLA or micro-batches",
+        "batch); auto is local on TensorFlow and synchronised on JAX; JAX supports only synchronised; with XLA or "
+        "micro-batches, TensorFlow supports only local",
     )
     micro_batches: PositiveInt = Field(
-        1, description="pieces that each device splits its videos into and processes one at a time, to save memory"
+        1, description="pieces into which each device splits its videos; it processes one at a time, to save memory"
     )
     accumulate: Literal["cached", "plain"] = Field(
         "cached",
-        description="with micro-batches, cached (GradCache) gives the negatives and gradient of the whole batch for a "
-        "second forward pass; plain takes negatives only from the same micro-batch",
+        description="with micro-batches, cached (GradCache) gives the negatives and gradient of the whole batch at the "
+        "cost of a second forward pass; plain takes negatives only from the same micro-batch",
     )
     rematerialise: bool = Field(
         False, description="recompute activations inside the backbone's blocks in the backward pass, to save memory"
@@ -359,10 +360,10 @@ class EvaluateConfig(_Section):
     )
     clips: PositiveInt = Field(10, description="evenly spaced clips per video, averaged")
     crops: PositiveInt = Field(
-        1, description="crops per clip, spread along the frame's longer side; 3 gives 10x3 views"
+        1, description="crops per clip, spread along the frame's longer side; 3 crops of 10 clips are 10x3 views"
     )
     seeds: PositiveInt = Field(
-        1, description="repetitions, with different seeds, of whatever is random: fine-tuning, SGD probes, drawn labels"
+        1, description="repetitions of random protocols (fine-tuning, SGD probes, few labels), with different seeds"
     )
     batch_size: PositiveInt = Field(8, description="videos per batch of feature extraction")
     knn_neighbours: PositiveInt = Field(20, description="kNN: number of neighbours")
@@ -383,10 +384,10 @@ class EvaluateConfig(_Section):
 
 
 class Experiment(_Section):
-    """Everything that a run does."""
+    """The whole configuration of a run."""
 
     name: str = Field("experiment", min_length=1, description="name of the experiment and of its run directory")
-    seed: Annotated[int, Field(ge=0)] = Field(0, description="seed of everything random")
+    seed: Annotated[int, Field(ge=0)] = Field(0, description="seed of all random choices")
     data: DataConfig = DataConfig()
     views: ViewsConfig = ViewsConfig()
     model: ModelConfig = ModelConfig()

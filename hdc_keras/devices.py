@@ -9,10 +9,10 @@ from hdc_keras.errors import ConfigError
 
 
 def list_devices() -> list[str]:
-    """Devices that the active Keras backend sees, as in `["cpu:0"]`; accelerators only, where there are any.
+    """Devices that the active Keras backend sees, as in `["cpu:0"]`. CPUs are left out if there is an accelerator.
 
-    `keras.distribution.list_devices` does not list PyTorch's devices. On TensorFlow it initialises them, after which
-    the process cannot join a cluster.
+    `keras.distribution.list_devices` is used only on JAX: it does not list PyTorch's devices, and it initialises
+    TensorFlow's, after which the process cannot join a cluster.
     """
     if keras.backend.backend() == "torch":
         import torch
@@ -34,7 +34,7 @@ def has_accelerator() -> bool:
 
 
 def peak_memory() -> tuple[float, str]:
-    """Peak memory of this process so far in GiB, and what it was measured on: the accelerator, or else the process."""
+    """Peak memory so far in GiB, and whose it is: the first accelerator's, or this process's if there is none."""
     backend = keras.backend.backend()
     if backend == "tensorflow":
         import tensorflow as tf
@@ -72,11 +72,11 @@ def make_deterministic() -> None:
 
 
 def refuse_wrong_gradients(compute_dtype: str) -> None:
-    """Refuse to train where gradients are known to be wrong: in bfloat16 on a CPU with TensorFlow's oneDNN.
+    """Refuse to train in bfloat16 on a CPU with TensorFlow's oneDNN, where gradients are known to be wrong.
 
-    For clips of two frames, which is what the last stage of most 3D networks sees, the oneDNN kernel of TensorFlow 2.21
-    for the filter gradient of a padded 3D convolution in bfloat16 reads uninitialised memory. In float32, or without
-    oneDNN, gradients are right (tests/test_devices.py).
+    In TensorFlow 2.21, oneDNN's bfloat16 kernel for the filter gradient of a padded 3D convolution reads uninitialised
+    memory if its input has two frames, as it does in the last stage of most 3D networks. In float32, or without oneDNN,
+    gradients are right (tests/test_devices.py).
 
     Args:
         compute_dtype: compute dtype of the model.
@@ -100,8 +100,8 @@ def refuse_wrong_gradients(compute_dtype: str) -> None:
 def uses_xla(jit: str) -> bool:
     """Whether to compile with XLA, given `train.jit`.
 
-    With "auto", always on JAX, which is slow without it; on TensorFlow only on an accelerator, because on a CPU XLA's
-    3D convolutions take about 5 times as long as TensorFlow's own.
+    "auto" means yes on JAX, which is slow without XLA; on TensorFlow only with an accelerator, because on a CPU XLA's
+    3D convolutions take about 5 times as long as TensorFlow's; and no on PyTorch.
     """
     if jit == "auto":
         return keras.backend.backend() == "jax" or (keras.backend.backend() == "tensorflow" and has_accelerator())

@@ -44,7 +44,7 @@ class RunError(HDCError):
 
 
 class ExportError(HDCError):
-    """A network cannot be exported to a format, or the exported file does not agree with the network."""
+    """A network cannot be exported to a format, or the exported file gives other outputs than the network."""
 
 
 class StoppedError(HDCError):

@@ -1,7 +1,8 @@
-"""Writing files so that a reader, a crash or a full disk never meets half of one.
+"""Atomic writing of files: a crash or a full disk never leaves a partial file, and no reader ever sees one.
 
 Every file and folder that the package writes under its final name goes through here: it is written under a temporary
-name beside the final one, flushed to disk, and renamed. `remove_leftovers` removes what a killed process has left.
+name beside the final one, flushed to disk and renamed. `remove_leftovers` removes the temporary files that a killed
+process left behind.
 """
 
 import contextlib
@@ -15,21 +16,22 @@ from typing import BinaryIO
 
 from hdc_keras.errors import RunError
 
-# Part of every temporary name. Such names are hidden and lack the final suffix, so that no `*.json` matches them.
+# Part of every temporary name. Such a name begins with a dot and, unless a writer needs the final suffix, lacks it, so
+# that patterns such as `*.json` do not match it.
 _MARK = ".unfinished-"
 
 
 @contextlib.contextmanager
 def replacing(file: Path, suffix: str = "") -> Iterator[Path]:
-    """Yield a temporary path; when the block ends, move what was written there to `file`.
+    """Yield a temporary path to write to. When the block ends without an error, rename it to `file`.
 
     Args:
-        file: the final path of a file or folder. Its parent folder is created if needed. A file that is already there
-            is replaced; a folder is not.
-        suffix: what the temporary path must end in, for writers that choose the format by it.
+        file: the final path of a file or folder. Its parent folder is created if needed. An existing file is
+            replaced; an existing folder is not.
+        suffix: ending of the temporary path, for writers that choose the format by it.
 
     Raises:
-        OSError: it cannot be written; whatever was at `file` is unchanged, and nothing temporary remains.
+        OSError: it cannot be written. An existing file is unchanged, and the temporary one is removed.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_beside(file, suffix)
@@ -37,7 +39,7 @@ def replacing(file: Path, suffix: str = "") -> Iterator[Path]:
         yield temporary
         flush_to_disk(temporary)
         temporary.replace(file)
-        _flush(file.parent)  # The folder's list of names alone, not the files beside this one.
+        _flush(file.parent)  # Makes the new name durable.
     finally:
         _remove(temporary)
 
@@ -50,13 +52,13 @@ def replacing_stream(file: Path) -> Iterator[BinaryIO]:
 
 
 def write_bytes(file: Path, content: bytes) -> None:
-    """Write a whole file or nothing. Raises `OSError` when it cannot be written."""
+    """Write a file atomically. Raises `OSError` when it cannot be written."""
     with replacing_stream(file) as stream:
         stream.write(content)
 
 
 def write_text(file: Path, text: str) -> None:
-    """Write a whole UTF-8 file or nothing. Raises `OSError` when it cannot be written."""
+    """Write a UTF-8 file atomically. Raises `OSError` when it cannot be written."""
     write_bytes(file, text.encode())
 
 
@@ -69,7 +71,9 @@ def write_requested(file: Path, content: bytes) -> None:
 
 
 def link_or_copy(source: Path, file: Path) -> None:
-    """Give a file that is never changed a second name: by a hard link, which takes no space, or else by a copy.
+    """Make `file` a hard link to `source`, which takes no space, or a copy where links are not possible.
+
+    Neither may be modified in place afterwards, because both may be the same file.
 
     Raises:
         OSError: it cannot be written.
@@ -98,10 +102,10 @@ def temporary_folder(beside: Path) -> Iterator[Path]:
 
 
 def remove_leftovers(path: Path) -> None:
-    """Remove temporary files and folders of `path` that killed processes have left behind.
+    """Remove temporary files and folders that killed processes left behind. No other process may be writing there.
 
     Args:
-        path: a final path, or a folder to clean of all its leftovers. Call it only where nobody else is writing.
+        path: the final path to which they belong; or an existing folder, of which all leftovers are removed.
     """
     folder, of = (path, "") if path.is_dir() else (path.parent, f".{path.name}{_MARK}")
     for leftover in folder.glob(f".*{_MARK}*"):
@@ -110,13 +114,13 @@ def remove_leftovers(path: Path) -> None:
 
 
 def flush_to_disk(path: Path) -> None:
-    """Make the operating system write what it still holds in memory of a file, or of a folder and everything in it."""
+    """Flush a file, or a folder and everything in it, from the operating system's memory to disk."""
     for found in [*path.rglob("*"), path] if path.is_dir() else [path]:
         _flush(found)
 
 
 def _flush(path: Path) -> None:
-    """Flush the content of one file, or the list of names of one folder."""
+    """Flush the content of one file, or the list of names in one folder (not the files themselves)."""
     # Some file systems, and Windows, cannot flush a folder.
     with contextlib.suppress(OSError) if path.is_dir() else contextlib.nullcontext():
         number = os.open(path, os.O_RDONLY)

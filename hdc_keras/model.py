@@ -62,7 +62,7 @@ class HDC(keras.Model):
         self.contrast_config = validate(ContrastConfig, contrast or {}, "HDC(contrast=...)")
         self.seed = seed
         levels = self.contrast_config.used_levels
-        # Every part has the model's precision, and keeps it when the model is loaded under another default.
+        # The dtype policy is passed on explicitly, so that a loaded model keeps it whatever the global policy is.
         self.view_generator = ViewGenerator(
             self.views_config, self.contrast_config.task, seed, dtype=self.dtype_policy, name="views"
         )
@@ -94,7 +94,7 @@ class HDC(keras.Model):
         clip_norm: float | None = None,
         **kwargs: Any,
     ) -> None:
-        """Like `keras.Model.compile`, but the loss is the model's own.
+        """Like `keras.Model.compile`, but without a loss, which `objective` provides.
 
         Args:
             optimizer: an optimizer, or its name.
@@ -128,15 +128,15 @@ class HDC(keras.Model):
         self.built = True
 
     def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
-        """Does nothing: there is nothing to build. Under a TensorFlow strategy Keras would fetch a batch for this and
-        average it over the replicas, which fails for uint8 pixels on several machines."""
+        """Does nothing: the constructor builds every layer. Under a TensorFlow strategy, Keras would fetch a batch to
+        build the model and average it over the replicas, which fails for uint8 pixels on several machines."""
 
     def _get_metrics_result_or_logs(self, logs: Any) -> dict[str, Any]:
         """Log all metrics at the end of an epoch, also over several machines, where a step returns only the loss."""
         return self.get_metrics_result()
 
     def call(self, windows: Tensor, training: bool | None = None) -> dict[str, Tensor]:
-        """Views and embeddings of a batch of windows.
+        """Make the views of a batch of windows, and return their pooled features and embeddings.
 
         Args:
             windows: (batch, 2, time, height, width, 3) uint8.
@@ -176,9 +176,9 @@ class HDC(keras.Model):
         sample_weight: Tensor = None,
         training: bool = True,
     ) -> Tensor:
-        """The objective's loss of the outputs of `call`, scalar float32.
+        """The objective's loss for the outputs of `call`, scalar float32. `train_step` does not use it.
 
-        Also updates the metrics and, when training, the average of the invariance. `train_step` does not use it.
+        Also updates the metrics and, when training, the moving averages of the objective.
         """
         assert y_pred is not None
         output = self.objective.loss_of(y_pred, training)
@@ -213,7 +213,7 @@ class HDC(keras.Model):
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "HDC":
-        """A new model from what `get_config` returned."""
+        """Create a model from the result of `get_config`."""
         config = dict(config)
         config["dtype"] = keras.dtype_policies.deserialize(config["dtype"])
         config["backbone"] = keras.saving.deserialize_keras_object(config["backbone"])

@@ -20,12 +20,12 @@ def load(
     Args:
         run_or_file: a run directory, or a checkpoint (`.keras`).
         checkpoint: "newest" or "best"; only for a run directory.
-        frame_size: (height, width) in pixels to which frames are resized. By default the size that the run's
-            pretraining used; required for a checkpoint outside a run directory.
+        frame_size: (height, width) in pixels to which frames are resized. Defaults to the `data.decode_size` of the
+            run; required for a checkpoint outside a run directory.
 
     Returns:
-        The encoder, for inference only: uint8 video (batch, time, height, width, 3) of any size to features and
-        embeddings by name. To fine-tune or build another model, use its `backbone`.
+        The encoder, for inference only. It maps uint8 video (batch, time, height, width, 3) of any size to a dict of
+        features and embeddings. To fine-tune or build another model, use its `backbone`.
 
     Raises:
         ConfigError: the frame size is unknown, or the file is not a checkpoint of `HDC`.

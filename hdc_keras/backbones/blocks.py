@@ -22,7 +22,7 @@ def convolution(
 ) -> Tensor:
     """3D convolution `{name}_conv`, padded equally on both sides, as in PyTorch.
 
-    The "same" padding of Keras is uneven when strides are greater than 1; then a padding layer is added instead.
+    With strides greater than 1, the "same" padding of Keras is uneven, so a padding layer is added instead.
     """
     padding = "same"
     if max(strides) > 1 and max(kernel) > 1:
@@ -57,7 +57,8 @@ def max_pool(
 ) -> Tensor:
     """Max pooling `{name}_pool`, optionally `padded` on both sides by half its size.
 
-    Its input is the output of a ReLU, so padding with zeros is the same as padding with -infinity.
+    The input must be non-negative, as the output of a ReLU is. Padding with zeros then has the same effect as PyTorch's
+    padding with -infinity.
     """
     if padded:
         x = padded_by(x, size, f"{name}_pool_pad", dtype)

@@ -13,8 +13,9 @@ from hdc_keras.backbones.video_backbone import Tensor
 class R2Plus1D(VideoResNet):
     """A residual network that factorises each 3 x 3 x 3 convolution into a 1 x 3 x 3 and a 3 x 1 x 1 convolution.
 
-    Between the two are batch norm, ReLU, and as many channels as keep the number of weights. The stem is a 1 x 7 x 7
-    convolution with stride (1, 2, 2), to 45 channels in the published network, and a 3 x 1 x 1 convolution.
+    Batch norm and a ReLU lie between the two. The number of channels between them is chosen so that they have as many
+    weights as the full convolution. The stem is a 1 x 7 x 7 convolution with stride (1, 2, 2), followed by a 3 x 1 x 1
+    convolution; in the published network there are 45 channels between these two.
 
     Args:
         stackwise_num_filters: channels of each stage.

@@ -129,8 +129,8 @@ def R3D34(name: str = "r3d34", **kwargs: Any) -> R3D:
 def R3D10(name: str = "r3d10", **kwargs: Any) -> R3D:
     """R3D with one basic block per stage, 14.4 million weights.
 
-    VCOP (Xu et al., CVPR 2019) and papers that build on its code call this network "R3D" or even "R3D-18". Results of
-    the two networks are not comparable.
+    VCOP (Xu et al., CVPR 2019) and papers that build on its code call this network "R3D" or even "R3D-18". Its
+    results are not comparable with those of `R3D18`.
     """
     return R3D([64, 128, 256, 512], [1, 1, 1, 1], name=name, **kwargs)
 

@@ -26,14 +26,14 @@ _BATCH_NORM = {"momentum": 0.999, "epsilon": 1e-3}  # as published
 
 @keras.saving.register_keras_serializable(package="hdc_keras")
 class S3D(VideoBackbone):
-    """I3D in which each k x k x k convolution is split into a 1 x k x k and a k x 1 x 1 one, without feature gating.
+    """I3D with each k x k x k convolution factorised into 1 x k x k and k x 1 x 1. Without feature gating.
 
     P2 is the last convolution before the first Inception block; P3 to P5 are the three groups of Inception blocks. The
     stem and the poolings before P4 and P5 halve time. The stem and the poolings before all four levels halve height and
     width.
 
     Args:
-        width: factor on all numbers of channels; 1 is the published network.
+        width: factor by which every number of channels is multiplied; 1 is the published network.
         input_shape: (time, height, width, 3); unknown lengths are `None`.
         dtype: dtype or policy of the layers.
         **kwargs: `name`, `trainable`.

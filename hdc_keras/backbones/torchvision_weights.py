@@ -1,4 +1,4 @@
-"""Loads weights of torchvision's video ResNets from a local file, as a supervised start or a supervised upper bound.
+"""Loads weights of torchvision's video ResNets from a file: a supervised initialisation, or a supervised upper bound.
 
 Source of the layout: torchvision/models/video/resnet.py (`r3d_18`, `r2plus1d_18`).
 """
@@ -15,13 +15,13 @@ from hdc_keras.backbones.resnet3d import VideoResNet
 from hdc_keras.backbones.video_backbone import VideoBackbone
 from hdc_keras.errors import WeightsError
 
-# PyTorch's names of a layer's variables, in the order of Keras.
+# PyTorch's names for a layer's variables, in the order in which Keras lists them.
 _CONVOLUTION = ("weight",)
 _BATCH_NORM = ("weight", "bias", "running_mean", "running_var")
 
 
 def load_torchvision_weights(backbone: VideoBackbone, path: str | Path) -> None:
-    """Load the state dict of torchvision's model into the same network here; the classifier in the file is ignored.
+    """Load a state dict of torchvision into the corresponding backbone. The classifier in the file is ignored.
 
     Reading the file needs PyTorch, whatever the active backend.
 
@@ -30,8 +30,8 @@ def load_torchvision_weights(backbone: VideoBackbone, path: str | Path) -> None:
         path: a `.pth` file, such as `r3d_18-b3b3357e.pth`.
 
     Raises:
-        WeightsError: the file cannot be read or holds another network, or torchvision has no such backbone. The weights
-            of the backbone are unchanged.
+        WeightsError: the file cannot be read or holds another network, or torchvision has no such backbone. The
+            backbone keeps its previous weights.
     """
     if not isinstance(backbone, VideoResNet):
         raise WeightsError(
@@ -79,7 +79,7 @@ def _read(path: Path) -> dict[str, np.ndarray]:
         return {name: tensor.numpy() for name, tensor in state.items()}
     except OSError as error:
         raise WeightsError(f"{path}: cannot be read ({error.strerror})") from error
-    except Exception as error:  # torch raises many types of errors for other files
+    except Exception as error:  # torch raises many types of errors for files in other formats
         raise WeightsError(f"{path}: is not a PyTorch state dict ({' '.join(str(error).split())[:200]})") from error
 
 

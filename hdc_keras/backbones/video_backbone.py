@@ -26,9 +26,9 @@ class VideoBackbone(keras.Model):
         inputs: the symbolic clips.
         pyramid_outputs: symbolic output of every stage by level, `{"P2": ..., "P5": ...}`, shallowest first.
         arguments: constructor arguments of the subclass, including `dtype`, for `get_config`.
-        block_outputs: symbolic output of every block, in order, including the outputs of the stages. Each is the only
-            input of everything that follows it, so rematerialisation can cut the network there. Defaults to the outputs
-            of the stages.
+        block_outputs: symbolic output of every block, in order, including the outputs of the stages. Each is
+            the only connection from earlier to later layers, so rematerialisation can cut the network there. Defaults
+            to the outputs of the stages.
         **kwargs: `name`, `trainable`.
 
     Attributes:
@@ -65,7 +65,7 @@ class VideoBackbone(keras.Model):
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "VideoBackbone":
-        """A new backbone from what `get_config` returned."""
+        """Create a backbone from the result of `get_config`."""
         config = dict(config)
         if isinstance(config.get("dtype"), dict):
             config["dtype"] = keras.dtype_policies.deserialize(config["dtype"])
@@ -88,7 +88,7 @@ class VideoBackbone(keras.Model):
     def block_models(self, last: str) -> list[keras.Model]:
         """A chain of models on the same layers, one per block, up to level `last`.
 
-        The first takes clips, each other model the output of the one before it.
+        The first model takes clips; each later one takes the output of its predecessor.
         """
         blocks, start = [], self.input
         for output in self.block_outputs:

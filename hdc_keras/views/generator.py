@@ -12,8 +12,8 @@ from hdc_keras.views import transforms
 Tensor = Any
 Draws = dict[str, transforms.Parameters]
 
-# The window that each view shows, and the draw of spatial augmentation that it gets: the anchor's ("anchor"), a second,
-# independent one ("other"), or the anchor's with the spatial positive's colours ("spatial", see `views.own_colour`).
+# For each view, the window that it shows and the draw of spatial augmentation that it gets: "anchor", the independent
+# draw "other", or "spatial", which is the anchor's draw with separate colours (see `views.own_colour`).
 _ANCHOR_WINDOW, _SECOND_WINDOW = 0, 1
 _VIEWS = {
     "anchor": (_ANCHOR_WINDOW, "anchor"),
@@ -34,7 +34,7 @@ _POSITIVES: dict[Task, dict[str, str]] = {
 
 
 def positives_of(task: Task) -> dict[str, str]:
-    """The view that is the positive of each loss, by task, as in {"spatial": "spatial_positive", ...}."""
+    """The positive view of each loss of a task, as in {"spatial": "spatial_positive", "temporal": ...}."""
     return _POSITIVES[task]
 
 
@@ -60,7 +60,7 @@ class ViewGenerator(keras.layers.Layer):
 
     Attributes:
         view_names: names of the views, in the order in which they are made.
-        negative_views: the view that serves as each of `config.temporal_negatives`, in order.
+        negative_views: name of the view used for each of `config.temporal_negatives`, in the same order.
     """
 
     def __init__(self, config: ViewsConfig, task: Task = "decoupled", seed: int | None = None, **kwargs: Any):

@@ -34,7 +34,7 @@ def draw_geometry(
 
     Args:
         batch: number of draws.
-        frame_size: (height, width) of the frames in pixels, which turns the aspect of a crop into fractions.
+        frame_size: (height, width) of the frames in pixels, to convert a crop's aspect ratio to fractions of the frame.
         config: ranges and probabilities.
         seed: source of randomness.
 
@@ -44,7 +44,7 @@ def draw_geometry(
     """
     area = random.uniform((batch,), *config.crop_area, seed=seed)
     aspect = ops.exp(random.uniform((batch,), *(math.log(limit) for limit in config.crop_aspect), seed=seed))
-    # From pixels to fractions of the frame.
+    # Converts the ratio of pixels to a ratio of fractions of the frame.
     aspect = aspect * (frame_size[0] / frame_size[1])
     height = ops.minimum(ops.sqrt(area / aspect), 1.0)
     width = ops.minimum(ops.sqrt(area * aspect), 1.0)
