@@ -14,7 +14,7 @@ from hdc_keras.views.generator import positives_of
 
 Tensor = Any
 
-# What is reported for each level and task, in the order in which `ContrastObjective` stacks it.
+# Values monitored for each level and task, in the order in which `loss_of` stacks them.
 _MONITORED = ("loss", "accuracy", "weight", "invariance")
 
 
@@ -79,7 +79,7 @@ class ContrastObjective(Objective):
         return outputs
 
     def loss_of(self, outputs: Mapping[str, Tensor], training: bool | None = None) -> ObjectiveOutput:
-        """The weighted loss of what `embed` returned; updates the average of the invariance when training."""
+        """The weighted loss for the outputs of `embed`; updates the moving average of the invariance when training."""
         results = {pair: self._info_nce(*pair, outputs) for pair in self.pairs}
         measured = ops.stack(
             [ops.stack([self._invariance(level, task, outputs) for task in self.tasks]) for level in self.levels]
@@ -109,7 +109,7 @@ class ContrastObjective(Objective):
         )
 
     def _invariance(self, level: str, task: str, outputs: Mapping[str, Tensor]) -> Tensor:
-        """Invariance of a level to what a task's pairs differ in; 0 where the level does not carry the task."""
+        """How invariant a level is to the difference between a task's anchor and positive; 0 if it has no such loss."""
         if (level, task) not in self.pairs:
             return ops.zeros(())
         basis = f"{level}_features" if self.config.measure_on == "features" else f"{level}_{task}"

@@ -21,22 +21,22 @@ def info_nce(
     negatives: Tensor | None = None,
     negative_weight: float = 1.0,
 ) -> ContrastResult:
-    """Symmetric InfoNCE: each embedding must find its partner among those of the other videos in the batch.
+    """Symmetric InfoNCE: each embedding must identify its partner, from the same video, among those of the whole batch.
 
     `loss = (H(anchor -> positive) + H(positive -> anchor)) / 2`, where H is the mean cross-entropy of the softmax over
     `similarity / temperature`.
 
-    Temporal negatives are added where the positive looks for the anchor. They share the anchor's spatial augmentation,
-    so all candidates from one video look alike there and differ only in time. (Our choice. Added where the anchor looks
-    for the positive, they would be the wrong answers that look most like the anchor, which punishes invariance to
-    augmentation.)
+    Additional (temporal) negatives are candidates only in the direction positive -> anchor (our choice). They share the
+    anchor's spatial augmentation, so in this direction all candidates from one video look alike and differ only in
+    time. In the direction anchor -> positive, they would look more like the anchor than the positive does, and the loss
+    would punish invariance to augmentation.
 
     Args:
         anchor: (batch, dim) float32, L2-normalised.
         positive: (batch, dim) float32, L2-normalised; row i is the partner of the anchor's row i.
         temperature: softmax temperature.
         negatives: (kinds, batch, dim) float32, L2-normalised: additional negatives for each video, or `None`.
-        negative_weight: how many ordinary negatives each of them counts for.
+        negative_weight: each additional negative counts as this many ordinary ones.
 
     Returns:
         The loss, and the accuracy: the share of embeddings whose partner is the nearest candidate.
@@ -51,7 +51,7 @@ def info_nce(
 
 
 def _cross_entropy(logits: Tensor) -> ContrastResult:
-    """The correct column of row i is column i."""
+    """Softmax cross-entropy and accuracy of (rows, candidates) logits; candidate i is the correct one for row i."""
     correct = ops.diagonal(logits)
     loss = ops.mean(ops.logsumexp(logits, axis=1) - correct)
     accuracy = ops.mean(ops.cast(correct >= ops.max(logits, axis=1), "float32"))

@@ -1,4 +1,4 @@
-"""The contract between the training step and what it trains for."""
+"""The interface between the training step and the loss that it minimises."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -23,7 +23,7 @@ class ObjectiveOutput(NamedTuple):
 
 
 class Objective(keras.layers.Layer):
-    """A loss on pooled features, with everything it learns, remembers and reports.
+    """A loss on pooled features, with its trainable weights, its state and the values that it reports.
 
     The training step calls `stateless_call` with the features of the whole batch, differentiates the loss, and commits
     the new state only if the step is finite. A subclass may therefore hold any state (a queue of negatives, moving
@@ -49,11 +49,11 @@ class Objective(keras.layers.Layer):
         return self.loss_of(self.embed(features, training), training)
 
     def embed(self, features: Features, training: bool | None = None) -> dict[str, Tensor]:
-        """What the loss is computed from, and what `HDC.call` returns: features and embeddings by name."""
+        """Features and embeddings by name: the inputs of `loss_of`, and the outputs of `HDC.call`."""
         raise NotImplementedError(f"{type(self).__name__} must implement `embed`.")
 
     def loss_of(self, outputs: Mapping[str, Tensor], training: bool | None = None) -> ObjectiveOutput:
-        """The loss of what `embed` returned; updates moving averages when training."""
+        """The loss for the outputs of `embed`; updates moving averages when training."""
         raise NotImplementedError(f"{type(self).__name__} must implement `loss_of`.")
 
     def track(self, monitored: Tensor, weight: Tensor) -> None:

@@ -1,6 +1,6 @@
-"""Loss weights by level and task, from how instance-invariant each level is.
+"""Loss weights for each level and task, computed from the measured invariance of the level.
 
-The paper models invariance as loss weights; its exact form is not known to us, and the one here is our choice.
+The paper models invariance as loss weights. We do not know its exact formula; the one here is our choice.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from hdc_keras.objective.heads import unit_length
 
 Tensor = Any
 
-# Lower bound of the invariance, so that its power is defined.
+# Lower bound of the invariance, because a negative number cannot be raised to the power `gamma`.
 _LEAST_INVARIANCE = 1e-3
 
 
@@ -24,7 +24,7 @@ def invariance(anchor: Tensor, positive: Tensor) -> Tensor:
 
     Args:
         anchor: (batch, channels).
-        positive: (batch, channels); row i is the partner of the anchor's row i, every other row is a negative.
+        positive: (batch, channels); row i is the partner of the anchor's row i, and every other row is a negative.
 
     Returns:
         Scalar float32 in [-2, 2]; 0 if partners are no more similar than negatives.

@@ -10,10 +10,11 @@ FeaturesFunction = Callable[[Values, Values, Tensor, Any], tuple[Features, Value
 
 
 def pure_features(model: ContrastModel) -> FeaturesFunction:
-    """(weights, state, windows, draws) -> pooled features by level, (views, batch, channels), and the new state.
+    """Make the function (weights, state, windows, draws) -> (features, new state).
 
-    `weights` and `state` are the values of the trainable and non-trainable variables of `model.pyramid`. Pure, so that
-    XLA may compile it, a loop may run it on micro-batches, and the backward pass may recompute it.
+    `weights` and `state` are the values of the trainable and non-trainable variables of `model.pyramid`; features are
+    pooled, (views, batch, channels) by level. The function is pure, so XLA can compile it, a loop can run it on
+    micro-batches, and the backward pass can recompute it.
     """
 
     def features(weights: Values, state: Values, windows: Tensor, draws: Any) -> tuple[Features, Values]:

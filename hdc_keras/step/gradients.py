@@ -1,10 +1,10 @@
-"""The gradient of a step: of the whole batch at once, or of micro-batches.
+"""The gradient of a step, computed for the whole batch at once or in micro-batches.
 
-The computation is cut where it is narrow: at the pooled features of each level. Before the cut, no video depends on any
-other, so each replica and each micro-batch computes the features of its own videos. After the cut everything is small:
-each replica gathers the features of the whole batch and computes the objective for all of it, identically everywhere.
-The gradient with respect to the features is then carried back through the backbone by each replica and micro-batch for
-its own videos. With micro-batches this is gradient caching (GradCache: Gao et al. 2021, arXiv 2101.06983).
+The computation is cut at its narrowest point, the pooled features of each level. Before the cut, no video depends on
+any other, so each replica and each micro-batch computes the features of its own videos. After the cut everything is
+small: each replica gathers the features of the whole batch and computes the same objective for all of it. Each replica
+and micro-batch then carries the gradient with respect to its features back through the backbone. With micro-batches
+this is gradient caching (GradCache: Gao et al. 2021, arXiv 2101.06983).
 """
 
 from contextlib import AbstractContextManager, nullcontext
@@ -20,12 +20,12 @@ from hdc_keras.step.replicas import ReplicaGroup
 
 
 class ObjectiveGradients(NamedTuple):
-    """What the objective says of the whole batch.
+    """Loss, gradients and new state of the objective for the whole batch.
 
     Attributes:
         loss: scalar.
         monitored: (names,), see `Objective`.
-        by_features: gradient with respect to this replica's own features.
+        by_features: gradient with respect to this replica's features.
         by_weights: gradient with respect to the objective's trainable variables.
         state: new values of the objective's other variables.
     """
@@ -38,7 +38,7 @@ class ObjectiveGradients(NamedTuple):
 
 
 class StepGradients(NamedTuple):
-    """What one replica has computed before replicas are combined.
+    """The results of one replica, before the replicas are combined.
 
     Attributes:
         loss: scalar, of the whole batch.
@@ -60,12 +60,12 @@ class StepGradients(NamedTuple):
 def step_gradients(
     model: ContrastModel, replicas: ReplicaGroup, windows: Tensor, draws: Any, loss_scale: Tensor
 ) -> StepGradients:
-    """The gradient of this replica's windows, computed as `model.step_options` says.
+    """Compute the gradient of this replica's windows, as `model.step_options` prescribes.
 
     Args:
         model: the model.
         replicas: the replicas that share the batch.
-        windows: (batch, 2, time, height, width, 3), this replica's own.
+        windows: (batch, 2, time, height, width, 3), this replica's part of the batch.
         draws: the augmentation of these windows, as `ViewGenerator.draw` returns it.
         loss_scale: factor on all gradients, for mixed_float16.
     """
@@ -123,11 +123,11 @@ def _plain(
     draws: Any,
     loss_scale: Tensor,
 ) -> StepGradients:
-    """Each (piece, ...) micro-batch for itself; losses and gradients are averaged."""
+    """Treat each (piece, ...) micro-batch as a separate batch, and average losses and gradients."""
     count = model.step_options.micro_batches
     total: StepGradients | None = None
     for piece in range(count):
-        # In order: TensorFlow would otherwise start the next piece before it has freed the memory of this one.
+        # Without this, TensorFlow may start the next piece before it has freed the memory of this one.
         with _after(total):
             own_windows, own_draws = tree.map_structure(lambda x, piece=piece: ops.copy(x[piece]), (windows, draws))
             found = _whole_batch(model, replicas, values, own_windows, own_draws, loss_scale)
@@ -150,8 +150,8 @@ def _cached(
     draws: Any,
     loss_scale: Tensor,
 ) -> StepGradients:
-    """First the features of all (piece, ...) micro-batches, then the gradient with respect to them, then each
-    micro-batch again with its part of that gradient."""
+    """Compute the features of every (piece, ...) micro-batch, then the gradient with respect to all features. Then run
+    each micro-batch again, to carry its part of that gradient back through the backbone."""
     count = model.step_options.micro_batches
 
     def features_of(weights: Values, state: Values, piece: Tensor) -> tuple[Features, Values]:
@@ -184,7 +184,7 @@ def _cached(
 
 
 def _added(total: StepGradients, found: StepGradients) -> StepGradients:
-    """The sums of losses and gradients, with the newer state."""
+    """Add losses and gradients, and keep the newer state."""
     return found._replace(
         loss=total.loss + found.loss,
         monitored=total.monitored + found.monitored,
@@ -202,7 +202,7 @@ def _divided(values: list[Tensor | None], count: int) -> list[Tensor | None]:
 
 
 def _after(gradients: StepGradients | None) -> AbstractContextManager[Any]:
-    """What is computed in this context starts only when `gradients` are there (TensorFlow)."""
+    """On TensorFlow, operations created in this context start only after `gradients` have been computed."""
     if gradients is None or keras.backend.backend() != "tensorflow":
         return nullcontext()
     import tensorflow as tf
@@ -225,5 +225,5 @@ def _joined_pieces(x: Tensor) -> Tensor:
 
 
 def _with_row(buffer: Tensor, row: Tensor, value: Tensor) -> Tensor:
-    """`buffer` with `value` in one row."""
+    """A copy of `buffer` with `value` in one row."""
     return ops.slice_update(buffer, (row,) + (0,) * (len(buffer.shape) - 1), value[None])

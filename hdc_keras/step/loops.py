@@ -1,4 +1,4 @@
-"""A loop whose turns share memory, on every backend."""
+"""A loop whose iterations reuse the same memory, on every backend."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +10,7 @@ Nested = Any
 
 
 def repeat(count: int, body: Callable[[Tensor, Nested], Nested], state: Nested) -> Nested:
-    """`state = body(i, state)` for i = 0 ... count - 1, one after the other; memory is that of a single turn."""
+    """Repeat `state = body(i, state)` for i = 0 ... count - 1, in order, with the memory of a single iteration."""
     backend = keras.backend.backend()
     if backend == "jax":
         import jax
@@ -19,7 +19,7 @@ def repeat(count: int, body: Callable[[Tensor, Nested], Nested], state: Nested) 
     if backend == "tensorflow":
         import tensorflow as tf
 
-        # TensorFlow would otherwise run up to ten turns in parallel.
+        # By default, TensorFlow runs up to ten iterations in parallel.
         return tf.while_loop(
             lambda i, _: i < count, lambda i, state: (i + 1, body(i, state)), (0, state), parallel_iterations=1
         )[1]

@@ -1,4 +1,4 @@
-"""What the training step needs of a model, and the values that it reads from it."""
+"""The interface of a model that the training step can train, and the values of its variables."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
@@ -55,9 +55,9 @@ class NetworkValues(NamedTuple):
 
     Attributes:
         backbone: trainable variables of `pyramid`.
-        backbone_state: its other variables: batch norm's statistics.
+        backbone_state: non-trainable variables of `pyramid`, the statistics of batch norm.
         objective: trainable variables of the objective.
-        objective_state: its other variables.
+        objective_state: non-trainable variables of the objective.
     """
 
     backbone: Values
@@ -77,5 +77,5 @@ class NetworkValues(NamedTuple):
 
 
 def values_of(variables: Sequence[Any]) -> Values:
-    """Tensors with the values of variables."""
+    """The values of variables, as tensors."""
     return [ops.convert_to_tensor(variable.value) for variable in variables]

@@ -6,16 +6,16 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class StepOptions:
-    """How a step is computed. By default the whole batch goes through in one piece.
+    """How a step is computed. By default, the whole batch is processed at once.
 
     Attributes:
         micro_batches: number of pieces into which each replica splits its videos, to save memory.
-        accumulate: how the micro-batches relate. "cached": negatives come from the whole batch, and the gradient equals
-            that of the whole batch; features are computed twice. "plain": each micro-batch uses only its own negatives,
-            and gradients are averaged, as in ordinary gradient accumulation.
+        accumulate: how micro-batches are combined. "cached": negatives come from the whole batch, and the gradient
+            equals that of the whole batch; features are computed twice. "plain": each micro-batch uses only its
+            own negatives, and gradients are averaged, as in ordinary gradient accumulation.
         rematerialise: keep only the outputs of the backbone's blocks for the backward pass and recompute the rest.
         clip_norm: maximum global norm of the gradient; no clipping when `None`.
-        compile_features: compile views and backbone separately with XLA, which cannot compile the collectives between
+        compile_features: compile only views and backbone with XLA, because it cannot compile the collectives between
             the replicas of a TensorFlow strategy.
 
     Raises:

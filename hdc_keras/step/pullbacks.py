@@ -1,4 +1,4 @@
-"""Vector-Jacobian products on every backend, which Keras does not offer."""
+"""Vector-Jacobian products, which Keras does not offer, on every backend."""
 
 from collections.abc import Callable
 from typing import Any
@@ -19,9 +19,9 @@ def pullback(function: Callable[[Nested], tuple[Nested, Nested]], inputs: Nested
         inputs: nested tensors.
 
     Returns:
-        outputs, auxiliary results, and the pullback: from the gradients of a loss with respect to the outputs to those
-        with respect to the inputs. They are `None` for inputs that the outputs do not depend on (zeros on JAX). The
-        pullback may be called once.
+        outputs, auxiliary results, and the pullback. Given the gradients of a loss with respect to the outputs, it
+        returns the gradients with respect to the inputs: `None` for an input that the outputs do not depend on (zeros
+        on JAX). It may be called only once.
     """
     return _PULLBACKS[keras.backend.backend()](function, inputs)
 

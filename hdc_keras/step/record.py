@@ -1,4 +1,4 @@
-"""Counts steps and remembers the first one that was not finite."""
+"""Counts steps and remembers the first one with non-finite values."""
 
 from collections.abc import Sequence
 from typing import Any

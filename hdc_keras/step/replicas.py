@@ -16,8 +16,8 @@ class ReplicaGroup:
 
     Attributes:
         count: number of replicas.
-        index: which of them this is.
-        spans_processes: whether they belong to several processes.
+        index: index of this replica.
+        spans_processes: whether the replicas run in several processes.
     """
 
     def __init__(self) -> None:

@@ -1,7 +1,7 @@
 """The training step of `HDC`, on every backend: draw, differentiate, combine the replicas, update.
 
-`gradients` computes what one replica contributes, and how the batch is split; `update` decides whether the step is
-finite, clips, and commits.
+`gradients` splits the batch and computes the gradients of one replica. `update` checks that they are finite, clips them
+and commits the step.
 """
 
 from contextlib import AbstractContextManager, nullcontext
@@ -17,16 +17,16 @@ from hdc_keras.step.update import finish_step
 
 
 def train_step(model: ContrastModel, *arguments: Any) -> Any:
-    """Does what Keras' `train_step` does, with its arguments and results on the active backend."""
+    """Replaces Keras' `train_step`, with the same arguments and results, which depend on the active backend."""
     if keras.backend.backend() == "jax":
         return _jax_train_step(model, *arguments)
     with _without_autograd():
         gradients = _gradients(model, _windows_of(*arguments))
-        # Stages above the deepest level in use have no gradient.
+        # Stages after the deepest level in use have no gradient.
         pairs = [(g, v) for g, v in zip(gradients, model.trainable_variables, strict=True) if g is not None]
         model.optimizer.apply(*map(list, zip(*pairs, strict=True)))
     logs = model.get_metrics_result()
-    # Over several processes Keras averages each value that a step returns along its first axis, which it must have.
+    # With several processes, Keras averages each returned value along its first axis, so a scalar needs one.
     return {"loss": logs["loss"][None]} if ReplicaGroup().spans_processes else logs
 
 
@@ -53,7 +53,7 @@ def _jax_train_step(
 
 
 def _gradients(model: ContrastModel, windows: Tensor) -> list[Tensor | None]:
-    """Gradients in the order of `model.trainable_variables`. Updates all other state: statistics, metrics, draws."""
+    """Gradients in the order of `model.trainable_variables`. Also updates statistics, metrics and random state."""
     replicas = ReplicaGroup()
     _refuse_what_replicas_cannot_share(model, replicas)
     batch = ops.shape(windows)[0] * replicas.count
@@ -75,19 +75,19 @@ def _refuse_what_replicas_cannot_share(model: ContrastModel, replicas: ReplicaGr
     inner: Any = getattr(model.optimizer, "inner_optimizer", model.optimizer)
     if inner.clipnorm or inner.global_clipnorm or inner.clipvalue:
         raise ValueError(
-            "the optimizer's own clipping sees the gradient of each replica before they are summed. Pass `clip_norm` "
-            "to `HDC.compile` instead, which clips the summed gradient."
+            "with several replicas, the optimizer would clip the gradient of each replica before they are summed. Pass "
+            "`clip_norm` to `HDC.compile` instead, which clips the summed gradient."
         )
     synchronised = any(getattr(layer, "synchronized", False) for layer in model.pyramid._flatten_layers())
     if synchronised and (options.compile_features or options.micro_batches > 1):
         raise ValueError(
-            "synchronised batch norm needs collectives inside the backbone, which neither XLA nor a loop over "
-            "micro-batches can contain. Use local batch norm, or `jit_compile=False` and `micro_batches=1`."
+            "synchronised batch norm communicates between replicas inside the backbone, which is not possible with "
+            "XLA or micro-batches. Use local batch norm, or `jit_compile=False` and `micro_batches=1`."
         )
 
 
 def _without_autograd() -> AbstractContextManager[Any]:
-    """PyTorch records every operation for its autograd unless told not to."""
+    """Turn off PyTorch's autograd for the step; `pullbacks` turns it on where gradients are needed."""
     if keras.backend.backend() != "torch":
         return nullcontext()
     import torch

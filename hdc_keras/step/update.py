@@ -1,6 +1,7 @@
-"""From the gradients of one replica to what the optimizer gets, and the commit of a step's new state.
+"""The end of a step: check the gradients of all replicas, clip them for the optimizer, and commit the new state.
 
-A step with a non-finite loss or gradient leaves all moving averages as they are, and the optimizer gets zeros.
+If the loss or a gradient is non-finite, moving averages keep their values, and the optimizer gets zero gradients. A
+loss-scaling optimizer gets infinity for a non-finite gradient instead, and skips the step itself.
 """
 
 from collections.abc import Sequence
@@ -19,8 +20,8 @@ class Verdict(NamedTuple):
 
     Attributes:
         gradient_is_finite: whether the gradient of every replica is finite.
-        is_good: whether the step's state is committed. With a loss-scaling optimizer this depends on the loss alone:
-            a gradient that overflows is part of how it finds its scale.
+        is_good: whether the step's state is committed. With a loss-scaling optimizer this depends only on the
+            loss, because gradients are expected to overflow while it searches for its scale.
     """
 
     gradient_is_finite: Tensor
@@ -30,19 +31,20 @@ class Verdict(NamedTuple):
 def finish_step(
     model: ContrastModel, replicas: ReplicaGroup, gradients: StepGradients, loss_scale: Tensor, batch: Tensor
 ) -> list[Tensor | None]:
-    """Commit the step's state and bookkeeping.
+    """Commit the step's state, update counters and means, and return gradients for the optimizer.
 
     Args:
         model: the model.
         replicas: the replicas that share the batch.
-        gradients: this replica's.
-        loss_scale: the factor on them.
-        batch: number of videos of the whole batch.
+        gradients: the results of this replica.
+        loss_scale: factor by which the gradients are scaled.
+        batch: number of videos in the whole batch.
 
     Returns:
         Gradients in the order of `model.trainable_variables`, for the optimizer to add up over the replicas.
     """
-    # The optimizer adds up the replicas' gradients, and that of the objective is the same on each of them.
+    # The optimizer adds up the gradients of all replicas. Each has the objective's gradient of the whole batch, so each
+    # contributes an equal share of it.
     gradients = gradients._replace(objective=[_scaled(g, 1.0 / replicas.count) for g in gradients.objective])
     verdict = check_finite(gradients, replicas, _scales_loss(model.optimizer))
     factor = clipping_factor(gradients, replicas, model.step_options.clip_norm, loss_scale)
@@ -76,7 +78,7 @@ def clipping_factor(
 def optimizer_gradients(
     model: ContrastModel, gradients: StepGradients, verdict: Verdict, factor: Tensor
 ) -> list[Tensor | None]:
-    """Clipped gradients in the order of `model.trainable_variables`; replaced as a whole if the step is not finite."""
+    """Clipped gradients in the order of `model.trainable_variables`; all are replaced if the step is not finite."""
     is_finite = ops.logical_and(verdict.is_good, verdict.gradient_is_finite)
     # A loss-scaling optimizer looks for non-finite gradients itself, on each replica, and then skips the step.
     replacement = ops.where(verdict.gradient_is_finite, 0.0, float("inf")) if _scales_loss(model.optimizer) else 0.0
@@ -94,7 +96,7 @@ def optimizer_gradients(
 
 
 def commit_state(model: ContrastModel, replicas: ReplicaGroup, gradients: StepGradients, verdict: Verdict) -> None:
-    """Write the new state of backbone and objective, if the step is good. Batch norm's statistics are averaged."""
+    """If the step is good, write the new state of the backbone, averaged over replicas, and of the objective."""
     state = list(gradients.backbone_state)
     floats = [i for i, value in enumerate(state) if keras.backend.is_float_dtype(value.dtype)]
     for i, mean in zip(floats, replicas.mean([state[i] for i in floats]), strict=True):
@@ -116,7 +118,7 @@ def _present(gradients: StepGradients) -> Values:
 
 
 def _scales_loss(optimizer: Any) -> bool:
-    """Whether it is a `LossScaleOptimizer`, of mixed_float16."""
+    """Whether the optimizer is a `LossScaleOptimizer`, which mixed_float16 uses."""
     return hasattr(optimizer, "inner_optimizer")
 
 
