@@ -42,7 +42,7 @@ def read_local_dataset(data: DataConfig) -> VideoSet:
     """Like `read_dataset`, but only for videos that can be read directly: local or prepared ones.
 
     Raises:
-        DataError: also when a video is remote and not prepared.
+        DataError: as in `read_dataset`, or a video is remote and not prepared.
     """
     videos = read_dataset(data)
     remote = next((record.path for record in videos.records if not record.stored and is_remote(record.path)), None)
@@ -84,10 +84,11 @@ def read_dataset(data: DataConfig) -> VideoSet:
 
 
 def read_ucf101(folder: Path, annotations: Path | None = None, split: int = 1) -> VideoSet:
-    """UCF101 (Soomro et al. 2012): `{Class}/v_{Class}_gXX_cYY.avi`; `trainlist0N.txt`, `testlist0N.txt`, `classInd.txt`
+    """Read UCF101 (Soomro et al. 2012): videos `{Class}/v_{Class}_gXX_cYY.avi` and the official lists.
 
+    The lists are `trainlist0N.txt`, `testlist0N.txt` and, optionally, `classInd.txt`.
     Clips with the same `gXX` are cuts of one recording and share a group. Names are matched regardless of case and
-    suffix: releases disagree on `HandStandPushups` and `HandstandPushups`, and re-encoded copies end in `.mp4`.
+    suffix: releases spell `HandStandPushups` in two ways, and re-encoded copies end in `.mp4`.
 
     Args:
         folder: contains the class folders, directly or one level further down.
@@ -105,7 +106,7 @@ def read_ucf101(folder: Path, annotations: Path | None = None, split: int = 1) -
     records = []
     for name, pattern in _UCF_LISTS.items():
         for number, line in _lines(lists / pattern.format(split), problems):
-            listed = line.split()[0]  # Training lists also have the number of the class.
+            listed = line.split()[0]  # In training lists, the number of the class follows.
             directory, _, file_name = listed.replace("\\", "/").rpartition("/")
             stem = Path(file_name).stem
             label = labels.get(directory.casefold()) if labels else directory
@@ -136,8 +137,9 @@ def _ucf_classes(path: Path, problems: "_Problems") -> dict[str, str]:
 
 
 def read_hmdb51(folder: Path, annotations: Path | None = None, split: int = 1) -> VideoSet:
-    """HMDB51 (Kuehne et al. 2011): `{class}/*.avi`; `{class}_test_splitN.txt` with 0 (unused), 1 (train) or 2 (test).
+    """Read HMDB51 (Kuehne et al. 2011): videos `{class}/*.avi` and the official lists `{class}_test_splitN.txt`.
 
+    A list marks each clip as 0 (unused), 1 (train) or 2 (test).
     A clip's name begins with the title of its source; clips of one source share a group. Unused clips are left out.
     Only letters and digits of names are compared, because copies of the set replace spaces, `#`, `;`, `&` and brackets
     in different ways.
@@ -180,10 +182,11 @@ def _hmdb_record(path: Path, label: str, split: str | None) -> VideoRecord:
 
 
 def read_kinetics(folder: Path, annotations: Path | None = None) -> VideoSet:
-    """Kinetics-400, -600, -700 (Kay et al. 2017): CSV lists with `youtube_id`, `time_start`, `time_end`, and clips.
+    """Read Kinetics-400, -600 or -700 (Kay et al. 2017): clips, and the official lists in CSV files.
 
-    Clips are named `{youtube_id}_{start:06d}_{end:06d}` or `{youtube_id}`. Many have been removed from YouTube; a note
-    says how many of the listed clips are missing. Clips of one YouTube video share a group.
+    The lists have the columns `youtube_id`, `time_start` and `time_end`. Clips are named
+    `{youtube_id}_{start:06d}_{end:06d}` or `{youtube_id}`. Many have been removed from YouTube; a note says how many of
+    the listed clips are missing. Clips of one YouTube video share a group.
 
     Args:
         folder: contains the clips, in any arrangement of folders.

@@ -12,8 +12,8 @@ from av.video.stream import VideoStream
 
 from hdc_keras.errors import VideoDecodeError
 
-# Number of videos whose frame index is cached (about 2.5 kB each at 300 frames). After the first epoch, no file is
-# scanned again.
+# Number of videos whose frame index is cached (about 2.5 kB each at 300 frames). A file is scanned only once if the set
+# has no more videos than that.
 _INDEX_CACHE_SIZE = 20_000
 # Decoding up to this many unneeded frames is cheaper than a seek, which flushes the decoder (our choice).
 _FRAMES_WORTH_A_SEEK = 8
@@ -142,7 +142,8 @@ def stream_frames(path: str, size: FrameSize, rate: float | None = None) -> Iter
         (height, width, 3) uint8, RGB, upright.
 
     Raises:
-        VideoDecodeError: the file cannot be decoded, or `rate` is given and the file has no timestamps.
+        VideoDecodeError: the file cannot be decoded, or `rate` is given and the file has neither timestamps nor a frame
+            rate.
     """
     index = index_frames(path)
     try:
@@ -161,7 +162,7 @@ def _decoded(
     try:
         with av.open(path) as container:
             stream = _video_stream(container)
-            # Several videos are decoded in parallel already; threads within each would only compete.
+            # Several videos are already decoded in parallel, so more threads for each would only compete.
             stream.codec_context.thread_count = 1
             find_frames = _by_counting if index.timestamps is None else _by_seeking
             for position, frame in find_frames(container, stream, index, wanted):

@@ -1,4 +1,4 @@
-"""Builds what the `data` section of an experiment describes: videos, window specification, frame store, host policy."""
+"""Builds what the sections `data` and `views` describe: videos, window specification, frame store, host policy."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -17,8 +17,8 @@ from hdc_keras.errors import ConfigError
 def load_videos(experiment: Experiment, progress: Callable[[int, int], None] | None = None) -> VideoSet:
     """The experiment's videos, each with a split. Moving shapes are rendered unless they are cached.
 
-    `data.limit_per_class` and `data.limit` restrict how many videos of each class and of each split are kept; they are
-    drawn at random.
+    `data.limit_per_class` and `data.limit` restrict how many videos of each class and split are kept. The kept videos
+    are drawn at random.
 
     Args:
         experiment: its `data` section and `seed` determine the videos.

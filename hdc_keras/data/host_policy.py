@@ -17,7 +17,7 @@ import tensorflow as tf
 from hdc_keras.config import HostLayer
 from hdc_keras.errors import ConfigError
 
-# Layers whose output pixels depend on the same input pixel and, for some, on the colours of the whole image.
+# Layers that compute a pixel from the same pixel of the input and, in some cases, the colours of the whole image.
 _COLOUR = frozenset(
     [
         "AutoContrast",
@@ -37,7 +37,7 @@ _COLOUR = frozenset(
         "Solarization",
     ]
 )
-# Layers whose output pixels depend only on pixels of the same channel.
+# Layers that compute a pixel only from pixels of the same channel.
 _GEOMETRIC = frozenset(
     [
         "GridMask",

@@ -22,9 +22,9 @@ class VideoFacts:
         record: the video.
         frames: number of frames.
         rate: frames per second; 0 if unknown.
-        size: (height, width) in pixels as shown, rotation applied.
+        size: (height, width) in pixels as shown, after a stored rotation.
         codec: FFmpeg's name for the codec.
-        problem: why the video cannot be decoded, in which case the numbers above are 0; `None` if it decodes.
+        problem: why the video cannot be decoded; `None` if it can. If set, the numbers above are 0.
     """
 
     record: VideoRecord

@@ -1,4 +1,4 @@
-"""Loads video records as uint8 clips, on any backend. `pipeline` feeds the same batches to TensorFlow by tf.data."""
+"""Loads video records as uint8 clips, on any backend. `pipeline` provides the same batches through tf.data."""
 
 import os
 import threading
@@ -27,7 +27,7 @@ class DecodeFailures:
 
     Args:
         total: number of videos in the set.
-        max_share: maximum fraction of these that may fail, in [0, 1].
+        max_share: maximum fraction of the videos that may fail, in [0, 1].
 
     Attributes:
         reasons: why each failed video could not be decoded, by path.
@@ -48,7 +48,7 @@ class DecodeFailures:
             DataError: more than `max_share` of the videos have failed.
         """
         with self._lock:
-            if self.fatal:  # Videos are decoded in parallel: all threads raise the first error past the limit.
+            if self.fatal:  # Videos are decoded in parallel: beyond the limit, all threads raise the same error.
                 raise self.fatal
             self.reasons[error.path] = error.cause
             if len(self.reasons) > self.max_share * self.total:
@@ -62,7 +62,7 @@ class DecodeFailures:
 
     @contextmanager
     def named(self) -> Iterator[None]:
-        """Read inside this context: it replaces tf.data's errors by `fatal` or by a `DataError` for a damaged shard."""
+        """Context for reading from tf.data: replaces its errors by `fatal`, or by a `DataError` for a damaged shard."""
         try:
             yield
         except Exception as error:
@@ -116,7 +116,7 @@ class FrameStore:
         return self._decode_file(record.path, indices, self.size)
 
     def _reserve(self, frames: int) -> bool:
-        """Reserve memory for that many frames, if there is enough left."""
+        """Reserve memory for that many frames. Returns whether enough was left."""
         needed_bytes = frames * self.size[0] * self.size[1] * 3
         with self._lock:
             if needed_bytes > self._free_bytes:
@@ -126,10 +126,11 @@ class FrameStore:
 
 
 class WindowLoader:
-    """Loads pairs of windows in an endless order that depends only on the seed.
+    """Loads pairs of windows in an endless sequence that depends only on the seed.
 
-    Every epoch consists of `len(records) // batch_size` batches from a new permutation; no batch contains a video
-    twice. A video that cannot be decoded is recorded in `failures` and replaced by another video of the same epoch.
+    Every epoch consists of `len(records) // batch_size` batches from a new permutation, in which no video occurs
+    twice. A video that cannot be decoded is recorded in `failures` and replaced by another video of the same epoch,
+    which may be in the batch already.
 
     Args:
         records: videos to draw from, at least `batch_size` of them.
@@ -166,10 +167,10 @@ class WindowLoader:
         self._keys = video_keys(record.video_id for record in records)
 
     def load(self, position: int | np.int64) -> tuple[np.int64, np.ndarray]:
-        """Load one video of the endless order.
+        """Load one video of the endless sequence.
 
         Args:
-            position: place in the order; 0 is the first video of epoch 0.
+            position: place in the sequence; 0 is the first video of epoch 0.
 
         Returns:
             Row of the video in `records`, and its windows (windows, time, height, width, 3) uint8.
@@ -179,7 +180,7 @@ class WindowLoader:
         """
         step, place = divmod(int(position), self.batch_size)
         epoch, order, first = self._locate(step)
-        # A failed video is replaced by one half an epoch away, which does not belong to the same batch.
+        # A failed video is replaced by one about half an epoch away, which usually belongs to another batch.
         for attempt in range(len(order)):
             shifted = first + place + attempt * (len(order) // 2) + (attempt + 1) // 2
             row = int(order[shifted % len(order)])
@@ -194,7 +195,7 @@ class WindowLoader:
         raise DataError("none of the videos can be decoded")
 
     def plan(self, step: int | np.int64, frame_counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The videos and frames of a batch, given that every video can be decoded.
+        """The videos and frames of a batch, provided that every video can be decoded.
 
         Args:
             step: number of the batch; 0 is the first of epoch 0.
@@ -237,7 +238,7 @@ class WindowBatches(keras.utils.PyDataset):
         return None
 
     def __getitem__(self, step: int) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
-        """Batch `step`: (batch_size, windows, time, height, width, 3) uint8, with (batch_size,) labels if there are."""
+        """Batch `step`: (batch_size, windows, time, height, width, 3) uint8, and (batch_size,) labels, if any."""
         first = (self.start_step + step) * self.loader.batch_size
         loaded = list(self._threads.map(self.loader.load, range(first, first + self.loader.batch_size)))
         windows = np.stack([clips for _, clips in loaded])

@@ -73,9 +73,9 @@ def windows_dataset(
         loader: loads the windows.
         start_step: number of the first batch, to resume an interrupted run.
         workers: number of videos decoded in parallel; chosen by tf.data when `None`.
-        policy: applied to every clip. Its random draws are not repeated after a restart; order and windows are.
+        policy: applied to every clip. After a restart, its random draws differ; order and windows do not.
         share: the parts of each batch to load, if several devices or machines share a batch; `None` for all of it.
-        clock: measures how long each batch is waited for.
+        clock: measures how long training waits for each batch.
 
     Returns:
         A dataset of (batch_size, 2, time, height, width, 3) uint8: `[:, 0]` is the anchor window, `[:, 1]` the second.
@@ -123,15 +123,14 @@ def _timed(dataset: tf.data.Dataset, clock: WaitClock) -> tf.data.Dataset:
 
 
 def _options() -> tf.data.Options:
-    """Options of tf.data."""
     options = tf.data.Options()
     # A resumed run must get the same batches as an uninterrupted one.
     options.deterministic = True
     # tf.data chooses how many videos to read in parallel, unless `data.workers` is set.
     options.autotune.enabled = True
-    # The clock must stay the last stage: behind another prefetch, it would measure the prefetching thread.
+    # The clock must stay the last stage. Followed by another prefetch, it would measure the prefetching thread.
     options.experimental_optimization.inject_prefetch = False
-    # Videos are decoded in parallel already; operations that use several cores would only compete.
+    # Videos are already decoded in parallel, so operations that use several cores would only compete.
     options.threading.max_intra_op_parallelism = 1
     # The loader decides which host loads which videos. tf.data would split by files or elements, and batches would then
     # depend on the number of hosts.
@@ -191,7 +190,7 @@ def _jpegs_at(shard: tf.Tensor, offset: tf.Tensor) -> tf.Tensor:
 
 
 def _resized(pixels: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
-    # Area averaging costs a fifth of the anti-aliased filters, and prevents aliasing equally well.
+    # Area averaging prevents aliasing as well as the anti-aliased filters, at a fifth of their cost.
     is_smaller = tf.reduce_all(tf.shape(pixels)[1:3] >= size)
     resized = tf.cond(
         is_smaller, lambda: tf.image.resize(pixels, size, "area"), lambda: tf.image.resize(pixels, size, "bilinear")

@@ -1,6 +1,6 @@
 """`hdc-keras prepare`: decode every video once, in separate processes, and store its frames as JPEG in shards.
 
-A video whose decoding hangs, crashes or needs too much memory fails alone, and the report names it with the reason. The
+If decoding a video hangs, crashes or needs too much memory, only that video fails, and the report gives the reason. The
 content of a shard depends only on the list of videos. Parts prepared on several machines are therefore identical to a
 set prepared on one machine, and an interrupted job continues with the first missing shard.
 """
@@ -97,7 +97,7 @@ def prepare(
             length of the shorter side, which keeps aspect ratios.
         quality: JPEG quality, 1 to 95.
         fps: frames per second; `None` keeps every frame.
-        videos_per_shard: videos assigned to each shard; those that fail are missing from it.
+        videos_per_shard: videos assigned to each shard, which leaves out the ones that fail.
         part: which shards to write.
         processes: number of videos decoded in parallel; one per core when `None`.
         time_limit: seconds after which decoding a video is stopped and the video counts as failed.
@@ -178,7 +178,8 @@ def write_report(folder: Path) -> dict[str, Any]:
 def verify(folder: Path, progress: Callable[[int, int], None] | None = None) -> list[str]:
     """Read a prepared set back and check it.
 
-    Compares the checksum of every shard, finds every frame of every video, and decodes the first and the last one.
+    Compares the checksum of every shard, finds every frame of every video, and decodes each video's first and last
+    frame.
 
     Args:
         folder: the set.
@@ -227,20 +228,20 @@ def _digest(records: Sequence[VideoRecord]) -> str:
     repeated = [one for one, following in pairwise(ids) if one == following]
     if repeated:
         raise DataError(
-            f"{len(repeated)} videos have the id of another video, such as `{repeated[0]}`; ids must differ."
+            f"{len(repeated)} videos repeat the id of another video, such as `{repeated[0]}`. Ids must be unique."
         )
     facts = [[r.video_id, dict(r.labels), r.split, r.group] for r in records]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
 def _claim(folder: Path, prepared: PreparedSet) -> None:
-    """Write the set's description to `folder`, or check that the set already there has the same one."""
+    """Write the set's description to `folder`, or check that it equals the description already there."""
     if not is_prepared(folder):
         write_text(folder / SET_FILE, json.dumps(asdict(prepared), indent=1))
         return
     existing = asdict(read_set(folder))
     changed = [
-        f"{key}: {existing[key]} there, {value} now"
+        f"{key}: {existing[key]} before, {value} now"
         for key, value in asdict(prepared).items()
         if existing[key] != value
     ]
@@ -310,7 +311,7 @@ def encode_video(path: str, size: FrameSize, quality: int, fps: float | None) ->
         return error.cause
     except MemoryError:
         return "needs more memory than a decoding process is allowed"
-    except Exception as error:  # Probably a bug in hdc-keras. It fails this video only, and the report shows it.
+    except Exception as error:  # Probably a bug in hdc-keras. Only this video fails, and the report shows the error.
         return f"unexpected error, {type(error).__name__}: {error}"
     return EncodedVideo(frames, stored_size, rate)
 

@@ -118,7 +118,7 @@ def read_manifest(path: Path) -> list[VideoRecord]:
     """Read a CSV manifest with a header, or a JSONL manifest with one object per line.
 
     Columns or keys: `path` (absolute, or relative to the manifest; required), `label` or several `label_NAME`, `split`
-    (train, val, test), `group`, `video_id`. Others are ignored.
+    (train, val, test), `group`, `video_id`. Other columns are ignored.
 
     Raises:
         DataError: the manifest is not valid; the message lists every bad line with its number.
@@ -234,10 +234,10 @@ def with_splits(records: Sequence[VideoRecord], holdout: float, seed: int) -> li
     """Give every record a split. A set that has splits keeps them.
 
     Otherwise, about `holdout` of each class of the main label becomes "test", in whole groups, and the rest "train". If
-    the set is unlabelled or `holdout` is 0, every video becomes "train".
+    any video is unlabelled or `holdout` is 0, every video becomes "train".
 
     Raises:
-        DataError: a class has too few videos, or too few groups, for both sides.
+        DataError: a class has too few videos, or too few groups, to be in both splits.
     """
     if any(record.split for record in records):
         return list(records)
@@ -263,8 +263,8 @@ def with_splits(records: Sequence[VideoRecord], holdout: float, seed: int) -> li
     for group in groups:
         for label in {record.label for record in members[group]}:
             groups_of[label].append(group)
-    # If every group of a class is larger than its share of test videos, the smallest group is held out nevertheless,
-    # unless no other group would stay for training.
+    # If no group of a class fits into its share of test videos, its smallest group is held out all the same, provided
+    # that every class in that group keeps another group for training.
     for label in sorted(totals, key=str):
         if test.isdisjoint(groups_of[label]):
             smallest = min(groups_of[label], key=lambda group: len(members[group]))
@@ -282,7 +282,7 @@ def with_splits(records: Sequence[VideoRecord], holdout: float, seed: int) -> li
 def at_most_per_class(records: Sequence[VideoRecord], count: int, seed: int) -> list[VideoRecord]:
     """Draw at most `count` videos of each split and class of the main label at random. Their order is kept.
 
-    The same seed draws the same videos. A smaller `count` draws a subset of those drawn by a larger one.
+    The same seed draws the same videos, and a smaller `count` draws a subset of what a larger one draws.
     """
     drawn: Counter[tuple[str | None, str | None]] = Counter()
     kept = []

@@ -1,4 +1,4 @@
-"""Videos in object stores, read with fsspec: `s3://`, `gs://`, `az://`, `hf://`, `https://` and its other protocols.
+"""Videos in object stores: `s3://`, `gs://`, `az://`, `hf://`, `https://` and all other protocols of fsspec.
 
 `hdc-keras prepare` downloads one video at a time to a temporary file. Training reads only the prepared set.
 """

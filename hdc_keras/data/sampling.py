@@ -19,7 +19,7 @@ class WindowSpec:
         frames: frames per window.
         stride: distance between successive frames of the anchor window.
         min_gap: minimum distance between the first frames of the two windows, if the video is long enough.
-        strides: strides from which the second window's is drawn.
+        strides: strides from which the second window's stride is drawn.
         reverse_probability: probability that the second window runs backwards.
         windows: 2, or 1 for only the anchor window.
     """
@@ -39,7 +39,7 @@ def random_generator(*key: int | str) -> np.random.Generator:
 
 
 def video_keys(video_ids: Iterable[str]) -> np.ndarray:
-    """Hash of each video id, from which the random draws of the video derive: (videos,) uint64."""
+    """Hash of each video id, from which the video's random draws are derived: (videos,) uint64."""
     digests = b"".join(hashlib.blake2b(video_id.encode(), digest_size=8).digest() for video_id in video_ids)
     return np.frombuffer(digests, "<u8")
 
@@ -91,7 +91,7 @@ def evenly_spaced_clips(frame_count: int, clips: int, frames: int, stride: int) 
 def epoch_order(seed: int, epoch: int, count: int) -> np.ndarray:
     """The order in which an epoch visits `count` videos: (count,) int64, read-only.
 
-    Cached because it is needed for every video. Two orders are in use around the end of an epoch.
+    Cached because loading a video needs it. Around the end of an epoch, the orders of two epochs are in use.
     """
     order = random_generator("order", seed, epoch).permutation(count)
     order.flags.writeable = False

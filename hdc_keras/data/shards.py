@@ -1,9 +1,9 @@
-"""Prepared video sets: TFRecord shards of JPEG frames with an index for each, and reading of single frames.
+"""Writes and reads prepared video sets: TFRecord shards of JPEG frames, each with an index.
 
 A shard contains one `tf.train.SequenceExample` per video. JPEG frames are in the feature list `frames`; the context has
 the fields of a `VideoRecord`, plus `height`, `width`, `frame_count` and `rate`. The index of a shard says at which byte
-each record begins, so videos can be read in any order, and which videos could not be decoded. A shard without an index
-is incomplete and ignored.
+each record begins, so that videos can be read in any order. It also lists the videos that could not be decoded. A shard
+without an index is incomplete and ignored.
 """
 
 import io
@@ -47,7 +47,7 @@ class EncodedVideo:
 
 @dataclass(frozen=True)
 class PreparedSet:
-    """From which videos and with which options a set is prepared: the content of `prepared.json`.
+    """The videos and options of a prepared set: the content of `prepared.json`.
 
     Attributes:
         videos: number of videos, including those that cannot be decoded.
@@ -83,9 +83,9 @@ def index_path(shard: str) -> str:
 
 
 def write_shard(shard: Path, videos: Iterable[tuple[VideoRecord, EncodedVideo | str]]) -> dict[str, Any]:
-    """Write a shard, then its index. Each of the two appears whole or not at all.
+    """Write a shard, then its index, both atomically.
 
-    Removes the temporary files that a killed process left for this shard, so no other process may be writing it.
+    No other process may write this shard at the same time: temporary files that a killed process left are removed.
 
     Args:
         shard: path of the shard.
@@ -150,7 +150,7 @@ def _serialised(record: VideoRecord, video: EncodedVideo) -> bytes:
     frames = example.feature_lists.feature_list[FRAMES].feature
     for jpeg in video.frames:
         frames.add().bytes_list.value.append(jpeg)
-    # The context is an unordered map; only the deterministic form gives the same bytes for the same video.
+    # The context is an unordered map. Deterministic serialisation gives the same bytes for the same video.
     return example.SerializeToString(deterministic=True)
 
 
@@ -195,10 +195,10 @@ def stored_video(shard: str, entry: dict[str, Any]) -> StoredVideo:
 
 
 def read_prepared(folder: str | Path) -> tuple[list[VideoRecord], list[dict[str, Any]]]:
-    """Read the videos of a prepared set, and the entries of those that could not be prepared.
+    """Read the videos of a prepared set, and the index entries of videos that could not be prepared.
 
     Raises:
-        DataError: shards are missing or have another size than when they were written, or an index cannot be read.
+        DataError: a shard is missing, its size differs from the index, or an index cannot be read.
     """
     prepared = read_set(folder)
     indexes = read_indexes(folder, prepared)

@@ -74,7 +74,7 @@ def decode(path: str, indices: np.ndarray, size: tuple[int, int] | None = None) 
         with tf.device("CPU"):
             frames = tfio.experimental.ffmpeg.decode_video(tf.io.read_file(path))
             needed, places = np.unique(indices, return_inverse=True)
-            # A container may list a few more frames than can be decoded; the last one replaces them.
+            # A container may list a few more frames than can be decoded; the last decoded frame replaces them.
             pixels = tf.gather(frames, np.minimum(needed, frames.shape[0] - 1))
             pixels = tf.image.rot90(pixels, quarter_turns) if quarter_turns else pixels
             if size and tuple(pixels.shape[1:3]) != size:

@@ -46,10 +46,10 @@ class Embedded:
 
 
 def read_videos(experiment: Experiment) -> VideoSet:
-    """Read every video of `data.path`; splits are those that the set defines, or `None`.
+    """Read every video of `data.path`, with its split if the set defines splits.
 
     `load_videos` holds out test videos where a set defines no splits, and fails if a class has only one video.
-    Embedding learns nothing, so it holds out nothing.
+    Embedding does not train, so no videos need to be held out.
 
     Raises:
         ConfigError: `data.limit` or `data.limit_per_class` is set.
@@ -59,8 +59,8 @@ def read_videos(experiment: Experiment) -> VideoSet:
     for name in ("limit", "limit_per_class"):
         if getattr(data, name):
             raise ConfigError(
-                f"data.{name} cannot be used with `embed`, which embeds every video of a set. To embed some of them, "
-                "list those in a CSV manifest."
+                f"data.{name} cannot be used with `embed`, which embeds every video of a set. To embed only some "
+                "videos, list them in a CSV manifest."
             )
     return read_local_dataset(data)
 
@@ -149,7 +149,7 @@ def _write_missing_parts(
 
 
 class _StoreById(FrameStore):
-    """Reports decoding errors by video id, because several videos may share a file and those in shards have none."""
+    """Reports decoding errors by video id, because videos may share a file, and videos in shards have no file."""
 
     def count(self, record: VideoRecord) -> int:
         with _errors_by_id(record):

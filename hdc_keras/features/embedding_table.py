@@ -23,12 +23,12 @@ from hdc_keras.data.records import VideoRecord
 from hdc_keras.errors import DataError, RunError
 from hdc_keras.files import remove_leftovers, replacing, replacing_stream, write_text
 
-# Metadata key, in the file and in each part, of what it was made from, as JSON.
+# Metadata key, in the file and in each part: what it was made from, as JSON.
 METADATA_KEY = b"hdc_keras"
-# Metadata key, in each part, of the cause by video id for the videos that failed, as JSON.
+# Metadata key, in each part: the cause of failure by video id, as JSON.
 _FAILED_KEY = b"hdc_keras_failed"
 _FORMAT = 1
-# Number of rows merged at a time, and later read at a time: 30 MB for R3D-18 (our choice).
+# Number of rows in a row group, which is merged, and later read, in one piece: 30 MB for R3D-18 (our choice).
 _ROWS_PER_GROUP = 4096
 _PART_NAME = "part-{:06d}.parquet"
 # The column is not called `path`: a CSV with that column in a folder of videos would be read as the folder's manifest.
@@ -124,13 +124,13 @@ class EmbeddingTable:
     def write_part(
         self, part: int, records: Sequence[VideoRecord], arrays: Mapping[str, np.ndarray], failed: Mapping[str, str]
     ) -> None:
-        """Save a whole part, or nothing.
+        """Save a part, atomically.
 
         Args:
             part: its number.
             records: its videos that were decoded.
             arrays: (videos, channels) float32 by name, in the order of `records`; ignored if `records` is empty.
-            failed: cause by id of its other videos.
+            failed: cause by video id for the videos that could not be decoded.
 
         Raises:
             DataError: a video of the part is neither in `records` nor in `failed`.
@@ -156,8 +156,8 @@ class EmbeddingTable:
             read back from the files.
 
         Raises:
-            DataError: no video could be decoded, or some video is neither embedded nor listed as failed. There is no
-                file then.
+            DataError: no video could be decoded, or some video is neither embedded nor listed as failed. No new
+                file is written then.
             RunError: it cannot be written, or a part cannot be read.
         """
         if not self.is_complete:
@@ -175,7 +175,7 @@ class EmbeddingTable:
                     with temporary.open("wb") as stream:
                         self._merge(stream)
                     _require_all(len(self.records), pq.read_metadata(temporary).num_rows, len(failures))
-                    # Before the file appears, so it never exists without its list of failures.
+                    # Written before the file appears, so the file never exists without its list of failures.
                     self._write_failures(failures)
             except OSError as error:
                 raise self._unwritable(error) from error

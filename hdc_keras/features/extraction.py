@@ -29,11 +29,11 @@ def extract_features(
 
     Args:
         encoder: the frozen network.
-        records: the videos. Each is either in the result or listed there as failed.
+        records: the videos. The result contains the features of each, or lists it as failed.
         experiment: its `data` and `evaluate` sections define the clips.
         store: decodes the videos.
         progress: called with (videos done, total videos).
-        cache: looked up first, and filled with what is extracted; `None` for no cache.
+        cache: searched first; newly extracted features are added to it. `None` for no cache.
         keep_views: whether to keep the features of every single view too.
 
     Raises:
@@ -104,7 +104,7 @@ def encoded_batches(
     done = encoded = 0
     for batch in reading:
         if batch.records:
-            # Fills up smaller batches, because a backend compiles the network for each batch size.
+            # Pads a smaller batch with repeated videos, because backends compile the network for each batch size.
             clips = np.resize(batch.clips, (settings.batch_size, *batch.clips.shape[1:]))
             outputs = {}
             for name, values in encode(clips.reshape(-1, *clips.shape[2:])).items():

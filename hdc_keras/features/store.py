@@ -16,12 +16,12 @@ from hdc_keras.features.encoder import ClipEncoder
 from hdc_keras.features.video_features import Arrays, VideoFeatures
 from hdc_keras.files import replacing_stream
 
-# Increased whenever a change of the code gives other features for the same network and videos.
+# Increase this whenever a code change alters the features of the same network and videos.
 _VERSION = 1
 
 
 class FeatureStore:
-    """A folder of extracted features. Each file is named by a digest of the weights, videos and settings it depends on.
+    """A folder of extracted features. A file's name is a digest of the weights, videos and settings that it depends on.
 
     Args:
         folder: where the files are.
@@ -97,7 +97,7 @@ def _digest(encoder: ClipEncoder, records: Sequence[VideoRecord], experiment: Ex
 
 
 def _identity(record: VideoRecord) -> list[str | int]:
-    """The id of a video, and what changes when its file is replaced under the same name."""
+    """The id of a video, and facts that change when its file is replaced by another one of the same name."""
     if record.stored:
         return [record.video_id, record.stored.shard, record.stored.offset, record.stored.size]
     try:

@@ -46,7 +46,7 @@ class VideoFeatures:
 
 
 def joined(train: VideoFeatures, test: VideoFeatures, names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Concatenate feature arrays, with each channel standardised by its mean and deviation over the training videos.
+    """Standardise every channel with its mean and deviation over the training videos, and concatenate the arrays.
 
     Features after a ReLU are never negative, so all their cosines are close to 1 until the mean is subtracted.
 

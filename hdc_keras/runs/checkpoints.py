@@ -1,4 +1,4 @@
-"""The checkpoints of a run: saved atomically, pruned, the best one kept, damaged ones skipped."""
+"""The checkpoints of a run: saves them atomically, prunes them, keeps the best one, and skips damaged ones."""
 
 import json
 from collections.abc import Callable
@@ -46,7 +46,7 @@ class Checkpoints:
 
         Args:
             model: the model.
-            step: number of steps that it has taken.
+            step: number of steps that the model has taken.
             keep: number of checkpoints to keep, including this one.
 
         Returns:
@@ -71,7 +71,7 @@ class Checkpoints:
         Args:
             checkpoint: a saved checkpoint.
             by: what `score` is, "knn" or "loss".
-            score: its score; higher is better.
+            score: its score; higher is better, so a loss is passed with its sign changed.
 
         Raises:
             RunError: the copy cannot be written.

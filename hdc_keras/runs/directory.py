@@ -14,7 +14,7 @@ from hdc_keras.runs.checkpoints import Checkpoints
 
 
 class RunDirectory:
-    """Paths and files of one run. Files are written atomically: a reader or a crash never meets half of one.
+    """Paths and files of one run. All files are written atomically (see `hdc_keras.files`).
 
     Args:
         path: the folder.
@@ -45,7 +45,7 @@ class RunDirectory:
 
     @property
     def fine_tuning_folder(self) -> Path:
-        """Folder of the fine-tuning protocols; each training has its folder there."""
+        """Folder of fine-tuning, with one sub-folder for each fine-tuned classifier."""
         return self.path / "fine-tuning"
 
     @property
@@ -113,7 +113,7 @@ class RunDirectory:
         different = [key for key in expected if found.get(key) != expected[key]]
         if different:
             raise RunError(
-                f"{file} holds another architecture than {self.config_file} describes.\n  "
+                f"{file} holds a different model than {self.config_file} describes.\n  "
                 + "\n  ".join(
                     f"{key}: config has {expected[key]}; checkpoint has {found.get(key)}" for key in different
                 )
@@ -128,11 +128,11 @@ class RunDirectory:
         )
 
     def write_text(self, name: str, text: str) -> Path:
-        """Write a UTF-8 file in the run directory, whole or not at all. Raises `RunError` if it cannot be written."""
+        """Write a UTF-8 file in the run directory, atomically. Raises `RunError` if it cannot be written."""
         return self.write_bytes(name, text.encode())
 
     def write_bytes(self, name: str, content: bytes) -> Path:
-        """Write a file in the run directory, whole or not at all. Raises `RunError` if it cannot be written."""
+        """Write a file in the run directory, atomically. Raises `RunError` if it cannot be written."""
         file = self.path / name
         try:
             write_bytes(file, content)

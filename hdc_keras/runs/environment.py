@@ -1,4 +1,4 @@
-"""What a result can depend on besides its config: versions, devices, commit."""
+"""Describes what results depend on besides the config: versions, devices, commit."""
 
 import os
 import platform

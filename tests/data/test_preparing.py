@@ -194,11 +194,11 @@ def test_a_part_is_i_of_n(text):
 def test_a_set_of_other_videos_or_with_other_options_is_not_mixed_in(videos, prepared):
     before = contents(prepared)
 
-    with pytest.raises(DataError, match=r"size: \(32, 48\) there, 64 now"):
+    with pytest.raises(DataError, match=r"size: \(32, 48\) before, 64 now"):
         prepare(videos, prepared, **OPTIONS | {"size": 64})
-    with pytest.raises(DataError, match=r"videos: 8 there, 7 now"):
+    with pytest.raises(DataError, match=r"videos: 8 before, 7 now"):
         prepare(videos[1:], prepared, **OPTIONS)
-    with pytest.raises(DataError, match=r"listing: \w+ there, \w+ now"):
+    with pytest.raises(DataError, match=r"listing: \w+ before, \w+ now"):
         prepare([replace(videos[0], group="another"), *videos[1:]], prepared, **OPTIONS)
     assert contents(prepared) == before
 

@@ -96,5 +96,5 @@ def test_a_checkpoint_of_another_architecture(refused, smoke_run, tmp_path):
     shutil.copytree(smoke_run[0] / "checkpoints", tmp_path / "changed" / "checkpoints")
     config = (smoke_run[0] / "config.yaml").read_text()
     (tmp_path / "changed" / "config.yaml").write_text(config.replace("r3d_tiny", "r3d18"))
-    says = ["another architecture", "config has r3d18; checkpoint has r3d_tiny"]
+    says = ["a different model", "config has r3d18; checkpoint has r3d_tiny"]
     refused("evaluate", "--run", "changed", "--protocol", "knn", code=1, says=says)

@@ -113,7 +113,7 @@ def test_damaged_checkpoints_are_all_named(run):
 def test_a_checkpoint_of_another_architecture_is_refused(run, experiment, section, keys, message):
     run.checkpoints.save(build_model(changed(experiment, **{section: keys})), 1, keep=1)
 
-    with pytest.raises(RunError, match=rf"another architecture[\s\S]*{message}"):
+    with pytest.raises(RunError, match=rf"a different model[\s\S]*{message}"):
         run.checkpoints.load()
 
 
