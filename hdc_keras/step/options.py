@@ -29,7 +29,9 @@ class StepOptions:
     compile_features: bool = False
 
     def __post_init__(self) -> None:
-        if self.micro_batches < 1 or self.accumulate not in ("cached", "plain"):
-            raise ValueError(f"`micro_batches` must be 1 or more and `accumulate` cached or plain. Received: {self}")
+        if self.micro_batches < 1:
+            raise ValueError(f"`micro_batches` must be 1 or more. Received: {self.micro_batches}")
+        if self.accumulate not in ("cached", "plain"):
+            raise ValueError(f"`accumulate` must be `cached` or `plain`. Received: {self.accumulate}")
         if self.clip_norm is not None and self.clip_norm <= 0:
             raise ValueError(f"`clip_norm` must be positive. Received: {self.clip_norm}")

@@ -2,6 +2,7 @@
 
 import signal
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,13 @@ from hdc_keras.errors import TrainingError
 from hdc_keras.runs.directory import RunDirectory
 from hdc_keras.training.distribution import Distribution
 
-# Asking other processes, and reading a value from the device, takes time, so neither is done at every step.
+# Communicating with other processes and reading a value from the device take time, so neither happens at every step.
 _STEPS_BETWEEN_STOP_VOTES = 10
 _STEPS_BETWEEN_FINITE_CHECKS = 25
 
 
 class StopOnSignal(keras.callbacks.Callback):
-    """On Ctrl-C or SIGTERM, finishes the step and ends training. A second signal ends the process at once.
+    """Finishes the current step and ends training on Ctrl-C or SIGTERM. A second signal ends the process at once.
 
     Processes that train together must stop after the same step, so they vote every few steps.
 
@@ -26,7 +27,7 @@ class StopOnSignal(keras.callbacks.Callback):
         distribution: the devices of the run.
 
     Attributes:
-        stopped: whether training is to end.
+        stopped: whether training must end.
         signal: number of the signal that this process received; `None` if it received none.
     """
 
@@ -66,11 +67,11 @@ class StopOnSignal(keras.callbacks.Callback):
 class StopOnNonFinite(keras.callbacks.Callback):
     """Raises `TrainingError` when a step had a non-finite loss or gradient (`train.on_nan: stop`).
 
-    The step replaces such a gradient with zeros by itself, so checking only now and then is safe: until the next check,
+    The step itself replaces such a gradient with zeros, so an occasional check is enough: until the next check,
     momentum and weight decay still act, but no NaN reaches the weights.
 
     Args:
-        run: its newest checkpoint is named in the error.
+        run: the run; the error names its newest checkpoint.
     """
 
     def __init__(self, run: RunDirectory):
@@ -99,7 +100,7 @@ class StopOnNonFinite(keras.callbacks.Callback):
                 "this step was not applied. "
                 + (f"{saved[-1]} was saved before it. " if saved else "No checkpoint was saved before it. ")
                 + "Lower train.learning_rate, set train.clip_norm or use train.precision float32. With "
-                "train.on_nan=skip the run skips such steps and goes on."
+                "train.on_nan=skip the run skips such steps and continues."
             )
 
 
@@ -113,13 +114,13 @@ class CountSkippedSteps(keras.callbacks.Callback):
 
 
 class SaveCheckpoints(keras.callbacks.Callback):
-    """Saves every `train.checkpoint_every` epochs, after the last epoch, and when training is stopped; keeps the best.
+    """Saves a checkpoint every `train.checkpoint_every` epochs, after the last epoch, and on a stop; keeps the best.
 
     Args:
         run: the run directory to save to.
         train: how often to save, and how many checkpoints to keep.
         is_chief: whether this process writes the run's files. The other processes save to a temporary folder, because
-            reading variables that are shared between processes can need all of them.
+            all processes may have to take part in reading the variables that they share.
     """
 
     def __init__(self, run: RunDirectory, train: TrainConfig, is_chief: bool = True):
@@ -129,7 +130,7 @@ class SaveCheckpoints(keras.callbacks.Callback):
         self.is_chief = is_chief
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """Save if it is time."""
+        """Save if a checkpoint is due."""
         is_due = (epoch + 1) % self.train.checkpoint_every == 0 or epoch + 1 == self.train.epochs
         if not (is_due or self.model.stop_training):
             return
@@ -139,6 +140,17 @@ class SaveCheckpoints(keras.callbacks.Callback):
             return
         file = self.run.checkpoints.save(self.model, self.model.steps_taken, self.train.keep_checkpoints)
         if logs and not self.model.stop_training:
-            knn = [float(value) for name, value in logs.items() if name.startswith("knn_")]
-            by, score = ("knn", sum(knn) / len(knn)) if knn else ("loss", -float(logs.get("val_loss", logs["loss"])))
-            self.run.checkpoints.keep_best(file, by, score)
+            self.run.checkpoints.keep_best(file, *checkpoint_score(logs))
+
+
+def checkpoint_score(logs: Mapping[str, Any]) -> tuple[str, float]:
+    """By what a checkpoint is judged, and its score; higher is better.
+
+    Args:
+        logs: an epoch's. The mean of its kNN checks (one for each label column) counts, or else the validation loss, or
+            else the training loss.
+    """
+    knn = [float(value) for name, value in logs.items() if name.startswith("knn_")]
+    if knn:
+        return "knn", sum(knn) / len(knn)
+    return "loss", -float(logs.get("val_loss", logs["loss"]))

@@ -15,7 +15,7 @@ CLIPS = np.random.default_rng(0).random((2, 8, 48, 48, 3)).astype("float32")
 
 
 def conv3d(inputs, outputs, kernel, stride):
-    """As PyTorch's models write it, padded by half the kernel."""
+    """A convolution as in torchvision's models: padded by half the kernel, without a bias."""
     padding = tuple(k // 2 for k in kernel)
     return torch.nn.Conv3d(inputs, outputs, kernel, stride, padding, bias=False)
 
@@ -99,7 +99,7 @@ def saved(request, tmp_path_factory):
     return request.param, network, path
 
 
-def test_the_converted_network_gives_what_pytorch_gives(saved):
+def test_the_converted_network_agrees_with_pytorch(saved):
     name, network, path = saved
     normalised = (CLIPS - np.float32(PIXEL_MEAN)) / np.float32(PIXEL_STD)
     with torch.no_grad():
@@ -115,7 +115,7 @@ def test_the_converted_network_gives_what_pytorch_gives(saved):
         np.testing.assert_allclose(ops.convert_to_numpy(ours) / scale, theirs / scale, atol=1e-4, err_msg=level)
 
 
-def test_the_file_of_another_network_is_refused_and_nothing_changes(saved):
+def test_weights_of_another_network_are_refused_and_nothing_changes(saved):
     name, _, path = saved
     other = build_backbone("r2plus1d18" if name == "r3d18" else "r3d18")
     before = [value.copy() for value in other.get_weights()]
@@ -132,7 +132,7 @@ def test_a_network_with_fewer_blocks_is_refused(saved):
         load_torchvision_weights(network, path)
 
 
-def test_what_is_no_state_dict_is_refused(tmp_path):
+def test_a_file_that_is_not_a_state_dict_is_refused(tmp_path):
     (tmp_path / "text.pth").write_text("no weights")
     with pytest.raises(WeightsError, match="is not a PyTorch state dict"):
         load_torchvision_weights(build_backbone("r3d_tiny"), tmp_path / "text.pth")
@@ -140,7 +140,7 @@ def test_what_is_no_state_dict_is_refused(tmp_path):
         load_torchvision_weights(build_backbone("r3d_tiny"), tmp_path / "none.pth")
 
 
-def test_backbones_that_torchvision_does_not_lay_out_are_refused(tmp_path):
+def test_backbones_that_torchvision_does_not_have_are_refused(tmp_path):
     with pytest.raises(WeightsError, match="no weights for `c3d_tiny`"):
         load_torchvision_weights(build_backbone("c3d_tiny"), tmp_path / "none.pth")
 

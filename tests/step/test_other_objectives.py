@@ -1,4 +1,4 @@
-"""The step trains for any `Objective`: here one with a queue of past embeddings as negatives, as in MoCo."""
+"""The step trains with any `Objective`, here one with a queue of past embeddings as negatives, as in MoCo."""
 
 import keras
 import numpy as np
@@ -14,7 +14,7 @@ QUEUE = 8
 
 
 class QueueObjective(Objective):
-    """InfoNCE at one level; negatives come from a queue that every step pushes its positives into."""
+    """InfoNCE at one level. The negatives come from a queue, to which every step adds its positives."""
 
     def __init__(self, width, **kwargs):
         super().__init__(["queue_loss"], **kwargs)
@@ -63,7 +63,7 @@ def test_another_objective_trains_keeps_its_state_and_is_logged():
     assert model.step_record.count("steps") == 1
 
 
-def test_a_non_finite_step_leaves_the_state_of_another_objective_alone():
+def test_a_non_finite_step_does_not_change_the_state_of_another_objective():
     bad = WINDOWS.astype("float32")
     bad[3, 0, 1, 4, 4] = np.nan
     model, before, after, _ = trained(bad)
@@ -72,7 +72,7 @@ def test_a_non_finite_step_leaves_the_state_of_another_objective_alone():
     assert model.step_record.first_non_finite() == "step 1: queue_loss"
 
 
-def test_cached_micro_batches_push_the_whole_batch_into_the_queue_once():
+def test_cached_micro_batches_add_the_whole_batch_to_the_queue_once():
     whole, pieces = (trained(WINDOWS, micro_batches=count) for count in (1, 2))
 
     np.testing.assert_allclose(pieces[2][-1], whole[2][-1], atol=1e-5)

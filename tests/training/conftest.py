@@ -7,7 +7,7 @@ from tests.training.small_runs import experiment_on, pretrain_run, run_of
 
 @pytest.fixture
 def deterministic_ops():
-    """Without it, threads add in any order, and 12 steps of training differ from run to run."""
+    """Make TensorFlow deterministic. Otherwise threads add in any order, and 12 training steps differ between runs."""
     import tensorflow as tf
     from tensorflow.python.framework import config  # there is no public way to switch it off again
 
@@ -18,7 +18,7 @@ def deterministic_ops():
 
 @pytest.fixture
 def undisturbed(once, deterministic_ops):
-    """A finished run, and the folder of its videos; made once a session, to read only."""
+    """A finished run, made once per session and read-only. The folder of its videos is beside it."""
 
     def make(folder):
         run = run_of(folder, experiment_on(write_class_folder(folder / "videos"), knn_every=2))

@@ -1,9 +1,9 @@
-"""Trains a few steps once for each of its settings and saves the weights: started by `test_distribution.py`.
+"""Trains a few steps with each of the given settings and saves the weights. `test_distribution.py` starts it.
 
 Usage: KERAS_BACKEND=... python -m tests.training.distribution_worker VIDEOS OUT DEVICES SETTINGS
 
 DEVICES is the number of devices that this process gets; SETTINGS is a JSON object of {"name": {"backbone": "plain" or
-"r3d_tiny", "steps": number, "train": keys of `TrainConfig`}}. Each ends in OUT/name.npz.
+"r3d_tiny", "steps": number, "train": keys of `TrainConfig`}}. The result of each is written to OUT/name.npz.
 """
 
 import json
@@ -13,7 +13,7 @@ from pathlib import Path
 
 
 def make_devices(count):
-    """Splits the CPU into devices; before the backend is used."""
+    """Split the CPU into devices. This must happen before the backend is used."""
     if os.environ["KERAS_BACKEND"] == "jax":
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={count}"
     elif count > 1:
@@ -42,7 +42,7 @@ def train(videos, out, backbone="plain", steps=2, train=None):
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
-        # Strategies of one process would share the keys of their collectives; TensorFlow's tests separate them so.
+        # Strategies of one process would share the keys of their collectives. TensorFlow's tests also separate them so.
         tf.distribute.MirroredStrategy._collective_key_base += 1000
     config = TrainConfig(**train)
     distribution = Distribution(config)

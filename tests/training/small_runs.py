@@ -1,4 +1,4 @@
-"""A small experiment on the videos of a class folder, and what the tests of runs and training do with it."""
+"""A small experiment on the videos of a class folder, and helpers for the tests of runs and training."""
 
 import keras
 import numpy as np

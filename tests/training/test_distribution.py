@@ -1,4 +1,4 @@
-"""Several devices move the weights as one does: real videos, real strategies, real processes."""
+"""Training on several devices gives the weights of training on one: real videos, real strategies, real processes."""
 
 import json
 import os
@@ -20,7 +20,7 @@ from hdc_keras.runs.directory import RunDirectory
 from hdc_keras.training.distribution import Distribution
 
 ROOT = Path(__file__).resolve().parents[2]
-# With clipping, so that all devices must agree on the norm of the whole gradient.
+# The gradient is clipped, so that all devices must agree on its norm.
 TRAIN = {"batch_size": 4, "jit": "off", "clip_norm": 0.5}
 MIRRORED = {**TRAIN, "strategy": "mirrored"}
 CLUSTER_VARIABLES = ("TF_CONFIG", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS")
@@ -46,7 +46,7 @@ def finish(*processes):
 
 
 def cluster():
-    """The environment of each of two processes of this machine that train together."""
+    """The environment variables of two processes on this machine that train together."""
     with socket.socket() as first, socket.socket() as second:
         for listener in (first, second):
             listener.bind(("127.0.0.1", 0))
@@ -95,12 +95,12 @@ def assert_alike(one, other):
             np.testing.assert_allclose(other[name], value, atol=1e-5, rtol=1e-5, err_msg=name)
 
 
-def test_two_replicas_of_half_the_batch_are_one_device_of_all(one_device_and_two):
+def test_two_replicas_with_half_the_batch_each_equal_one_device(one_device_and_two):
     assert_alike(*one_device_and_two)
 
 
 @pytest.mark.slow
-def test_two_replicas_with_xla_and_micro_batches_are_one_device(one_device_and_two, trained):
+def test_two_replicas_with_xla_and_micro_batches_equal_one_device(one_device_and_two, trained):
     compiled = {**MIRRORED, "jit": "on"}
 
     for two in trained("xla", whole={"train": compiled}, micro={"train": {**compiled, "micro_batches": 2}}):
@@ -108,8 +108,8 @@ def test_two_replicas_with_xla_and_micro_batches_are_one_device(one_device_and_t
 
 
 @pytest.mark.slow
-def test_synchronised_batch_norm_is_that_of_the_whole_batch(trained):
-    # One step: within two, this small network enlarges a difference of 1e-6 to 1e-3.
+def test_synchronised_batch_norm_uses_statistics_of_the_whole_batch(trained):
+    # Only one step: within two, this small network amplifies a difference of 1e-6 to 1e-3.
     network = {"backbone": "r3d_tiny", "steps": 1}
     one, two, local = trained(
         "batch-norm",
@@ -124,7 +124,7 @@ def test_synchronised_batch_norm_is_that_of_the_whole_batch(trained):
 
 
 @pytest.mark.slow
-def test_two_processes_are_one_device(videos, tmp_path, one_device_and_two):
+def test_two_processes_equal_one_device(videos, tmp_path, one_device_and_two):
     settings = {"two": {"train": TRAIN}}
 
     finish(*[start(videos, tmp_path, 1, settings, **variables) for variables in cluster()])
@@ -161,7 +161,7 @@ def test_processes_stop_together_and_resume_together(class_folder_once, tmp_path
     processes = pretrain("--config", "videos-cpu", "--data", class_folder_once, *settings, "--run", run.path)
     while not run.checkpoints.files() and all(process.poll() is None for process in processes):
         time.sleep(0.05)
-    processes[1].send_signal(signal.SIGTERM)  # the chief learns of it when they vote
+    processes[1].send_signal(signal.SIGTERM)  # the chief learns of the signal when they vote
     printed = [process.communicate(timeout=60)[0] for process in processes]
 
     assert [process.returncode for process in processes] == [143, 143], printed
@@ -180,7 +180,7 @@ def test_processes_stop_together_and_resume_together(class_folder_once, tmp_path
 
 
 @pytest.mark.slow
-def test_two_devices_of_jax_are_one(trained):
+def test_two_jax_devices_equal_one(trained):
     train = {**TRAIN, "jit": "auto"}
 
     assert_alike(*trained("jax", "jax", one={"train": {**train, "strategy": "one_device"}}, two={"train": train}))
@@ -206,7 +206,7 @@ class TestOnTensorFlow:
     @pytest.mark.parametrize(
         "settings", [{"strategy": "mirrored", "batch_size": 10, "micro_batches": 10}, {"batch_size": 12}], ids=str
     )
-    def test_a_machine_with_one_device_has_one(self, no_cluster, settings):
+    def test_a_machine_with_one_device_uses_one(self, no_cluster, settings):
         distribution = Distribution(TrainConfig(**settings))
 
         assert (distribution.device_count, distribution.replica_count, distribution.notes) == (1, 1, [])
@@ -214,7 +214,7 @@ class TestOnTensorFlow:
 
     @pytest.fixture
     def two_replicas(self, no_cluster, monkeypatch):
-        """This process has one device, so the strategy is told that the device is two."""
+        """The process has one device, so the strategy is patched to report two replicas."""
         import tensorflow as tf
 
         monkeypatch.setattr(tf.distribute.MirroredStrategy, "num_replicas_in_sync", 2)

@@ -57,7 +57,7 @@ def wait_for_a_checkpoint(process, run):
 
 @pytest.fixture
 def undisturbed(once):
-    """A run that nothing disturbed, made by the command; once a session, to read only."""
+    """An uninterrupted run of the command, made once per session and read-only."""
 
     def make(folder):
         process = started_on(folder, write_class_folder(folder / "videos"), "run", EPOCHS)
@@ -67,7 +67,7 @@ def undisturbed(once):
     return RunDirectory(once("undisturbed-command", make) / "run")
 
 
-def test_a_run_killed_at_any_moment_ends_as_an_undisturbed_one(undisturbed, tmp_path):
+def test_a_run_killed_at_any_moment_ends_like_an_undisturbed_one(undisturbed, tmp_path):
     run, moments, landed = RunDirectory(tmp_path / "killed"), random.Random(0), 0
     process = started_on(tmp_path, undisturbed.path.parent / "videos", run.path, EPOCHS)
     for _ in range(4 * KILLS):
@@ -89,7 +89,7 @@ def test_a_run_killed_at_any_moment_ends_as_an_undisturbed_one(undisturbed, tmp_
     assert_identical(weights_of(undisturbed), weights_of(run))
 
 
-def test_a_run_whose_newest_checkpoint_is_damaged_resumes_from_the_one_before(undisturbed, tmp_path):
+def test_a_run_whose_newest_checkpoint_is_damaged_resumes_from_the_previous_one(undisturbed, tmp_path):
     run = RunDirectory(shutil.copytree(undisturbed.path, tmp_path / "run"))
     newest = run.checkpoints.files()[-1]
     newest.write_bytes(newest.read_bytes()[: newest.stat().st_size // 2])

@@ -7,7 +7,7 @@ from hdc_keras.config import TrainConfig
 from hdc_keras.training.optimizers import LARS, WarmupCosine, build_optimizer
 
 
-def test_lars_is_the_papers_update():
+def test_lars_follows_the_update_of_the_paper():
     # Algorithm 1 of arXiv 1708.03888, in numpy.
     rng = np.random.default_rng(0)
     weights = {"kernel": rng.normal(size=(4, 3)), "bias": rng.normal(size=3), "zeros": np.zeros((2, 2))}
@@ -33,7 +33,7 @@ def test_lars_is_the_papers_update():
             np.testing.assert_allclose(ops.convert_to_numpy(variable), w, atol=1e-6)
 
 
-def test_lars_comes_back_from_its_config():
+def test_lars_is_restored_from_its_config():
     optimizer = keras.optimizers.deserialize(keras.optimizers.serialize(LARS(0.3, 0.8, 0.02, 0.01)))
 
     assert isinstance(optimizer, LARS)
@@ -41,7 +41,7 @@ def test_lars_comes_back_from_its_config():
 
 
 @pytest.mark.parametrize("rule, expected", [("none", 0.1), ("linear", 0.4), ("sqrt", 0.2)])
-def test_the_learning_rate_follows_the_batch_by_its_rule(rule, expected):
+def test_the_learning_rate_is_scaled_with_the_batch_size_by_the_chosen_rule(rule, expected):
     train = TrainConfig(learning_rate=0.1, batch_size=1024, scale_learning_rate=rule, epochs=10, warmup_epochs=1)
     schedule = build_optimizer(train, 10)._learning_rate
 
@@ -65,7 +65,7 @@ def test_the_schedule_warms_up_linearly_and_ends_at_zero():
         assert float(schedule(step)) == pytest.approx(0.2 * (1 + np.cos(np.pi * progress)), abs=1e-6)
 
 
-def test_a_run_shorter_than_its_warm_up_warms_up_for_half_of_it():
+def test_a_run_shorter_than_its_warm_up_warms_up_for_half_the_run():
     schedule = build_optimizer(TrainConfig(epochs=4, warmup_epochs=10), 5)._learning_rate
 
     assert schedule.get_config()["warmup_steps"] == 10

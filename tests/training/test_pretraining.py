@@ -47,7 +47,7 @@ def test_metrics_are_written_after_each_epoch(undisturbed):
     assert [(int(row["epoch"]), int(row["step"])) for row in rows] == [(1, 3), (2, 6), (3, 9), (4, 12)]
     assert [bool(row["knn_label"]) for row in rows] == [False, True, False, True]
     assert all(float(row["P2_spatial_weight"]) == float(row["P3_temporal_weight"]) == 1.0 for row in rows)
-    for row in rows:  # one level a task, so weights are 1
+    for row in rows:  # one level per task, so weights are 1
         assert float(row["loss"]) == pytest.approx(
             float(row["P2_spatial_loss"]) + float(row["P3_temporal_loss"]), rel=1e-5
         )
@@ -114,7 +114,7 @@ def test_a_finished_run_cannot_be_resumed(undisturbed):
         pretrain_run(undisturbed, resume=True)
 
 
-def test_a_run_starts_from_the_weights_of_another_and_from_nothing_else(undisturbed):
+def test_init_from_copies_only_the_weights_of_another_run(undisturbed):
     other = changed(undisturbed.experiment(), model={"init_from": str(undisturbed.path)}, contrast={"task": "spatial"})
 
     model, (source, _) = build_model(other), undisturbed.checkpoints.load()
@@ -198,7 +198,7 @@ def test_a_step_with_a_non_finite_loss_is_skipped_and_counted(class_folder, tmp_
 
 
 @pytest.mark.slow
-def test_a_full_disk_ends_the_run_and_harms_no_checkpoint(class_folder, tmp_path):
+def test_a_full_disk_ends_the_run_and_leaves_earlier_checkpoints_intact(class_folder, tmp_path):
     run = run_of(tmp_path, experiment_on(class_folder))
 
     class FullDisk(keras.callbacks.Callback):

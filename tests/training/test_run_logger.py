@@ -34,7 +34,7 @@ def ten_seconds_an_epoch(monkeypatch):
     monkeypatch.setattr(run_logger.time, "monotonic", lambda: next(times))
 
 
-def test_rates_are_those_of_the_epoch(tmp_path, ten_seconds_an_epoch):
+def test_rates_are_measured_for_each_epoch(tmp_path, ten_seconds_an_epoch):
     waited = iter([1.0, 4.0, 4.0, 4.5])
     logger = logger_of(RunDirectory(tmp_path), waited=lambda: next(waited))
 
