@@ -445,6 +445,8 @@ def load_experiment(
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: is not a text file in UTF-8 ({error.reason} at byte {error.start}).") from error
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: is not valid YAML.\n{error}") from error
     if values is None:
@@ -514,7 +516,7 @@ def _describe(problem: Any, model: type[BaseModel]) -> str:
         return f"unknown key `{key}`.{meant} `hdc-keras configs show` lists all keys."
     message = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "model_type":
-        within = [name for name in _keys(model) if name.startswith(f"{key}.")]
+        within = [name for name in _keys(model) if not key or name.startswith(f"{key}.")]
         message = f"expected a section with the keys {', '.join(within)}"
     if problem["type"] == "tuple_type":
         message = "expected a list, as in [1, 2]"

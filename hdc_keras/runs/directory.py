@@ -150,8 +150,27 @@ class RunDirectory:
         return self.write_text(name, text.getvalue())
 
     def read_metrics(self) -> list[dict[str, str]]:
-        """The rows of `metrics.csv`; empty before the first epoch ends."""
+        """The rows of `metrics.csv`; empty before the first epoch ends.
+
+        Raises:
+            RunError: the file is damaged.
+        """
         if not self.metrics_file.exists():
             return []
-        with self.metrics_file.open(newline="", encoding="utf-8") as file:
-            return list(csv.DictReader(file))
+        line = 1
+        try:
+            with self.metrics_file.open(newline="", encoding="utf-8") as file:
+                reader = csv.DictReader(file)
+                rows = []
+                for row in reader:
+                    line = reader.line_num
+                    int(row["epoch"])
+                    for value in row.values():
+                        float(value or 0)
+                    rows.append(row)
+        except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
+            raise RunError(
+                f"{self.metrics_file}, line {line}: expected numbers under a header with `epoch`, as the run wrote them "
+                f"({error}). Restore the file, or delete it to go on without these metrics."
+            ) from error
+        return rows

@@ -36,7 +36,16 @@ def read_model(file: Path, compiled: bool = False) -> Any:
         with _in_current_layout(file) as current:
             return keras.models.load_model(current, compile=compiled)
     except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile, zlib.error, EOFError) as error:
-        raise WeightsError(f"{file} cannot be loaded: {' '.join(str(error).split())[:300]}") from error
+        raise WeightsError(f"{file} cannot be loaded: {_cause(file, error)}") from error
+
+
+def _cause(file: Path, error: Exception) -> str:
+    """Why a file cannot be loaded, in one line. Keras calls every file that is not a zip archive "not found"."""
+    if not file.exists():
+        return "no such file"
+    if file.is_file() and not zipfile.is_zipfile(file):
+        return "it is damaged, or not a `.keras` file"
+    return " ".join(str(error).split())[:300]
 
 
 @contextmanager

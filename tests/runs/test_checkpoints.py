@@ -6,7 +6,8 @@ import zipfile
 import numpy as np
 import pytest
 
-from hdc_keras.errors import RunError
+from hdc_keras.errors import RunError, WeightsError
+from hdc_keras.runs.model_files import read_model
 from hdc_keras.training.models import build_model
 from tests.training.small_runs import changed
 
@@ -88,6 +89,15 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_loaded(run, mode
 
     assert file == first and len(warnings) == 1
     assert warnings[0].startswith(f"{second} cannot be loaded: ") and warnings[0].endswith("; skipped")
+
+
+def test_a_file_that_exists_is_not_said_to_be_missing(tmp_path):
+    (tmp_path / "half.keras").write_bytes(b"PK")
+
+    with pytest.raises(WeightsError, match=r"half\.keras cannot be loaded: it is damaged, or not a `\.keras` file"):
+        read_model(tmp_path / "half.keras")
+    with pytest.raises(WeightsError, match=r"none\.keras cannot be loaded: no such file"):
+        read_model(tmp_path / "none.keras")
 
 
 def test_damaged_checkpoints_are_all_named(run):

@@ -59,6 +59,25 @@ def test_a_table_has_the_columns_of_all_its_rows(run):
     assert run.read_metrics()[1] == {"epoch": "2", "loss": "2.0", "knn_label": "0.5"}
 
 
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        (b"epoch,loss\n1,2.5\n2,abc\n", 3),
+        (b"epoch,loss\nx,2.5\n", 2),
+        (b"step,loss\n1,2.5\n", 2),
+        (b"epoch,loss\n1,2.5,3\n", 2),
+        (b"\xff\xfe", 1),
+    ],
+)
+def test_damaged_metrics_are_refused_with_file_and_line(run, content, line):
+    run.metrics_file.write_bytes(content)
+
+    with pytest.raises(
+        RunError, match=rf"metrics\.csv, line {line}: expected numbers .* Restore the file, or delete it"
+    ):
+        run.read_metrics()
+
+
 def test_a_file_that_cannot_be_written_is_named_with_the_way_to_resume(run):
     (run.path / "metrics.json").mkdir()
 
