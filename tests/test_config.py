@@ -69,6 +69,18 @@ def test_what_is_wrong_is_said_with_file_and_key(tmp_path, text, override, messa
         load(tmp_path, text, *([override] if override else []))
 
 
+def test_a_file_that_is_not_text_is_refused_with_its_name(tmp_path):
+    (tmp_path / "e.yaml").write_bytes(b"seed: \xff")
+
+    with pytest.raises(ConfigError, match=r"e.yaml: is not a text file in UTF-8 \(invalid start byte at byte 6\)"):
+        load_experiment(tmp_path / "e.yaml")
+
+
+def test_a_section_that_is_not_a_section_is_refused_with_the_keys_that_it_takes():
+    with pytest.raises(ConfigError, match=r"HDC\(views=...\):\n  expected a section with the keys size, .*min_gap"):
+        HDC(R3D([2, 2, 2, 2], [1, 1, 1, 1]), views="small")
+
+
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_preset_changes_the_method_alone_and_yields_to_overrides(tmp_path, name):
     (tmp_path / "e.yaml").write_text("train: {epochs: 3}\ncontrast: {temperature: 0.2, weighting: fixed}")
