@@ -1,4 +1,4 @@
-"""What all protocols of one evaluation share."""
+"""The inputs that all protocols of one evaluation share."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,10 +9,10 @@ from hdc_keras.evaluation.splits import Splits
 from hdc_keras.model import HDC
 from hdc_keras.runs.directory import RunDirectory
 
-# (what is being done, done, total).
+# (description of the current task, items done, total items).
 Progress = Callable[[str, int, int], None]
 
-# How progress names each network. The keys are those of a result.
+# Name of each network in progress reports, by its key in a result.
 NETWORK_TITLES = {"metrics": "pretrained", "random_weights": "random weights", "supervised": "supervised"}
 
 
@@ -23,10 +23,10 @@ class Evaluation:
     Attributes:
         run: the run that is evaluated.
         experiment: the experiment of the run, or a copy with other `data` or `evaluate` sections.
-        splits: the videos by the name of the split.
+        splits: the videos of each split, by its name.
         networks: the networks to compare: "metrics" (the pretrained one), "random_weights", and maybe "supervised".
         checkpoint: file of the pretrained weights.
-        progress: called with (what is being done, done, total).
+        progress: called with (description of the current task, items done, total items).
     """
 
     run: RunDirectory
@@ -42,11 +42,11 @@ class Evaluation:
         return list(range(self.experiment.seed, self.experiment.seed + self.experiment.evaluate.seeds))
 
     def report(self, title: str) -> Callable[[int, int], None]:
-        """A progress function for the task of that title: called with (done, total)."""
+        """Make a function that reports the progress of one task; it is called with (items done, total items)."""
         return lambda done, total: self.progress(title, done, total) if self.progress else None
 
     def title(self, *words: str, split: str, seed: int | None = None) -> str:
-        """Describe a task; split and seed are only named if there are several."""
+        """Describe a task. Split and seed are named only if there are several."""
         named = [f"split {split}"] if len(self.splits) > 1 else []
         if seed is not None and len(self.seeds) > 1:
             named.append(f"seed {seed}")

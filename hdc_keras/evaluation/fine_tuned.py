@@ -17,16 +17,16 @@ from hdc_keras.results.outcomes import Outcome
 
 
 def judge_fine_tuned(evaluation: Evaluation, protocol: str) -> ProtocolOutcomes:
-    """Run a fine-tuning protocol. Each training is kept in the run's `fine-tuning/` and resumed when interrupted.
+    """Run a fine-tuning protocol. Each training is kept in the run's `fine-tuning/`, and resumes after an interruption.
 
     Args:
         evaluation: networks, splits, seeds and settings.
         protocol: a name in `FINE_TUNING`.
 
     Raises:
-        DataError: the videos cannot be judged, or too many cannot be decoded.
+        DataError: the videos cannot be evaluated (see `require_labels`), or too many cannot be decoded.
         StoppedError: a signal stopped a training.
-        TrainingError: a loss was not finite.
+        TrainingError: a loss was non-finite.
     """
     experiment, published = evaluation.experiment, FINE_TUNING[protocol]
     store = frame_store(experiment)

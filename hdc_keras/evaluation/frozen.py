@@ -16,7 +16,7 @@ def features_by_network(evaluation: Evaluation, keep_views: bool) -> dict[str, V
 
     Args:
         evaluation: networks, videos and settings.
-        keep_views: whether some protocol needs the features of single views.
+        keep_views: whether some protocol needs the features of individual views.
     """
     experiment = evaluation.experiment
     store = frame_store(experiment)
@@ -44,7 +44,7 @@ def judge_features(evaluation: Evaluation, protocol: str, features: dict[str, Vi
         features: as returned by `features_by_network`.
 
     Raises:
-        DataError: the videos cannot be judged (see `probes.registry.judge`).
+        DataError: the videos cannot be evaluated (see `probes.registry.judge`).
     """
     model, settings = evaluation.networks["metrics"], evaluation.experiment.evaluate
     levels = set(model.contrast_config.used_levels)

@@ -1,4 +1,4 @@
-"""The evaluation job: from a run directory and protocols to results."""
+"""The evaluation job: run protocols on the network of a run, and write the results."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -30,28 +30,28 @@ def evaluate(
     """Evaluate a checkpoint of a run and the same network with random weights, and write the results.
 
     Features are extracted once for all protocols and splits, and cached in the run's `features/`; fine-tunings are
-    kept in its `fine-tuning/`. After an interruption, the same call continues with what is missing.
+    kept in its `fine-tuning/`. After an interruption, the same call does only the work that is missing.
 
     Args:
         run: the run to evaluate.
         experiment: the experiment of the run, or a copy with other `data` or `evaluate` sections.
-        splits: labelled videos by the name of the split, as returned by `load_splits`.
+        splits: labelled videos of each split, by its name, as returned by `load_splits`.
         protocols: names in `PROTOCOLS`.
-        progress: called with (what is being done, done, total).
+        progress: called with (description of the current task, items done, total items).
         supervised: a `.pth` file with torchvision's Kinetics weights of the same network, to evaluate as well. It shows
-            what training with labels gives. It has no projection heads, so only its features are evaluated.
+            what training with labels achieves. It has no projection heads, so only its features are evaluated.
         best: evaluate the best checkpoint instead of the newest.
 
     Returns:
-        By protocol: the result, as written to `results/{protocol}-{data}.json`. `factors` also writes a bar chart as
-        `.png`.
+        The result of each protocol, by its name, as written to `results/{protocol}-{data}.json`. `factors` also writes
+        a bar chart as `.png`.
 
     Raises:
-        ConfigError: a protocol is unknown, or several processes take part.
+        ConfigError: a protocol is unknown, or several processes were started.
         DataError: there are no labels, a split has no training or no test videos, or too many videos cannot be decoded.
         RunError: there is no checkpoint, it does not belong to the run, or a file cannot be written.
         StoppedError: a signal stopped a fine-tuning.
-        TrainingError: the loss of a fine-tuning was not finite.
+        TrainingError: the loss of a fine-tuning was non-finite.
         WeightsError: the `supervised` weights do not fit the network.
     """
     require_known(protocols)

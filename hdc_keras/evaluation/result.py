@@ -1,4 +1,4 @@
-"""From the outcomes of a protocol to its result files."""
+"""Write the outcomes of a protocol to its result files."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,11 +14,12 @@ from hdc_keras.results.store import write_result
 
 @dataclass(frozen=True)
 class ProtocolOutcomes:
-    """Everything that a protocol found.
+    """The part of a result that depends on the protocol.
 
     Attributes:
         recipe: `version`, `source`, `settings` and `reduced` of the protocol, as written to the result.
-        counts: how many videos were `asked` (requested) and `decoded`; cause by path of those that `failed`.
+        counts: `asked` (number of requested videos), `decoded` (number of decoded ones) and `failed` (cause by path);
+            for fine-tuning also `training_failed`, the failed training and validation videos.
         chance: accuracy of always predicting the most frequent class, by label column.
         outcomes: the answer for each network, split, seed, label column and source.
     """

@@ -7,7 +7,7 @@ from hdc_keras.data.from_experiment import load_videos
 from hdc_keras.data.records import VideoRecord, at_most_per_class
 from hdc_keras.errors import ConfigError, DataError
 
-# Videos by the name of the split; each video says whether it is a training or a test video of that split.
+# Videos of each split, by its name. `VideoRecord.split` says on which side of that split a video is.
 Splits = Mapping[str, Sequence[VideoRecord]]
 
 
@@ -22,7 +22,7 @@ def load_splits(
         progress: called with (videos rendered, total videos) when moving shapes are rendered.
 
     Returns:
-        Videos by the name of the split, and notes for the user.
+        Videos of each split, by its name; and notes for the user.
 
     Raises:
         ConfigError: `which` is neither "own" nor "all".

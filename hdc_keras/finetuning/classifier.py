@@ -17,12 +17,12 @@ Tensor = Any
 class VideoClassifier(keras.Model):
     """Classifies clips: a linear layer on the backbone's features, averaged over time and space.
 
-    In training it sees one randomly augmented view of each clip, otherwise evenly spaced crops.
+    In training it takes one randomly augmented view of each clip; otherwise it takes evenly spaced crops.
 
     Args:
         backbone: the network to fine-tune.
         classes: names of the classes.
-        views: a `ViewsConfig`, or a dict of its keys: the crops and colours of training.
+        views: the augmentation in training, as a `ViewsConfig` or a dict of its keys.
         crops: number of crops of each clip outside training (see `even_crops`).
         weight_decay: half of this, times the sum of all squared weights, is added to the loss.
         seed: seed of the augmentation.
@@ -49,7 +49,7 @@ class VideoClassifier(keras.Model):
         self.augmentation = ClipAugmentation(self.views_config, seed, dtype=self.dtype_policy, name="augmentation")
         self.classifier = keras.layers.Dense(len(self.classes), dtype="float32", name="classifier")
         self.classifier.build((None, backbone.output.shape[-1]))
-        # The optimizer's count would not do: with mixed_float16 it leaves out steps that loss scaling skips.
+        # Not the optimizer's count, which under mixed_float16 leaves out the steps that loss scaling skips.
         self.steps = self.add_weight(
             shape=(), dtype="int32", trainable=False, aggregation="only_first_replica", name="steps"
         )
@@ -82,13 +82,13 @@ class VideoClassifier(keras.Model):
         sample_weight: Tensor = None,
         training: bool = True,
     ) -> Tensor:
-        """Add weight decay to the compiled loss. In `call`, the weights would be cast to the compute dtype."""
+        """Add weight decay to the compiled loss. In `call`, the weights are cast to the compute dtype."""
         loss = super().compute_loss(x, y, y_pred, sample_weight, training)
         if training:
             self.steps.assign_add(1)
         if training and self.weight_decay:
             squares = [ops.sum(ops.square(variable)) for variable in self.trainable_variables]
-            # The gradients of all replicas are summed.
+            # The gradients of all replicas are summed, so each replica adds its share.
             loss = loss + 0.5 * self.weight_decay * sum(squares) / replica_count_of(self)
         return loss
 

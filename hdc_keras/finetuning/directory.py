@@ -1,4 +1,4 @@
-"""The folder of one fine-tuning: a run directory whose checkpoints hold a classifier, with the scores it ended with."""
+"""The folder of one fine-tuning: a run directory whose checkpoints hold a classifier, and its final scores."""
 
 import json
 from collections.abc import Sequence
@@ -36,14 +36,14 @@ class FineTuningDirectory(RunDirectory):
     """The folder of one fine-tuning."""
 
     def check_model(self, model: Any, file: Path) -> None:
-        """Raise `RunError` if a checkpoint holds another model than a `VideoClassifier`."""
+        """Raise `RunError` if a checkpoint does not hold a `VideoClassifier`."""
         if not isinstance(model, VideoClassifier):
             raise RunError(f"{file} holds no classifier. Delete {self.path} to fine-tune again.")
 
     def unwritable(self, file: Path, error: OSError) -> RunError:
         """Make the error for a file that cannot be written."""
         return RunError(
-            f"{file} cannot be written ({error.strerror or error}); what was saved before is still there. Free some "
+            f"{file} cannot be written ({error.strerror or error}); files saved earlier are intact. Free some "
             "disk space or make the folder writable, then repeat the command."
         )
 

@@ -1,4 +1,4 @@
-"""The fine-tuning job: from a backbone and a recipe to scores of the test videos. It resumes when interrupted."""
+"""The fine-tuning job: from a backbone and a recipe to scores of the test videos. It resumes after an interruption."""
 
 import hashlib
 import json
@@ -30,7 +30,7 @@ from hdc_keras.training.distribution import Distribution, synchronise_batch_norm
 from hdc_keras.training.loop import fit_epochs
 from hdc_keras.training.run_logger import RunLogger
 
-# (what is being done, done, total).
+# (description of the current task, items done, total items).
 Progress = Callable[[str, int, int], None]
 
 
@@ -44,7 +44,7 @@ class FineTuningJob:
         backbone: provides the initial weights; random weights when `None`.
         experiment: defines clips, precision and devices.
         train: videos to train on.
-        validation: videos to choose the best epoch by; the last epoch is used if there are none.
+        validation: videos on which the best epoch is chosen; if there are none, the last epoch is used.
         test: videos to score.
         column: the label column to predict.
         seed: seed of initial classifier weights, order, clips and augmentation.
@@ -86,17 +86,17 @@ def fine_tune(job: FineTuningJob, folder: Path, store: FrameStore, progress: Pro
     An interrupted training is resumed. The scores of a finished one are read from its folder.
 
     Args:
-        job: what to do.
+        job: the fine-tuning to run.
         folder: parent folder of all fine-tunings; each has a subfolder named by title and digest.
         store: decodes the videos.
-        progress: called with (what is being done, done, total).
+        progress: called with (description of the current task, items done, total items).
 
     Raises:
         ConfigError: the batch cannot be divided among the devices.
         DataError: too many videos cannot be decoded.
         RunError: a file cannot be written, or a checkpoint does not belong to the job.
         StoppedError: a signal stopped training; a checkpoint has been saved.
-        TrainingError: the loss was not finite.
+        TrainingError: the loss was non-finite.
     """
     run = FineTuningDirectory(folder / f"{job.title.replace(' ', '-').replace(',', '')}-{job.digest()[:12]}")
     finished = run.read_scores(job.test)
@@ -123,7 +123,7 @@ def fine_tune(job: FineTuningJob, folder: Path, store: FrameStore, progress: Pro
             ClipScorer(model), job.test, experiment, store, test_failures, job.recipe.averaged, report
         )
     scores = Scores(records, values, dict(test_failures.reasons), dict(training_failures.reasons))
-    if job.backbone:  # the baseline trained from random weights is not saved
+    if job.backbone:  # the baseline, which starts from random weights, is not saved
         run.save_classifier(model)
     run.write_scores(scores)
     shutil.rmtree(run.checkpoints.folder)
@@ -184,7 +184,7 @@ def _train(
         logger.write_failures()
     if stop.stopped:
         raise StoppedError(
-            f"Stopped in {job.title}; a checkpoint has been saved. Repeat the command to resume from it.",
+            f"Stopped during {job.title}; a checkpoint has been saved. Repeat the command to resume from it.",
             stop.signal or 15,
         )
     return run.checkpoints.load(best=True)[0] if job.validation else model
@@ -235,8 +235,8 @@ class _StopOnNonFiniteLoss(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         if not np.isfinite(float((logs or {}).get("loss", 0.0))):
             raise TrainingError(
-                f"the loss of fine-tuning is not finite in epoch {epoch + 1}. Lower evaluate.finetune_learning_rate, "
-                "or use precision float32."
+                f"the fine-tuning loss is non-finite (NaN or infinity) in epoch {epoch + 1}. Lower "
+                "evaluate.finetune_learning_rate, or use train.precision float32."
             )
 
 

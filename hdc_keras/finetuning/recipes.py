@@ -13,7 +13,7 @@ class FineTuning:
     """A fine-tuning recipe: clips, optimizer, augmentation, choice of the epoch, and scoring of test videos.
 
     Attributes:
-        version: increased whenever the same weights would get other metrics.
+        version: increased whenever the same weights would get different metrics.
         source: the publication that the numbers come from.
         frames: frames per clip.
         stride: distance between the frames of a clip, in source frames.
@@ -31,7 +31,7 @@ class FineTuning:
         crop: "fixed" for a square of `size` pixels at a random position; or the smallest and largest share of the
             frame's area that a crop covers.
         views: further keys of `ViewsConfig`: flips and colours.
-        validation: share of the training videos held out to find the epoch with the lowest loss; 0 for the last epoch.
+        validation: share of the training videos held out to find the epoch with the lowest loss; 0: use the last epoch.
         averaged: what to average over the views of a test video: "logits" or "softmax".
     """
 
@@ -62,7 +62,7 @@ class FineTuning:
         """
         data, settings = experiment.data, experiment.evaluate
         epochs = settings.finetune_epochs or self.epochs
-        # A run without flips has classes that differ by left and right.
+        # If pretraining does not flip, classes may differ only in left and right.
         views = self.views if experiment.views.flip else {**self.views, "flip": 0.0}
         return replace(
             self,
@@ -73,7 +73,7 @@ class FineTuning:
             batch_size=settings.finetune_batch_size or self.batch_size,
             learning_rate=settings.finetune_learning_rate or self.learning_rate,
             views=views,
-            # In proportion to the number of epochs.
+            # Scaled with the number of epochs.
             drops=tuple(round(drop * epochs / self.epochs) for drop in self.drops),
         )
 
@@ -81,8 +81,8 @@ class FineTuning:
         """Adapt the recipe to a set of videos.
 
         Args:
-            videos: number of training videos; a batch has no more than that.
-            has_validation: whether some are held out; without validation, the last epoch is used.
+            videos: number of training videos; the batch size is at most this.
+            has_validation: whether videos are held out for validation; if not, the last epoch is used.
         """
         share = self.validation if has_validation else 0.0
         return replace(self, batch_size=min(self.batch_size, videos), validation=share)
@@ -98,7 +98,7 @@ class FineTuning:
 
 
 def changed(published: FineTuning, used: FineTuning) -> dict[str, list[Any]]:
-    """List the differences of a recipe to the published one: [published value, used value] by name."""
+    """List the settings that differ from the published recipe: [published value, used value] by name."""
     before, after = ({**asdict(recipe), **recipe.views} for recipe in (published, used))
     return {name: [before[name], after[name]] for name in before if name != "views" and before[name] != after[name]}
 

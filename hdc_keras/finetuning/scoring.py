@@ -18,7 +18,7 @@ Tensor = Any
 class ClipScorer(keras.Model):
     """Applies a classifier to clips on one device: (clips, time, height, width, 3) uint8 -> (crops * clips, classes).
 
-    `predict_on_batch` of the classifier itself would give the whole batch to each device that it was trained on.
+    The classifier's own `predict_on_batch` would give the whole batch to each device that it was trained on.
 
     Args:
         classifier: the classifier. The scorer shares its weights.
@@ -91,7 +91,7 @@ def validation_metrics(
         labels: index of the class of each video.
         experiment: its `data` and `evaluate` sections define the clips.
         store: decodes the videos.
-        failures: collects the videos that cannot be decoded, without checking how many those are.
+        failures: collects the videos that cannot be decoded. There is no limit on their number here.
 
     Returns:
         `val_loss` (cross-entropy) and `val_top1` (in [0, 1]); empty if there are no videos, or none can be decoded.

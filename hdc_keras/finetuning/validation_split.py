@@ -1,4 +1,4 @@
-"""Hold out some of the training videos, to choose the best epoch of a fine-tuning by."""
+"""Hold out some of the training videos, to choose the best epoch of a fine-tuning."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,10 +10,10 @@ from hdc_keras.errors import DataError
 def hold_out(
     records: Sequence[VideoRecord], share: float, column: str, seed: int
 ) -> tuple[list[VideoRecord], list[VideoRecord]]:
-    """Divide the training videos into those to train on and those to validate on.
+    """Divide the training videos into a training set and a validation set.
 
-    If the set has a "val" split, that is used. Otherwise about `share` of the videos of each class is held out, keeping
-    the videos of a group together. If some class has too few groups for that, nothing is held out.
+    A "val" split, if there is one, becomes the validation set. Otherwise about `share` of the videos of each class is
+    held out, keeping the videos of a group together. If some class has too few groups for that, nothing is held out.
 
     Args:
         records: videos with splits; test videos are ignored.
@@ -22,7 +22,7 @@ def hold_out(
         seed: seed of the draw.
 
     Returns:
-        Training videos and validation videos; the latter may be empty.
+        Training videos and validation videos. There may be no validation videos.
     """
     train = [record for record in records if record.split == "train"]
     validation = [record for record in records if record.split == "val"]

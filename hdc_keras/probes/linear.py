@@ -44,7 +44,7 @@ def linear_probe(
     def fit(rows: np.ndarray, penalty: float) -> LogisticRegression:
         classifier = LogisticRegression(C=1 / (penalty * len(rows)), max_iter=_ITERATIONS, tol=1e-3)
         with warnings.catch_warnings():
-            # With a weak penalty it takes long to converge, and gains nothing: stopping early regularises enough.
+            # With a weak penalty, convergence takes long and does not help: stopping early regularises enough.
             warnings.simplefilter("ignore", ConvergenceWarning)
             return classifier.fit(train[rows], labels[rows])
 

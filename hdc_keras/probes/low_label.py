@@ -10,7 +10,7 @@ from hdc_keras.probes.protocol import Judgement, Protocol, Question, judged_by_s
 
 _PER_CLASS = (1, 5, 10, 20)
 _TOTAL = 1000
-# Random subsets of the training videos that results are averaged over.
+# Number of random subsets of the training videos; results are averaged over them.
 _DRAWS = 5
 
 
@@ -44,7 +44,7 @@ def _budgets(labels: Sequence[str]) -> dict[str, int]:
 def draw_per_class(labels: Sequence[str], count: int, seed: int) -> list[int]:
     """Draw at most `count` videos of each class at random.
 
-    With the same seed, a smaller count draws a subset of what a larger one draws.
+    With the same seed, a smaller `count` draws a subset of the videos that a larger one draws.
 
     Returns:
         The rows of the drawn videos in `labels`, ascending.
@@ -60,8 +60,8 @@ def draw_per_class(labels: Sequence[str], count: int, seed: int) -> list[int]:
 
 LOW_LABEL = Protocol(
     1,
-    "a linear probe (our choice) with 1, 5, 10 and 20 labelled videos a class, and ceil(1,000 / classes) a class as in "
-    "SEVERE (arXiv 2203.14221), which fine-tunes with them",
+    "a linear probe (our choice) with 1, 5, 10 and 20 labelled videos per class, and with ceil(1,000 / classes) per "
+    "class as in SEVERE (arXiv 2203.14221), which fine-tunes the network on them",
     _low_label,
     lambda settings: {"per_class": list(_PER_CLASS), "in_all": _TOTAL, "linear_l2": list(settings.linear_l2)},
     is_random=True,

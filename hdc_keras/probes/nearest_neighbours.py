@@ -7,7 +7,7 @@ import numpy as np
 from hdc_keras.features.video_features import joined
 from hdc_keras.probes.protocol import Judgement, Protocol, Question, judged_by_scores
 
-# Nearest training videos that a retrieval result lists for each test video (our choice).
+# Number of nearest training videos that a retrieval result lists for each test video (our choice).
 _NEIGHBOURS_LISTED = 10
 
 
@@ -89,14 +89,16 @@ def _retrieval(question: Question) -> Judgement:
 
 KNN = Protocol(
     1,
-    "weighted vote of Wu et al., CVPR 2018 (arXiv 1805.01978) on standardised features of a video's mean view",
+    "weighted vote of Wu et al., CVPR 2018 (arXiv 1805.01978) on standardised features, averaged over the views of a "
+    "video",
     _knn,
     lambda settings: {"neighbours": settings.knn_neighbours, "temperature": settings.knn_temperature},
 )
 RETRIEVAL = Protocol(
     1,
-    "video retrieval as in VCOP (Xu et al., CVPR 2019): test videos query training videos by cosine, a hit if any of "
-    "the k nearest shares the class; standardised features of a video's mean view",
+    "video retrieval as in VCOP (Xu et al., CVPR 2019): each test video queries the training videos by cosine "
+    "similarity, a hit if any of the k nearest has its class; standardised features, averaged over the views of a "
+    "video",
     _retrieval,
     lambda settings: {"recall_at": list(settings.recall_at)},
 )

@@ -1,8 +1,8 @@
 """The interface of protocols on frozen features.
 
-A protocol is a fixed, versioned recipe: fit a judge (a linear classifier, say, or a nearest-neighbour search) on the
-features of training videos, and evaluate it on those of test videos. Each time, it is given a `Question` and returns a
-`Judgement`, which the registry returns as an `Answer`.
+A protocol is a fixed, versioned recipe: fit a judge (for example a linear classifier or a nearest-neighbour search) on
+the features of the training videos, and evaluate it on the features of the test videos. It takes a `Question` and
+returns a `Judgement`. The registry returns the judgement in an `Answer`, together with label column, source and seed.
 """
 
 from collections.abc import Callable, Sequence
@@ -45,7 +45,7 @@ class Question:
         names: the feature arrays to predict from, concatenated.
         column: the label column to predict.
         settings: the `evaluate` section of the experiment.
-        seed: seed of everything random.
+        seed: seed of all random draws.
     """
 
     train: VideoFeatures
@@ -67,7 +67,7 @@ class Question:
 
     @property
     def train_groups(self) -> list[str]:
-        """Group of each training video; a video without a group forms a group alone."""
+        """Group of each training video; a video without a group forms a group by itself."""
         return [record.group or record.video_id for record in self.train.records]
 
 
@@ -76,13 +76,13 @@ class Protocol:
     """A recipe to evaluate frozen features.
 
     Attributes:
-        version: increased whenever the same features would get other metrics.
+        version: increased whenever the same features would get different metrics.
         source: the publication that its hyperparameters come from, or "our choice".
         judge: fits on the training videos of a question and evaluates on its test videos.
         settings: the hyperparameters in use, given the `evaluate` section; they are written to the result.
-        needs_views: whether it uses the features of single views and not only their mean.
+        needs_views: whether it uses the features of individual views, not only their mean.
         is_random: whether its metrics depend on the seed.
-        least_seeds: minimum number of seeds that it is repeated with.
+        least_seeds: minimum number of seeds to repeat it with.
     """
 
     version: int
@@ -101,7 +101,7 @@ class Answer:
     Attributes:
         column: the label column that was predicted.
         source: name of the feature arrays that it was predicted from (see `registry.feature_sources`).
-        seed: seed of everything random.
+        seed: seed of all random draws.
         judgement: metrics and predictions.
     """
 

@@ -23,10 +23,10 @@ PROBES: dict[str, Protocol] = {
 
 
 def feature_sources(protocol: str, levels: Sequence[str], pairs: Sequence[tuple[str, str]]) -> dict[str, list[str]]:
-    """List what a protocol is applied to.
+    """List the sources that a protocol is applied to, one after the other.
 
-    These are the features of all levels together, the features of each level, the embeddings of each task at all its
-    levels, and all embeddings together. `factors` adds the embedding of each head.
+    The sources are the features of all levels together, the features of each level, the embeddings of each task at all
+    its levels, and all embeddings together. `factors` adds the embedding of each head.
 
     Args:
         protocol: a name in `PROBES`.
@@ -34,7 +34,7 @@ def feature_sources(protocol: str, levels: Sequence[str], pairs: Sequence[tuple[
         pairs: each (level, task) that has a head.
 
     Returns:
-        By the name of the source: the names of the feature arrays to concatenate.
+        The names of the feature arrays to concatenate, by the name of the source.
     """
     sources = {"features": list(levels)}
     if len(levels) > 1:
@@ -77,7 +77,7 @@ def judge(
     if protocol == "factors" and len(columns) < 2:
         raise DataError(
             "`factors` shows which of several labels can be predicted from which task and level, but the videos have "
-            f"only `{columns[0]}`. Give a CSV manifest with two or more columns named label_..., or use `linear`."
+            f"only `{columns[0]}`. Use a CSV manifest with two or more columns named label_..., or evaluate `linear`."
         )
     probe = PROBES[protocol]
     used_seeds = list(seeds) if probe.is_random else list(seeds)[:1]
@@ -93,7 +93,7 @@ def judge(
 
 
 def require_labels(train: VideoFeatures, test: VideoFeatures) -> list[str]:
-    """Check that test videos can be judged by training videos, and return the label columns.
+    """Check that the videos can be evaluated, and return their label columns.
 
     Raises:
         DataError: there are no training or no test videos, no labels, or training videos of one class only.
@@ -101,12 +101,12 @@ def require_labels(train: VideoFeatures, test: VideoFeatures) -> list[str]:
     if not train.records or not test.records:
         raise DataError(
             f"evaluation needs training and test videos, but there are {len(train.records)} training and "
-            f"{len(test.records)} test videos. Give the set labels (class folders, or a `label` column), to hold out "
-            "test videos of each class, or give it a `split` column."
+            f"{len(test.records)} test videos. Add labels (class folders, or a `label` column), so that videos of "
+            "each class are held out for testing, or add a `split` column."
         )
     columns = list(train.records[0].labels)
     if not columns:
-        raise DataError("the videos have no labels. Give class folders, or a `label` column in a CSV manifest.")
+        raise DataError("the videos have no labels. Use class folders, or a CSV manifest with a `label` column.")
     for column in columns:
         classes = {record.labels[column] for record in train.records}
         if len(classes) < 2:

@@ -1,4 +1,4 @@
-"""Linear classifiers on frozen features, trained with SGD or Adam as in two publications."""
+"""Linear classifiers on frozen features, trained with SGD as in CVRL or with Adam as in SEVERE."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -38,7 +38,7 @@ def _cvrl(question: Question) -> Judgement:
     train, test = (_unit_views(features, question.names) for features in (question.train, question.test))
     clips = train.shape[0] * train.shape[1]
     batch_size, epochs = min(_CVRL["batch_size"], clips), _CVRL["epochs"]
-    # Linear scaling, for sets with fewer clips than a batch.
+    # If the set has fewer clips than a batch, the learning rate is scaled linearly.
     base_rate = _CVRL["learning_rate"] * batch_size / _CVRL["batch_size"]
     steps = epochs * -(-clips // batch_size)
     update = momentum_update(lambda step: base_rate * 0.5 * (1 + np.cos(np.pi * step / steps)), _CVRL["momentum"])
@@ -87,8 +87,8 @@ def _softmax_regression(
 ) -> Judgement:
     """Train a linear softmax classifier on single views; score a test video by its mean softmax over views.
 
-    It is written in numpy: with a small classifier for each source and label column, tracing a graph takes longer than
-    training.
+    It is written in numpy, because there is one small classifier for each source, label column and seed: tracing a
+    graph for each would take longer than training it.
 
     Args:
         question: labels and seed.

@@ -1,4 +1,4 @@
-"""What `fit` trains on: tf.data on TensorFlow, a `PyDataset` on JAX and PyTorch."""
+"""The batches that `fit` trains on: tf.data on TensorFlow, a `PyDataset` on JAX and PyTorch."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,11 +15,11 @@ from hdc_keras.training.distribution import Distribution
 
 @dataclass(frozen=True)
 class TrainingVideos:
-    """The training videos of an experiment, and what turns them into windows.
+    """The training videos of an experiment, and the parts that turn them into windows.
 
     Attributes:
         records: videos of the split "train".
-        store: decodes them.
+        store: decodes the videos.
         policy: `HostPolicy` of `views.host_policy`, or `None`.
         failures: collects the videos that cannot be decoded.
         loader: draws windows from the videos.
@@ -37,7 +37,7 @@ class TrainingVideos:
 
         Raises:
             ConfigError: the decoder or a layer of `views.host_policy` is not available.
-            DataError: there are too few for a batch.
+            DataError: there are too few training videos for a batch.
         """
         train = [record for record in records if record.split == "train"]
         store, policy = frame_store(experiment), host_policy(experiment)
@@ -58,7 +58,7 @@ class Batches:
 
     Attributes:
         waited: returns the seconds that training has waited for batches so far. `None` where this is not measured:
-            without tf.data, and with several replicas, which prefetch batches on their own.
+            without tf.data, and with several replicas, because TensorFlow prefetches their batches.
     """
 
     def __init__(self, loader: WindowLoader, workers: int | None, policy: Any, distribution: Distribution):

@@ -27,7 +27,7 @@ class Distribution:
         device_count: number of devices that share a batch, over all machines.
         is_chief: whether this process writes the run's files; exactly one process does.
         synchronises_batch_norm: whether the backbone's batch norm takes its statistics from the whole batch.
-        notes: sentences that the user should see.
+        notes: messages for the user.
 
     Raises:
         ConfigError: the settings do not work together, on this machine, or on the active backend.
@@ -102,7 +102,7 @@ class Distribution:
             raise ConfigError(
                 f"`train.strategy`: {train.strategy} needs KERAS_BACKEND=tensorflow. "
                 + (
-                    "JAX shares a batch over the devices of one machine."
+                    "JAX splits a batch over the devices of one machine."
                     if backend == "jax"
                     else "PyTorch uses one device."
                 )
@@ -112,7 +112,7 @@ class Distribution:
         self.name = "data_parallel" if self.device_count > 1 else "one_device"
         if backend == "torch" and found > 1:
             self.notes.append(
-                f"PyTorch trains on one of the {found} GPUs of this machine. KERAS_BACKEND=tensorflow or jax uses all."
+                f"PyTorch trains on one of the {found} GPUs of this machine. KERAS_BACKEND=tensorflow or jax use all."
             )
 
     @property
@@ -130,7 +130,7 @@ class Distribution:
 
     @contextmanager
     def activate(self) -> Iterator[None]:
-        """A context in which JAX shards arrays over the devices. Everything about a run belongs inside it."""
+        """A context in which JAX shards arrays over the devices. Do everything that uses the model inside it."""
         if self.name != "data_parallel":
             yield
             return
@@ -150,7 +150,7 @@ class Distribution:
         return self._strategy.scope() if self._strategy else nullcontext()
 
     def distribute(self, make_dataset: Callable[[int, int], Any]) -> Any:
-        """Batches for `fit`, of which this process loads only what its own replicas need.
+        """Make the batches for `fit`. This process loads only the parts that its own replicas need.
 
         Args:
             make_dataset: called with the index of this process's first replica and the number of its replicas; returns
@@ -166,7 +166,7 @@ class Distribution:
         return self._strategy.distribute_datasets_from_function(dataset_of_process)
 
     def repeat_batch(self, batch: Any, times: int) -> Any:
-        """A dataset for `fit` that repeats one batch of `distribute`."""
+        """Make a dataset for `fit` that repeats one batch of `distribute`."""
         if keras.backend.backend() != "tensorflow":
             return _RepeatedBatch(batch, times)
         import tensorflow as tf
@@ -209,14 +209,14 @@ def is_multi_process() -> bool:
 
 
 def _cluster() -> str:
-    """What describes the cluster: "TF_CONFIG", "slurm", or "" if there is none."""
+    """Where the cluster is described: "TF_CONFIG" or "slurm"; "" if there is no cluster."""
     try:
         workers = json.loads(os.environ.get("TF_CONFIG") or "{}").get("cluster", {})
     except ValueError as error:
         raise ConfigError(f"TF_CONFIG is not valid JSON: {error}") from error
     if sum(len(hosts) for hosts in workers.values()) > 1:
         return "TF_CONFIG"
-    # srun sets both for each of its tasks; a batch script that starts Python without srun lacks one of them.
+    # srun sets both variables for each of its tasks. In a batch script without srun, one of them is missing.
     if int(os.environ.get("SLURM_STEP_NUM_TASKS") or 1) > 1 and "SLURM_PROCID" in os.environ:
         return "slurm"
     return ""
@@ -233,7 +233,7 @@ def _joined_cluster(kind: str) -> Any:
 
 
 def _any_process(strategy: Any) -> Callable[[bool], bool]:
-    """A function that sums a flag over all processes."""
+    """Make the function behind `Distribution.any_process`, which sums the flag over all processes."""
     import tensorflow as tf
 
     @tf.function(input_signature=[tf.TensorSpec((), tf.int32)])

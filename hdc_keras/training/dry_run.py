@@ -1,4 +1,4 @@
-"""`--dry-run`: two steps of a run, to see what it costs before it takes days."""
+"""`--dry-run`: take two steps of a run, to know its cost before starting it."""
 
 import time
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from hdc_keras.training.models import compiled_model
 
 @dataclass(frozen=True)
 class DryRun:
-    """What the two steps showed.
+    """Measurements from the two steps.
 
     Attributes:
         xla: whether XLA compiles the step.
@@ -37,7 +37,7 @@ class DryRun:
         loss: loss of the first step.
         steps: steps of the whole run.
         memory_gib: peak memory so far, in GiB.
-        memory_of: what it was measured on, as in "of the first GPU".
+        memory_of: where the memory was measured, worded as in "of the first GPU".
     """
 
     xla: bool

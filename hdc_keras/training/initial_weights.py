@@ -11,14 +11,14 @@ from hdc_keras.runs.model_files import read_model
 def copy_weights(model: HDC, source: str) -> None:
     """Copy the weights of a run, or of a `.keras` file that holds an `HDC` or a backbone, into a new model.
 
-    The backbone must be the same. A projection head is copied if the source has one of the same name and shape.
+    Both must have the same backbone. A projection head is copied if the source has one of the same name and shape.
 
     Args:
-        model: the new model. Nothing but weights of backbone and heads is changed.
+        model: the new model. Only the weights of its backbone and heads change.
         source: path of a run directory, whose newest checkpoint is used, or of a `.keras` file.
 
     Raises:
-        RunError: the weights cannot be read, or are those of another backbone.
+        RunError: the weights cannot be read, or belong to a different backbone.
     """
     path = Path(source)
     if path.is_dir():

@@ -1,4 +1,4 @@
-"""The kNN check: a cheap measurement during pretraining of what has been learned so far."""
+"""The kNN check: a cheap measure, during pretraining, of what the model has learned so far."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,8 @@ from hdc_keras.features.extraction import extract_features
 from hdc_keras.model import HDC
 from hdc_keras.probes.registry import judge
 
-# About this many videos of each split, with few clips of each: enough to follow a run, not to report a result.
+# At most about this many videos of both splits together, with few clips of each: enough to follow a run, not to report
+# a result.
 _VIDEOS = 256
 _CLIPS = 2
 
@@ -20,9 +21,9 @@ class KnnCheck:
 
     Args:
         model: the model in training.
-        experiment: `train.knn_every` and `evaluate` are its settings.
-        records: videos with splits. There is no check if none of a split has labels.
-        store: decodes them.
+        experiment: its `train.knn_every` and `evaluate` keys are the settings of the check.
+        records: videos with splits. There is no check if no training video or no test video has labels.
+        store: decodes the videos.
     """
 
     def __init__(self, model: HDC, experiment: Experiment, records: Sequence[VideoRecord], store: FrameStore):

@@ -23,10 +23,10 @@ def fit_epochs(
 
     Args:
         model: a compiled model that counts its `steps_taken`.
-        batches: what it is trained on.
+        batches: the training batches.
         steps_per_epoch: steps per epoch.
         epochs: total number of epochs.
-        stop: runs before the other callbacks.
+        stop: the callback that ends training on a signal; it runs before the others.
         callbacks: the other callbacks.
     """
     while model.steps_taken < epochs * steps_per_epoch and not stop.stopped:

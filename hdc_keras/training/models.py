@@ -1,4 +1,4 @@
-"""From an experiment to its model: built, given its initial weights, and compiled for the devices."""
+"""Build the model of an experiment, give it its initial weights, and compile it for the devices."""
 
 import keras
 
@@ -13,11 +13,11 @@ from hdc_keras.training.optimizers import build_optimizer
 
 
 def build_model(experiment: Experiment) -> HDC:
-    """The experiment's model, with random weights from its seed, or those of `model.weights` or `model.init_from`.
+    """The experiment's model, with random weights from its seed, or weights from `model.weights` or `model.init_from`.
 
     Raises:
-        RunError: the weights of `model.init_from` cannot be read, or are those of another backbone.
-        WeightsError: the weights of `model.weights` cannot be read, or are those of another backbone.
+        RunError: the weights of `model.init_from` cannot be read, or belong to a different backbone.
+        WeightsError: the weights of `model.weights` cannot be read, or belong to a different backbone.
     """
     keras.utils.set_random_seed(experiment.seed)
     before = keras.config.dtype_policy()

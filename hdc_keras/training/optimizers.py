@@ -100,7 +100,7 @@ def build_optimizer(config: TrainConfig, steps_per_epoch: int) -> keras.optimize
     """The optimizer of `train`, with its schedule. Weight decay does not apply to biases and batch norm."""
     schedule = WarmupCosine(
         config.peak_learning_rate,
-        # Otherwise a run shorter than the warm-up would never reach its learning rate.
+        # Otherwise a run shorter than the warm-up would never reach its peak learning rate.
         round(min(config.warmup_epochs, config.epochs / 2) * steps_per_epoch),
         config.epochs * steps_per_epoch,
     )

@@ -34,7 +34,7 @@ class Outcome:
         finished: False when a signal stopped it.
         signal: number of the signal that stopped it; `None` when this process received none.
         failed_videos: reason by path, for each video that could not be decoded.
-        skipped: steps that were skipped because their loss or gradient was not finite.
+        skipped: steps that were skipped because of a non-finite loss or gradient.
     """
 
     step: int
@@ -58,7 +58,7 @@ def pretrain(
     """Train, from the beginning or from the run's newest checkpoint.
 
     Args:
-        experiment: what to do; when resuming, the run's own.
+        experiment: the experiment to run; when resuming, the one that the run was created with.
         run: a created run directory.
         records: videos with splits; "train" is trained on, "test" serves the kNN check.
         resume: continue from the newest checkpoint.
@@ -69,7 +69,7 @@ def pretrain(
     Raises:
         DataError: too few videos, or too many that cannot be decoded.
         RunError: there is nothing to resume, the run is finished, or its folder cannot be written.
-        TrainingError: a step was not finite, and `train.on_nan` is "stop".
+        TrainingError: a step had a non-finite loss or gradient, and `train.on_nan` is "stop".
     """
     train = experiment.train
     distribution = distribution or Distribution(train)

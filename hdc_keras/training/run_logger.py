@@ -1,4 +1,4 @@
-"""What writes `metrics.csv`, `metrics.json`, TensorBoard events, `failures.csv` and `views.png` of a run."""
+"""Writes `metrics.csv`, `metrics.json`, TensorBoard events, `failures.csv` and `views.png` of a run."""
 
 import io
 import json
@@ -22,7 +22,7 @@ class RunLogger(keras.callbacks.Callback):
             they were logged after that checkpoint was saved, and these epochs are trained again.
         failures: the videos that could not be decoded so far.
         clips_per_step: clips through the backbone per step, for `clips_per_second`.
-        measure: called after each epoch with its number, from 1; returns further columns, such as the kNN check.
+        measure: called after each epoch with its number, counted from 1; returns more columns, such as the kNN check.
         waited: returns the seconds that training has waited for batches so far; `None` if this is not measured.
     """
 

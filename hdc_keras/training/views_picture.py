@@ -15,8 +15,8 @@ def draw_views(experiment: Experiment, videos: TrainingVideos) -> bytes:
     """Draw the views of the first videos that can be decoded, from the windows of the first epoch.
 
     Args:
-        experiment: says how windows and views are made.
-        videos: those that cannot be decoded are added to its `failures`.
+        experiment: defines windows and views.
+        videos: the training videos. Any that cannot be decoded are added to `videos.failures`.
 
     Returns:
         A PNG file.
@@ -32,6 +32,6 @@ def draw_views(experiment: Experiment, videos: TrainingVideos) -> bytes:
             videos.failures.add(error)
         if len(windows) == GALLERY_VIDEOS:
             break
-    # A separate generator, because drawing from the model's would change the views that training draws.
+    # A separate generator: draws from the model's generator would change the views of the training.
     generator = ViewGenerator(experiment.views, experiment.contrast.task, experiment.seed)
     return draw_gallery(generator, np.stack(windows))

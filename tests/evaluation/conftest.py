@@ -1,4 +1,4 @@
-"""Video sets for evaluations, and a run with random weights: these tests are about evaluating, not about training."""
+"""Video sets for evaluations, and a run with random weights, because these tests need no training."""
 
 import pytest
 
@@ -51,7 +51,7 @@ def _write_ucf101(folder):
 
 @pytest.fixture(scope="session")
 def partly_broken(once):
-    """A manifest of 37 videos, of which three test videos cannot be decoded."""
+    """A manifest of 37 videos. Three of the test videos cannot be decoded."""
     return once("partly-broken", _write_partly_broken)
 
 

@@ -9,7 +9,7 @@ SOURCES = ("features", "P2", "P3", "P4", "P5", "spatial embeddings", "temporal e
 
 
 def chart_of(top1, random_weights=0.3, chance=0.25):
-    """Pixels of the chart of two factors; the arguments are for the first of them."""
+    """Pixels of the chart of two factors. The arguments belong to the first factor."""
     metrics, untrained = (
         {
             "appearance": {source: {"top1": value} for source in SOURCES},

@@ -1,4 +1,4 @@
-"""Whole evaluations of a run: splits, seeds, broken videos, and the content of the files in `results/`."""
+"""Complete evaluations of a run: splits, seeds, broken videos, and the content of the files in `results/`."""
 
 import csv
 import json
@@ -50,7 +50,7 @@ def test_three_official_splits_are_evaluated_on_features_extracted_once(run, ucf
         assert written == result
 
 
-def test_saved_predictions_give_the_metrics_again(run, ucf101):
+def test_saved_predictions_reproduce_the_metrics(run, ucf101):
     result = evaluate_own_split(run, experiment_on(ucf101), "retrieval")
 
     rows = predictions(run, f"retrieval-{ucf101.name}")
@@ -66,7 +66,7 @@ def test_saved_predictions_give_the_metrics_again(run, ucf101):
 
 
 def require_34_predictions_and_3_failures(run, folder, protocol, result, asked):
-    """Check that of `asked` videos the broken ones are listed, and that every other test video has a prediction."""
+    """Check the counts, that the broken videos are listed, and that every other test video has a prediction."""
     assert result["counts"]["asked"] == asked and result["counts"]["decoded"] == asked - 3
     assert set(result["counts"]["failed"]) == {str(folder / name) for name in BROKEN}
     predicted = {row["video_id"] for row in predictions(run, f"{protocol}-{folder.name}")}

@@ -7,7 +7,7 @@ from hdc_keras.features.video_features import VideoFeatures
 
 
 def made_features(per_class=12, columns=("shape", "half"), lengths=None, seed=0):
-    """Features of three classes, of which a third are test videos. No array tells the label `half`.
+    """Features of videos of three classes; a third are test videos. No array encodes the label `half`.
 
     Args:
         per_class: number of videos of each shape.
@@ -19,9 +19,9 @@ def made_features(per_class=12, columns=("shape", "half"), lengths=None, seed=0)
         Arrays by name, with two views of each video:
 
         - `direction`: one channel per shape, of similar scale.
-        - `scaled`: the same, a thousand times smaller, beside a channel a hundred times larger that tells nothing.
-          Without standardisation, nobody can read the shape from it.
-        - `noise`: tells nothing.
+        - `scaled`: the same, a thousand times smaller, and one uninformative channel that is a hundred times larger.
+          Without standardisation, the shape cannot be predicted from it.
+        - `noise`: encodes no label.
     """
     random = np.random.default_rng(seed)
     videos = 3 * per_class

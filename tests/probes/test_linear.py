@@ -34,7 +34,7 @@ def labelled_by_a_small_channel():
 
 
 def labelled_by_noisy_channels():
-    """Forty channels that each tell little: with few videos, a weak penalty overfits."""
+    """Forty weakly informative channels: with few videos, a weak penalty overfits."""
     sign = np.where(np.arange(400) % 2, -1.0, 1.0)[:, None]
     return 0.3 * sign + 2 * np.random.default_rng(0).normal(size=(400, 40))
 
@@ -56,8 +56,8 @@ def test_the_penalty_that_generalises_best_is_selected(make, best, penalties):
 
 
 def test_videos_of_a_group_are_not_divided_when_the_penalty_is_selected():
-    # Each group has a channel that gives its class away. A penalty weak enough to use these channels is best if a
-    # group is divided, and useless if not.
+    # Each group has a channel that identifies it, and so its class. A penalty weak enough to use these channels is best
+    # if groups are divided, and useless if not.
     random = np.random.default_rng(2)
     groups = np.repeat(np.arange(12), 5)
     labels = ["ab"[group % 2] for group in groups]
@@ -67,7 +67,7 @@ def test_videos_of_a_group_are_not_divided_when_the_penalty_is_selected():
     def selected(groups):
         return linear_probe(features, labels, features, [str(group) for group in groups], PENALTIES)[2]
 
-    assert selected(np.arange(60)) == 1e-6  # every video a group alone
+    assert selected(np.arange(60)) == 1e-6  # every video is a group by itself
     assert selected(groups) > 1e-6
 
 

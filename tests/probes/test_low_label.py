@@ -4,7 +4,7 @@ from hdc_keras.probes.registry import judge
 from tests.probes.made_features import made_features
 
 
-def test_as_many_videos_of_each_class_are_drawn_and_smaller_draws_are_subsets():
+def test_the_same_number_is_drawn_from_each_class_and_smaller_draws_are_subsets():
     labels = list("aaaaaabbbbc")
 
     one, three = draw_per_class(labels, 1, seed=3), draw_per_class(labels, 3, seed=3)

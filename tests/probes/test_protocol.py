@@ -30,7 +30,7 @@ def test_ties_go_to_the_first_class_and_unknown_classes_are_wrong():
     assert judgement.predicted == ["a", "b", "a"] and judgement.metrics == {"top1": pytest.approx(1 / 3)}
 
 
-def test_a_video_without_a_group_forms_a_group_alone():
+def test_a_video_without_a_group_forms_a_group_by_itself():
     records = [VideoRecord("x", "x", {"label": "a"}, "train", "one"), VideoRecord("y", "y", {"label": "b"}, "train")]
     train = VideoFeatures(records, {}, 2, {})
     question = Question(train, train, [], "label", EvaluateConfig(), 0)

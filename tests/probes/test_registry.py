@@ -12,7 +12,7 @@ from tests.probes.made_features import made_features
 
 SETTINGS = EvaluateConfig(knn_neighbours=5, linear_l2=(1e-2,))
 
-# By protocol: the metric, and the features that it can read the shape from.
+# The metric of each protocol, and features from which it can predict the shape.
 READABLE = {
     "linear": ("top1", "scaled"),
     "linear-cvrl": ("top1", "direction"),
@@ -33,7 +33,7 @@ def metrics_of(protocol, features, sources):
 
 
 @pytest.mark.parametrize("protocol", PROBES)
-def test_every_protocol_reads_the_label_from_features_that_encode_it_and_only_from_those(protocol):
+def test_every_protocol_predicts_a_label_only_from_features_that_encode_it(protocol):
     metric, informative = READABLE[protocol]
     # SEVERE trains for ten epochs, in which a few videos are not enough to learn anything.
     features = made_features(per_class=300 if protocol == "linear-severe" else 12)
@@ -63,7 +63,7 @@ def test_sources_are_all_levels_each_level_and_each_task():
     }
 
 
-def test_several_arrays_are_read_together():
+def test_several_arrays_are_concatenated():
     features = made_features(columns=("shape",))
 
     together, alone = (
