@@ -82,7 +82,7 @@ def _table(comparison: "Comparison") -> "Table":
     for row, texts in zip(comparison.rows, cells(comparison), strict=True):
         if previous and texts[:3] != previous[:3]:
             table.add_section()
-        # A word is left blank if it and all words before it repeat the row above; the metric is never blank.
+        # A text cell is left blank if it and all text cells before it repeat the row above; the metric is never blank.
         shown = [
             "" if column < WORDS - 1 and texts[: column + 1] == previous[: column + 1] else texts[column]
             for column in words

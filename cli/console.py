@@ -23,8 +23,8 @@ console = Console(highlight=False)
 errors = Console(stderr=True, highlight=False)
 
 
-# Notices that native code prints and no setting turns off: TensorFlow's when it starts on a machine without a GPU, and
-# LiteRT's when it loads a file.
+# Notices of native code that no setting turns off: TensorFlow prints them when it starts on a machine without a GPU,
+# LiteRT when it loads a file.
 _NOTICE = re.compile(
     r"^(WARNING: All log messages before absl|[IWE]\d{4} .*(cuda|onednn|oneDNN|cpu_feature_guard)|To enable"
     r"|INFO: Created TensorFlow Lite)"
@@ -47,7 +47,7 @@ def _is_not_about_retracing(record: logging.LogRecord) -> bool:
 
 @contextmanager
 def notices_hidden() -> Iterator[None]:
-    """Hold back what is written to stderr, also by native code; then print it without the known notices."""
+    """Capture what is written to stderr, including output of native code, then print it without the known notices."""
     sys.stderr.flush()
     original = os.dup(2)
     with tempfile.TemporaryFile() as captured:
@@ -65,7 +65,7 @@ def notices_hidden() -> Iterator[None]:
 
 
 def print_notes(notes: Sequence[str]) -> None:
-    """Print what the library found worth knowing, one note per line."""
+    """Print the library's notes, one per line."""
     for note in notes:
         console.print(note, markup=False)
 

@@ -81,7 +81,7 @@ def _version(package: str) -> str:
 
 
 def _check_videos(data: str, overrides: list[str]) -> int:
-    """Print what the set holds, and return the exit code."""
+    """Check the videos of a set, print a summary, and return the exit code."""
     from hdc_keras.data.from_experiment import load_videos
     from hdc_keras.data.inspection import inspect_videos
 
@@ -132,7 +132,7 @@ def _counts(records: Sequence["VideoRecord"]) -> "Table":
 
 
 def _spreads(facts: Sequence["VideoFacts"]) -> "Table":
-    """Minimum, median and maximum of what was measured."""
+    """Minimum, median and maximum of each property of the videos."""
     from rich.table import Table
 
     from hdc_keras.data.inspection import spread

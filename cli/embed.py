@@ -25,9 +25,9 @@ def embed(
             show_default="the videos of the run",
         ),
     ] = None,
-    checkpoint: Annotated[str, typer.Option(help="newest or best.")] = "newest",
+    checkpoint: Annotated[str, typer.Option(help="Checkpoint to use: newest or best.")] = "newest",
     videos_per_part: Annotated[
-        int, typer.Option(min=1, help="Videos saved at a time. At most this many are computed again after a kill.")
+        int, typer.Option(min=1, help="Videos saved at a time. After a kill, at most this many are embedded again.")
     ] = 256,
     set_: Annotated[
         list[str] | None,
@@ -38,8 +38,8 @@ def embed(
 
     Use the file for search, for clustering, or as input to your own models. Its columns are video_id, path, label (or
     label_NAME for each of several label columns), split, group, and float32 vectors of fixed length: one for each
-    level (P2 ... P5), one for each level and task (P2_spatial, P5_temporal, ...), and embedding, which joins all
-    tasks. Vectors are averaged over evenly spaced clips.
+    level (P2 ... P5), one for each level and task (P2_spatial, P5_temporal, ...), and embedding, which concatenates
+    the tasks. Vectors are averaged over evenly spaced clips.
 
     After an interruption, run the same command again to resume. Videos that cannot be decoded are printed, and listed
     in a CSV file next to the Parquet file.

@@ -26,10 +26,10 @@ def evaluate(
     splits: Annotated[
         str,
         typer.Option(
-            help="own: the split of the config. all: the three official splits of UCF101 or HMDB51, and their mean."
+            help="own: the split in the config. all: the three official splits of UCF101 or HMDB51, and their mean."
         ),
     ] = "own",
-    checkpoint: Annotated[str, typer.Option(help="newest or best.")] = "newest",
+    checkpoint: Annotated[str, typer.Option(help="Checkpoint to use: newest or best.")] = "newest",
     supervised: Annotated[
         Path | None,
         typer.Option(help="Also evaluate torchvision's Kinetics weights: a local .pth file of r3d_18 or r2plus1d_18."),
@@ -39,15 +39,15 @@ def evaluate(
         typer.Option("--set", help="Override a config key, as in evaluate.clips=5. Repeatable."),
     ] = None,
 ) -> None:
-    """Measure what a run has learned, next to the same network with random weights.
+    """Measure what a run has learned, in comparison with the same network with random weights.
 
     Most protocols train a probe on the frozen features of the training videos and score it on the test videos.
     Features are averaged over evenly spaced clips. If the set has no splits, the share `data.holdout` of each class is
     held out, and videos of one group stay on the same side.
 
-    `factors` needs videos with several label columns. It measures which label can be read from which task and level,
-    and draws a bar chart. The `finetune-` protocols train the whole network with labels, as the named publication
-    does, and print the settings that differ from it.
+    `factors` needs videos with several label columns. It measures which label can be predicted from which task and
+    level, and draws a bar chart. The `finetune-` protocols train the whole network with labels, as the named
+    publication does, and print the settings that differ from it.
 
     After an interruption, run the same command again to resume. docs/evaluation.md describes the protocols and their
     sources.
@@ -108,7 +108,7 @@ def _print_result(result: dict[str, Any]) -> None:
 
 
 def _table(result: dict[str, Any]) -> Any:
-    """Metrics by label column and source, each with the same metric of the networks it is compared with."""
+    """Metrics by label column and source, with those of the networks to compare with in brackets."""
     from rich.table import Table
 
     table = Table(
@@ -123,7 +123,7 @@ def _table(result: dict[str, Any]) -> Any:
     table.add_column("label")
     table.add_column("from", no_wrap=True)
     found = (name for sources in result["metrics"].values() for metrics in sources.values() for name in metrics)
-    # Columns differ in metrics: there is no top5 with five classes or fewer.
+    # Label columns may have different metrics: there is no top5 with five classes or fewer.
     names = [name for name in dict.fromkeys(found) if name != "l2"]
     for name in names:
         table.add_column(name, justify="right")

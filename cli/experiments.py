@@ -48,9 +48,9 @@ def resolve(config: str, preset: str | None, data: str | None, overrides: list[s
 
 
 def other_videos(data: str | None) -> list[str]:
-    """Overrides that replace a run's videos by those of `--data`.
+    """Make the overrides that replace a run's videos by those of `--data`.
 
-    They reset the keys that describe the run's own set: its layout, its official lists and its limits.
+    They also reset the keys that describe the run's own set: its layout, its official lists and its limits.
     """
     if data is None:
         return []
@@ -64,7 +64,7 @@ def absolute(data: str) -> str:
 
 
 def shrunk(experiment: Experiment) -> Experiment:
-    """The experiment cut down to about a minute: every stage runs, but its figures mean nothing."""
+    """Shrink an experiment to about a minute. Every stage runs, but the resulting figures mean nothing."""
     height, width = experiment.data.decode_size
     size = min(32, experiment.views.size)
     scale = size / experiment.views.size

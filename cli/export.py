@@ -16,7 +16,7 @@ def export(
             show_default="in RUN/export: saved_model, model.onnx, model.tflite or backbone.keras",
         ),
     ] = None,
-    checkpoint: Annotated[str, typer.Option(help="newest or best.")] = "newest",
+    checkpoint: Annotated[str, typer.Option(help="Checkpoint to use: newest or best.")] = "newest",
     licence: Annotated[
         str | None,
         typer.Option(help="Licence to state in the model card. Whoever owns the weights chooses it."),

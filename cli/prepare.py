@@ -29,7 +29,7 @@ def prepare(
     workers: Annotated[
         int | None, typer.Option(min=1, help="Videos decoded in parallel.", show_default="one per core")
     ] = None,
-    time_limit: Annotated[float, typer.Option(min=1, help="Seconds after which decoding a video fails.")] = 600,
+    time_limit: Annotated[float, typer.Option(min=1, help="Seconds to decode one video; a slower one fails.")] = 600,
     verify: Annotated[
         bool, typer.Option("--verify", help="Prepare nothing: read the shards in --out and check them.")
     ] = False,
@@ -86,7 +86,7 @@ def _prepare(data: str, overrides: list[str], out: Path, short_side: int | None,
     if ":/" in out.as_posix():  # Path("s3://bucket") becomes "s3:/bucket"
         raise ConfigError(f"--out {out}: expected a local or mounted folder. Copy the shards from there.")
     if is_prepared(data):
-        raise ConfigError(f"--data {data}: is already prepared. Train on it with `hdc-keras pretrain --data {data}`.")
+        raise ConfigError(f"--data {data}: already prepared. Train on it with `hdc-keras pretrain --data {data}`.")
     config = resolve("videos", None, data, overrides, smoke=False).data
     records, notes = read_dataset(config)
     print_notes(notes)
@@ -130,7 +130,7 @@ def _verify(out: Path) -> int:
     from .console import console, progress_bar
 
     if not is_prepared(out):
-        raise DataError(f"{out}: is not a prepared set (there is no prepared.json).")
+        raise DataError(f"{out}: not a prepared set (there is no prepared.json).")
     with progress_bar() as bar:
         task = bar.add_task("checking shards", total=None, note="")
         problems = verify(out, lambda done, total: bar.update(task, completed=done, total=total))

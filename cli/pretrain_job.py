@@ -23,20 +23,20 @@ from hdc_keras.training.pretraining import Outcome, pretrain
 
 from .console import console, print_notes, progress_bar
 
-# Least seconds between two redraws. Each redraw copies the metrics from the device.
+# Minimum seconds between two redraws. Each redraw copies the metrics from the device.
 _REDRAW_S = 0.5
-# Without a terminal, about this many epochs print a line.
+# Without a terminal, a line is printed for about this many epochs of the run.
 _EPOCH_LINES = 20
 
 
 def run_job(experiment: Experiment, path: Path, resume: bool) -> int:
     """Train with progress on the screen, print the outcome, and return the exit code."""
-    # First, because TensorFlow cannot join a cluster after it has initialised its devices.
+    # This comes first, because TensorFlow cannot join a cluster after it has initialised its devices.
     distribution = Distribution(experiment.train)
     if not distribution.is_chief:
         console.print("This is a worker process. The chief process shows progress and writes the run.")
         console.quiet = True
-    # Everything that can be refused is checked before the run directory is created.
+    # Every input that can be refused is checked before the run directory is created.
     run = RunDirectory(path)
     if not resume and distribution.is_chief:
         run.check_free()
@@ -121,7 +121,7 @@ def _print_outcome(run: RunDirectory, experiment: Experiment, outcome: Outcome) 
         )
     if outcome.skipped:
         console.print(
-            f"[yellow]The gradient of {outcome.skipped} step(s) was discarded[/] because it or the loss was not finite."
+            f"[yellow]The gradient of {outcome.skipped} step(s) was discarded[/] because it or the loss was non-finite."
         )
     if not outcome.finished:
         console.print(
@@ -138,7 +138,7 @@ def _print_outcome(run: RunDirectory, experiment: Experiment, outcome: Outcome) 
 
 
 class Screen(keras.callbacks.Callback):
-    """Shows progress with rate, loss and kNN check, and a table of loss, accuracy and weight by level and task."""
+    """Shows a progress bar (speed, loss, kNN check) and a table of loss, accuracy and weight by level and task."""
 
     def __init__(self, experiment: Experiment, steps_per_epoch: int):
         super().__init__()

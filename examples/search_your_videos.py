@@ -1,4 +1,4 @@
-"""Find the videos that look like, or move like, a given one, using a file written by `hdc-keras embed`.
+"""Find the videos that look or move like a given one, in a file written by `hdc-keras embed`.
 
 Command: python examples/search_your_videos.py videos.parquet [--query VIDEO_ID] [--task spatial|temporal|all]
          [--out sheet.png]

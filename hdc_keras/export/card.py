@@ -26,7 +26,7 @@ _NO_LICENCE = (
     "used for depends on the videos that they were pretrained on, so whoever trained them must decide (`hdc-keras "
     "export --licence TEXT`)."
 )
-# A setting that was chosen by cross-validation, listed among the metrics.
+# Settings that a protocol selects. Results list them among the metrics.
 _NOT_METRICS = ("l2",)
 
 
@@ -206,14 +206,14 @@ def _paragraphs(facts: Facts) -> Iterator[str]:
 def _input_text(facts: Facts) -> str:
     input_facts, (height, width), size = facts["input"], facts["resized_to"], facts["cropped_to"]
     frames, stride = facts["pretrained_on"]["frames"], facts["pretrained_on"]["stride"]
-    spacing = "consecutive frames" if stride == 1 else f"one of every {stride} frames"
+    spacing = "consecutive frames" if stride == 1 else f"one in every {stride} frames"
     clips = (
         f"Pretraining used clips of {frames} frames, {spacing} of the video. Other lengths work, except very short "
         "ones."
     )
     text = (
-        f"`{input_facts['name']}`: {input_facts['dtype']}, {_shape(input_facts['shape'])}, RGB. Batch size, length, "
-        "height and width are free. "
+        f"`{input_facts['name']}`: {input_facts['dtype']}, {_shape(input_facts['shape'])}, RGB. Any batch size, "
+        "length, height and width. "
     )
     if input_facts["dtype"] == "uint8":
         return (

@@ -1,4 +1,4 @@
-"""What an export format is: how a network is written, loaded in the format's runtime, and tested."""
+"""The definition of an export format: how to write a network, load it in the format's runtime, and test it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,7 +27,8 @@ class Format:
         file_name: default name in a run's `export/` folder. A name with a suffix is a file, and every file of the
             format must have that suffix; a name without one is a folder.
         summary: one sentence for the model card: what it is and where it runs.
-        takes_video: whether it takes uint8 video and returns what `ClipEncoder` returns. Otherwise it is the backbone.
+        takes_video: whether it takes uint8 video and returns what `ClipEncoder` returns. Otherwise it is the backbone
+            alone, which takes float clips.
         write: writes a model to a path.
         open: loads such a file in its runtime, as a function from a batch to outputs by name.
         script: example program for the model card; `FILE` stands for the path.
@@ -55,11 +56,11 @@ class Format:
         return not Path(self.file_name).suffix
 
     def require(self, path: Path) -> None:
-        """Raises `ConfigError` if a package or backend is missing, or if `path` has the wrong suffix."""
+        """Raise `ConfigError` if a package or backend is missing, or if `path` has the wrong suffix."""
         missing = [name for name in self.modules if find_spec(name) is None]
         if missing:
             raise ConfigError(
-                f"the format `{self.name}` needs {', '.join(missing)}, which is not installed: "
+                f"the format `{self.name}` needs packages that are not installed ({', '.join(missing)}): "
                 f"pip install 'hdc-keras[{self.extra}]'"
             )
         backend = keras.backend.backend()
@@ -73,7 +74,7 @@ class Format:
             raise ConfigError(f"--out {path}: a file in the format `{self.name}` must end in {suffix}.")
 
     def reference(self, model: HDC, experiment: Experiment) -> Callable[[np.ndarray], Outputs]:
-        """The Keras network that an export must agree with, as a function from a batch to outputs by name."""
+        """The Keras network to compare an export with, as a function from a batch to outputs by name."""
         if self.takes_video:
             network: keras.Model = ClipEncoder(model, experiment.data.decode_size)
         else:
@@ -90,7 +91,7 @@ class Format:
         height, width = (
             experiment.data.decode_size if self.takes_video else (model.views_config.size, model.views_config.size)
         )
-        # The second clip is longer, because temporal pooling leaves nothing of a clip that is too short. Its frames are
+        # The second clip is longer, because temporal pooling would reduce a shorter one to nothing. Its frames are
         # taller and narrower, so that one axis is shrunk and the other enlarged.
         shapes = (2, frames, height, width, 3), (1, frames + frames // 2 + 1, height * 3 // 2, width * 3 // 4, 3)
         if self.takes_video:

@@ -72,7 +72,7 @@ def export(
 
     Args:
         model: the pretrained model.
-        experiment: how it was pretrained; says how frames are prepared.
+        experiment: how it was pretrained, including the preparation of frames.
         format: one of `FORMATS`.
         path: file or folder to create. A file must have the suffix of its format.
         checkpoint: the checkpoint file that the model was loaded from, for the card.
@@ -81,8 +81,8 @@ def export(
 
     Raises:
         ConfigError: the format is unknown, a package or backend that it needs is missing, or the suffix is wrong.
-        ExportError: the network cannot be converted to this format, its outputs are non-finite, or the export does not
-            agree with it.
+        ExportError: the network cannot be converted to this format, its outputs are non-finite, or the outputs of the
+            export differ from them by more than `TOLERANCE`.
         RunError: the path exists already or cannot be written.
     """
     if format not in FORMATS:
@@ -94,7 +94,7 @@ def export(
     model = in_float32(model) if chosen.takes_video else model
     expected = _expected_outputs(chosen, model, experiment)
     try:
-        # The model gets its final name last, so that wherever it is, its card is too.
+        # The model gets its final name last, so that it never exists without its card.
         with _removed_on_failure(() if chosen.is_folder else descriptions), replacing(path, path.suffix) as unfinished:
             chosen.write(model, experiment, unfinished)
             trial = _compare(chosen, unfinished, model, expected)
@@ -186,7 +186,7 @@ def greatest_difference(expected: Outputs, found: Outputs) -> float:
 
 @contextmanager
 def _without_tensor_float_32() -> Iterator[None]:
-    """Turn off TensorFloat-32, which rounds float32 products on a GPU to 10 bits: more than the allowed difference."""
+    """Turn off TensorFloat-32: on a GPU it rounds float32 factors to 10 bits, an error above the allowed difference."""
     if keras.backend.backend() != "tensorflow":
         yield
         return

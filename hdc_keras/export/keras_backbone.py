@@ -1,4 +1,4 @@
-"""Export of the backbone alone to a Keras file, for fine-tuning or other models on any backend."""
+"""Export of the backbone alone to a Keras file, to fine-tune or to build models on, with any backend."""
 
 from collections.abc import Callable
 from pathlib import Path

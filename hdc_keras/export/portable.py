@@ -31,7 +31,7 @@ def freeze(encoder: ClipEncoder) -> FrozenEncoder:
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
     def encode(video: Tensor) -> dict[str, Tensor]:
-        # The encoder skips its own resizing, which runtimes lack, for frames that already have its frame size.
+        # The runtimes lack the encoder's own resizing. It skips that for frames that already have its frame size.
         return encoder.call(resize_by_matrices(video, encoder.frame_size))
 
     signature = tf.TensorSpec((None, None, None, None, 3), tf.uint8, name="video")

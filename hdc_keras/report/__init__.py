@@ -10,5 +10,5 @@
 - Views: `view_strips.py`
 - Cost: `cost.py`
 
-`shown_videos.py` chooses the videos, and `thumbnails.py` makes their moving pictures.
+`shown_videos.py` chooses the videos, and `thumbnails.py` makes their animated thumbnails.
 """

@@ -1,6 +1,6 @@
-"""Line charts laid out as geometry.
+"""The geometry of line charts.
 
-The template `macros.html` draws them as SVG. Their colours come from the style sheet, which has two themes.
+The template `macros.html` draws the charts as SVG. Their colours come from the style sheet, which has two themes.
 """
 
 import math
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 WIDTH, HEIGHT = 440, 240
 _LEFT, _RIGHT, _TOP, _BOTTOM = 54, 104, 14, 34
 _LABEL_HEIGHT = 15
-# At this width, more points cannot be told apart.
+# More points could not be told apart at this width.
 _MAX_POINTS = 200
 _TICKS = 4
 

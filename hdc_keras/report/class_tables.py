@@ -22,7 +22,7 @@ class ClassAccuracy:
         label: the class.
         videos: number of its test videos.
         share: fraction of its predictions that are right.
-        random: the same with random weights; `None` if that was not evaluated.
+        random: the same fraction with random weights; `None` if random weights were not evaluated.
     """
 
     label: str
@@ -33,13 +33,13 @@ class ClassAccuracy:
 
 @dataclass(frozen=True)
 class ClassPanel:
-    """The classes of one label column, as predicted in one protocol.
+    """The classes of one label column, as predicted by one protocol.
 
     Attributes:
         title: protocol and label column.
         classes: in alphabetical order.
         matrix: (classes, classes) counts; rows are true classes. Empty if there are too many classes for a table.
-        shades: for a picture: SVG path of all cells with the same opacity, by opacity from 1 to `_SHADES`. A cell is
+        shades: for a picture: one SVG path for all cells of the same opacity, by opacity from 1 to `_SHADES`. A cell is
             one unit wide. Empty if there is a table.
         accuracies: one for each class, highest first.
         confusions: (true class, predicted class, count), most frequent first.
@@ -96,7 +96,7 @@ def _panel(title: str, pretrained: Sequence[JudgedVideo], random: Sequence[Judge
 
 
 def _shades(classes: Sequence[str], counts: Counter[tuple[str, str]], of_class: Counter[str]) -> dict[int, str]:
-    """Group the cells by opacity into one path each: one element per cell would be 10,000 elements for 100 classes."""
+    """Group the cells by opacity into one path each: with one per cell, 100 classes would take 10,000 elements."""
     index = {label: number for number, label in enumerate(classes)}
     shades: dict[int, list[str]] = {}
     for (label, predicted), count in sorted(counts.items()):

@@ -1,4 +1,4 @@
-"""What a run cost: time, steps, devices, parameters."""
+"""The cost of a run: time, steps, devices, parameters."""
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -19,14 +19,14 @@ def run_cost(
     model: HDC | None,
     checkpoint: Path | None,
 ) -> dict[str, str]:
-    """Facts about the cost of a run.
+    """Collect facts about the cost of a run.
 
     Args:
-        experiment: the run's.
+        experiment: the run's experiment.
         environment: the run's `environment.json`; empty if it is missing.
         metrics: the run's metrics by epoch; empty before the first epoch.
         model: the model of the newest checkpoint, if any.
-        checkpoint: its file.
+        checkpoint: the file of that checkpoint.
 
     Returns:
         Text by name, in the order to show.

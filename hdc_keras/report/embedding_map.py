@@ -1,4 +1,4 @@
-"""The map of embeddings: test videos placed by t-SNE, so that videos which the network finds similar are close."""
+"""The map of embeddings: t-SNE places test videos close together if the network finds them similar."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from hdc_keras.features.store import FeatureStore
 from hdc_keras.features.video_features import VideoFeatures, joined
 from hdc_keras.model import HDC
 
-# Size of the map in SVG units, and the margin that holds no points.
+# Size of the map in SVG units, and of the margin without points.
 WIDTH, HEIGHT, _MARGIN = 640, 460, 18
 # Our choice.
 MIN_VIDEOS = 8
@@ -72,13 +72,13 @@ def find_or_extract_features(
     cache: FeatureStore,
     progress: Callable[[int, int], None] | None = None,
 ) -> VideoFeatures:
-    """Features of some videos: from the cached features of the whole set, or else extracted and cached.
+    """Return the features of some videos: from the cache if it has the whole set; otherwise extract and cache them.
 
     Args:
         model: the pretrained model.
         records: the videos to return.
         all_records: the whole set, whose features `hdc-keras evaluate` has cached.
-        experiment: with the settings that the evaluation used.
+        experiment: the experiment, with the settings that the evaluation used.
         store: decodes the videos.
         cache: cached features of the run.
         progress: called with (videos done, total videos).
@@ -102,7 +102,7 @@ def draw_map(
     """Place the videos once by the features of all levels, and once by each task's embeddings.
 
     Args:
-        features: of the videos to place.
+        features: features of the videos to place.
         levels: the model's levels.
         pairs: each (level, task) that has a projection head.
         progress: called with (layouts done, total layouts).

@@ -29,7 +29,7 @@ from hdc_keras.runs.directory import RunDirectory
 from hdc_keras.version import __version__
 
 Progress = Callable[[str, int, int], None]
-# Names that the templates use.
+# Values by the names that the templates use.
 Content = dict[str, Any]
 
 
@@ -128,7 +128,7 @@ def _views_section(experiment: Experiment, videos: ShownVideos, sheet: Thumbnail
 
 def _draw_views(experiment: Experiment, videos: ShownVideos, sheet: ThumbnailSheet) -> tuple[ViewStrips | None, str]:
     """Views of the run's training videos, or why there are none."""
-    # Results of `evaluate --data` are about other videos than the run was trained on.
+    # Results of `evaluate --data` are about different videos than those that the run was trained on.
     is_training_set = videos.experiment.data == experiment.data
     if is_training_set and videos.problem:
         return None, videos.problem
@@ -148,7 +148,7 @@ def _video_sections(
     sheet: ThumbnailSheet,
     progress: Progress | None,
 ) -> Content:
-    """Retrieval and the map; thumbnails of the videos that they show go to `sheet`."""
+    """The retrieval gallery and the map. Thumbnails of the videos that they show are added to `sheet`."""
     results = [result for result in results if result.dataset == videos.dataset]
     by_id = videos.by_id()
     galleries = retrieval_galleries(results, by_id)
@@ -221,7 +221,7 @@ def _read_failures(run: RunDirectory) -> list[dict[str, str]]:
 
 
 def _read_json(file: Path) -> dict[str, Any]:
-    """A JSON file; empty if it does not exist."""
+    """The content of a JSON file; empty if it does not exist."""
     try:
         return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
     except ValueError as error:

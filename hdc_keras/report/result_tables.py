@@ -17,21 +17,23 @@ _TITLES = {
 }
 _VARIANTS = {"linear": "Linear probe", "finetune": "Fine-tuning"}
 _ORDER = ("finetune", "linear", "lowlabel", "knn", "retrieval", "factors")
-# A setting chosen by cross-validation, listed among the metrics.
+# Settings that a protocol selects. Results list them among the metrics.
 _NOT_METRICS = ("l2",)
 
 
 @dataclass(frozen=True)
 class Score:
-    """One metric of one source, beside the networks to compare with. All are fractions in [0, 1], or `None`.
+    """One metric of one source, for the pretrained network and the networks to compare it with.
+
+    All values are fractions in [0, 1], or `None`.
 
     Attributes:
         metric: name of the metric.
-        value: of the pretrained network.
+        value: the metric of the pretrained network.
         deviation: standard deviation of `value` over seeds and splits.
-        random: of the same network with random weights.
+        random: the metric of the same network with random weights.
         random_deviation: standard deviation of `random`.
-        supervised: of torchvision's Kinetics weights.
+        supervised: the metric of the network with torchvision's Kinetics weights.
     """
 
     metric: str
@@ -71,8 +73,8 @@ class ResultTable:
         key: id of its element on the page.
         title: the protocol in words.
         values: the whole saved result.
-        facts: (name, text) of everything that the scores depend on.
-        reduced: (setting, published value, value used) of everything that was reduced from the published protocol.
+        facts: (name, text) of each fact that the scores depend on.
+        reduced: (setting, published value, value used) for each setting that differs from the published protocol.
         tables: one for each label column.
         metrics: names of the metrics, the main one first.
         sources: names of the sources, in the order of the result.
@@ -115,7 +117,7 @@ def protocol_title(protocol: str) -> str:
 
 
 def protocol_rank(protocol: str) -> int:
-    """Sort key of a protocol: the protocols by which networks are usually compared come first."""
+    """Sort key of a protocol. Protocols that are commonly used to compare networks come first."""
     kind = protocol.partition("-")[0]
     return _ORDER.index(kind) if kind in _ORDER else len(_ORDER)
 

@@ -53,7 +53,8 @@ def retrieval_galleries(results: Sequence[SavedResult], records: Mapping[str, Vi
 
     Args:
         results: results on the data set.
-        records: videos of the data set by id. Queries outside it are left out; neighbours get their class from it.
+        records: videos of the data set by id. Queries that are not among them are left out; neighbours get their class
+            from them.
     """
     galleries = []
     for result in results:
@@ -74,7 +75,7 @@ def choose_queries(candidates: Sequence[JudgedVideo], limit: int) -> list[Judged
             seen.add(video.video_id)
             by_class.setdefault(video.label, []).append(video)
     classes = sorted(by_class.items())
-    if len(classes) > limit:  # Spread the choice over the alphabet.
+    if len(classes) > limit:  # Choose classes evenly over the alphabet.
         classes = [classes[number * len(classes) // limit] for number in range(limit)]
     longest = max((len(videos) for _, videos in classes), default=0)
     in_turn = [videos[number] for number in range(longest) for _, videos in classes if number < len(videos)]

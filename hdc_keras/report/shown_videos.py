@@ -19,10 +19,10 @@ class ShownVideos:
     """The videos of the data set that a report shows.
 
     Attributes:
-        experiment: the run's experiment, with the data set that is shown.
+        experiment: the run's experiment, with the data set that is shown in place of its own.
         records: all videos of the data set.
         on_map: the videos on the map of embeddings; at most `MAX_ON_MAP`.
-        on_map_are: what those videos are, such as "test videos".
+        on_map_are: a name for the videos on the map, such as "test videos".
         problem: why there are no videos; empty if there are.
     """
 
@@ -49,8 +49,8 @@ def find_videos(
 ) -> ShownVideos:
     """Read the videos of the data set to show.
 
-    It is the one that the run was trained on, unless the run was only evaluated on others: then the first of those.
-    Videos that cannot be read are not an error: the report is then written without pictures and says why.
+    This is the data set that the run was trained on. If the run was evaluated only on other data sets, it is the first
+    of them. Videos that cannot be read are not an error: the report is then written without pictures, and says why.
 
     Args:
         experiment: the run's experiment.

@@ -36,7 +36,7 @@ class ThumbnailSheet:
         """Add a thumbnail.
 
         Args:
-            name: of the thumbnail.
+            name: name of the thumbnail.
             frames: (`FRAMES`, height, width, 3) uint8.
 
         Returns:
@@ -51,7 +51,7 @@ class ThumbnailSheet:
     def add_videos(
         self, records: Sequence[VideoRecord], data: DataConfig, progress: Callable[[int, int], None] | None = None
     ) -> None:
-        """Add a thumbnail of each video that has none yet, under its id: the clip in the middle of the video.
+        """Add a thumbnail of each video that has none yet, under its id. It shows the middle clip of the video.
 
         Videos that cannot be decoded are listed in `missing`.
 

@@ -16,7 +16,7 @@ from hdc_keras.report.thumbnails import FRAMES, ThumbnailSheet
 from hdc_keras.views.generator import ViewGenerator
 
 VIDEOS = 3
-# Larger views are shown at this many pixels.
+# Larger views are shrunk to this many pixels.
 _MAX_SIDE = 96
 _DESCRIPTIONS = {
     "anchor": "a window of the video",
@@ -35,8 +35,8 @@ class View:
     """One kind of view.
 
     Attributes:
-        name: its name.
-        what: what it is, in words.
+        name: name of the view.
+        what: a description of the view.
         pictures: CSS class of the thumbnail for each video.
     """
 
@@ -56,12 +56,12 @@ class ViewStrips:
 def draw_views(
     experiment: Experiment, records: Sequence[VideoRecord], store: FrameStore, sheet: ThumbnailSheet
 ) -> ViewStrips | None:
-    """Draw the views of the first `VIDEOS` training videos that decode, from their windows of the run's first epoch.
+    """Draw the views of the first `VIDEOS` training videos that can be decoded, from their windows in the first epoch.
 
     Args:
         experiment: the run's experiment.
-        records: its videos.
-        store: decodes them.
+        records: the videos of the run.
+        store: decodes the videos.
         sheet: the thumbnails are added to it.
 
     Returns:
@@ -75,7 +75,7 @@ def draw_views(
         try:
             key, count = video_keys([record.video_id]), np.array([store.count(record)])
             clips = store.clips(record, sample_windows(experiment.seed, 0, key, count, spec)[0])
-        except VideoDecodeError:  # The run has listed it in failures.csv.
+        except VideoDecodeError:  # The run lists the video in failures.csv.
             continue
         windows.append(policy(clips).numpy() if policy else clips)
         video_ids.append(record.video_id)

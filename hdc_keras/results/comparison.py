@@ -17,21 +17,21 @@ DRAWS = 10_000
 _SHARE_OF_VIDEOS = ("top1", "R@1")
 # Saved among the metrics, but not a measure of quality: the penalty that the linear probe selected.
 _NOT_COMPARED = ("l2",)
-# A protocol that saves no predictions for single videos.
+# The protocol that saves no predictions for individual videos.
 _WITHOUT_VIDEOS = "lowlabel"
-# Keys of a result that must be equal for two results to be comparable, beside `settings`.
+# Keys of a result that must be equal for two results to be comparable, besides `settings`.
 _MUST_BE_EQUAL = ("version", "views", "splits")
 
 
 @dataclass(frozen=True)
 class Difference:
-    """The difference of a metric between a run and the first run; positive if the run's is higher.
+    """The difference of a metric between a run and the first run; positive if the run has the higher value.
 
     Attributes:
         value: difference of the shares of correct predictions, over the test videos that both results have; difference
-            of the metrics if there are no predictions video by video.
-        interval: 95 % confidence interval; `None` if there are no predictions video by video.
-        videos: number of test videos that both results have; 0 if there are no predictions video by video.
+            of the metrics if there are no per-video predictions.
+        interval: 95 % confidence interval; `None` if there are no per-video predictions.
+        videos: number of test videos that both results have; 0 if there are no per-video predictions.
     """
 
     value: float
@@ -76,7 +76,7 @@ class Comparison:
     Attributes:
         runs: names of the runs.
         rows: the metrics that can be compared.
-        notes: what cannot be compared and why, and caveats on what can.
+        notes: what cannot be compared and why, and caveats about the rest.
     """
 
     runs: tuple[str, ...]
@@ -122,7 +122,7 @@ def compare_runs(folders: Sequence[Path]) -> Comparison:
 
 
 def distinct_names(folders: Sequence[Path]) -> list[str]:
-    """Shorten the paths of folders to as few trailing parts as still distinguish them."""
+    """Shorten the paths of folders to the fewest trailing parts that still distinguish them."""
     all_parts = [folder.absolute().parts for folder in folders]
     for count in range(1, max(map(len, all_parts)) + 1):
         names = ["/".join(parts[-count:]) for parts in all_parts]
@@ -202,23 +202,23 @@ def _correctness(result: SavedResult, column: str, source: str) -> dict[str, flo
 
 
 def _obstacles(first: SavedResult, other: SavedResult) -> list[str]:
-    """Everything that makes two results of one protocol incomparable, each in a few words."""
+    """List the reasons why two results of one protocol cannot be compared, each in a few words."""
     found = [
-        f"its {key} is {_shown(other.values.get(key))} instead of {_shown(first.values.get(key))}"
+        f"`{key}` is {_shown(other.values.get(key))} instead of {_shown(first.values.get(key))}"
         for key in _MUST_BE_EQUAL
         if other.values.get(key) != first.values.get(key)
     ]
     settings, expected = (result.values.get("settings") or {} for result in (other, first))
     found += [
-        f"its setting {name} is {_shown(settings.get(name))} instead of {_shown(expected.get(name))}"
+        f"setting `{name}` is {_shown(settings.get(name))} instead of {_shown(expected.get(name))}"
         for name in dict.fromkeys([*expected, *settings])
         if settings.get(name) != expected.get(name)
     ]
     labels, expected_labels = _labels(other), _labels(first)
     relabelled = sum(labels.get(key, label) != label for key, label in expected_labels.items())
     if relabelled:
-        found.append(f"{relabelled} of its test videos have other labels")
-    # A data set may have been moved: another path does not matter as long as the test videos are the same.
+        found.append(f"{relabelled} of its test videos have different labels")
+    # A data set may have been moved: a different path does not matter as long as the test videos are the same.
     if other.dataset != first.dataset and (labels != expected_labels or not labels):
         found.append(f"its data set is {other.dataset} instead of {first.dataset}")
     elif labels and expected_labels and not labels.keys() & expected_labels.keys():
@@ -229,7 +229,7 @@ def _obstacles(first: SavedResult, other: SavedResult) -> list[str]:
 def _shown(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(map(str, value))
-    return "not given" if value is None else str(value)
+    return "missing" if value is None else str(value)
 
 
 def _labels(result: SavedResult) -> dict[tuple[str, str], str]:
@@ -238,14 +238,12 @@ def _labels(result: SavedResult) -> dict[tuple[str, str], str]:
 
 
 def _caveats(key: str, first: SavedResult, other: SavedResult, name: str, first_name: str) -> list[str]:
-    """What to know about two comparable results of the runs `first_name` and `name`."""
+    """Caveats about comparable results of the runs `first_name` and `name`."""
     if first.protocol == _WITHOUT_VIDEOS:
         return []
     for result, run in ((first, first_name), (other, name)):
         if not result.videos:
-            return [
-                f"{key}: no intervals for {name}, because {run} has no predictions of single videos. Evaluate it again."
-            ]
+            return [f"{key}: no intervals for {name}, because {run} has no per-video predictions. Evaluate it again."]
     videos = [{video_id for _, video_id in _labels(result)} for result in (other, first)]
     notes = []
     if videos[0] != videos[1]:
@@ -253,7 +251,7 @@ def _caveats(key: str, first: SavedResult, other: SavedResult, name: str, first_
             f"{key}: {name} was evaluated on {len(videos[0])} test videos and {first_name} on {len(videos[1])}. "
             f"Differences of top1 and R@1 are over the {len(videos[0] & videos[1])} that both have."
         )
-    for fact, shown in (("architecture", "architecture"), ("seeds", "seeds of the evaluation")):
+    for fact, shown in (("architecture", "architectures"), ("seeds", "seeds of the evaluation")):
         values = [_shown(result.values.get(fact)) for result in (other, first)]
         if other.values.get(fact) != first.values.get(fact):
             notes.append(f"{key}: the {shown} differ: {values[0]} for {name}, {values[1]} for {first_name}.")

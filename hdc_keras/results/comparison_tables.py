@@ -12,12 +12,12 @@ from hdc_keras.results.comparison import DRAWS, Comparison, Difference
 from hdc_keras.results.published import CAVEATS, PublishedFigure
 
 SUFFIXES = (".md", ".csv", ".json")
-# The first columns say what a row is about; all others hold figures.
+# Number of text columns, which say what a row is about. The columns after them hold figures.
 WORDS = 5
 
 
 def check_suffix(file: Path) -> None:
-    """Check the format that a file name asks for.
+    """Check that the suffix of a file name is supported.
 
     Raises:
         ConfigError: the suffix is not in `SUFFIXES`.
@@ -27,7 +27,7 @@ def check_suffix(file: Path) -> None:
 
 
 def render_comparison(comparison: Comparison, published: Sequence[PublishedFigure], suffix: str) -> str:
-    """Write a comparison as the text of a file.
+    """Render a comparison as the text of a file.
 
     Args:
         comparison: the comparison.
@@ -81,8 +81,8 @@ def explanation() -> str:
     """A note that explains the figures to a reader."""
     return (
         "Per cent of the test videos; differences in percentage points. Brackets hold the 95 % interval of a paired "
-        f"bootstrap over test videos ({DRAWS:,} draws); a star marks intervals that exclude 0. The interval covers the "
-        "choice of test videos. It does not cover how much another pretraining run would differ."
+        f"bootstrap over test videos ({DRAWS:,} draws); a star marks intervals that exclude 0. The interval reflects "
+        "the choice of test videos, not the variation between pretraining runs."
     )
 
 

@@ -14,7 +14,7 @@ ByNetwork = dict[str, dict[str, dict[str, Metrics]]]
 
 @dataclass(frozen=True)
 class Outcome:
-    """An answer, with the network and the split that it is for.
+    """An answer, with the network and the split that it belongs to.
 
     Attributes:
         network: "metrics" (the pretrained network), "random_weights" or "supervised".
@@ -34,7 +34,7 @@ def summarise(outcomes: Sequence[Outcome]) -> tuple[ByNetwork, ByNetwork, list[d
 
     Returns:
         Means by network, label column, source and metric; sample standard deviations (n - 1) in the same form, for
-        metrics with several values; and a list of the single answers.
+        metrics with several values; and a list of the individual answers.
     """
     found: dict[tuple[str, str, str, str], list[float]] = {}
     repeats = []

@@ -36,7 +36,7 @@ class PublishedFigure:
         metric: "top1", "R@1", "R@5" ...
         percent: the figure, in per cent.
         source: publication or list that the figure was read from.
-        note: a difference to the other figures, such as a larger clip; usually empty.
+        note: a difference from the other figures, such as a larger clip; usually empty.
     """
 
     method: str

@@ -14,7 +14,7 @@ from hdc_keras.runs.directory import RunDirectory
 
 # Key of the pretrained network in a result, beside "random_weights" and "supervised".
 PRETRAINED = "metrics"
-# Sources whose predictions are saved video by video. For all others, only the metrics are saved.
+# Sources whose per-video predictions are saved. For other sources, only the metrics are saved.
 _SOURCES_BY_VIDEO = ("features", "fine-tuned")
 _CSV_COLUMNS = ("network", "column", "source", "split", "seed", "video_id", "label", "predicted", "neighbours")
 
@@ -58,7 +58,7 @@ class SavedResult:
     Attributes:
         name: file name without suffix: protocol and data set.
         values: content of the JSON file.
-        videos: the predictions video by video; empty if the run has no such list.
+        videos: the per-video predictions; empty if none were saved.
     """
 
     name: str
@@ -115,7 +115,7 @@ def read_results(run: Path) -> list[SavedResult]:
 
 
 def require_results(run: Path) -> list[SavedResult]:
-    """Read all results of a run that must have some.
+    """Read all results of a run, and raise an error if there are none.
 
     Raises:
         RunError: the folder holds no run, the run has no results, or one cannot be read.

@@ -7,7 +7,7 @@ pytestmark = pytest.mark.end_to_end
 
 @pytest.fixture
 def prepared(class_folder, hdc_keras_in_process, tmp_path):
-    """A prepared set of eight videos and a file that is no video, whose source is gone, and what was printed."""
+    """The set prepared from eight videos and a file that is not a video, and the printed text. The source is gone."""
     (class_folder / "across" / "notes.mp4").write_text("not a video")
     done = hdc_keras_in_process("prepare", "--data", class_folder, "--out", "prepared", "--short-side", "32")
     assert done.code == 0, done.out
@@ -54,10 +54,10 @@ def test_a_remote_folder_has_to_be_prepared_before_training(class_folder, hdc_ke
     assert doctor.code == 0 and "across" in doctor.out and "around" in doctor.out
 
 
-def test_wrong_use_is_explained(refused, class_folder):
+def test_wrong_usage_is_explained(refused, class_folder):
     for arguments, code, expected in (
         (("--out", "out"), 2, "--data: expected the videos to prepare"),
-        (("--out", "out", "--verify"), 1, "out: is not a prepared set"),
+        (("--out", "out", "--verify"), 1, "out: not a prepared set"),
         (("--data", class_folder, "--out", "out", "--part", "5/4"), 2, "expected I/N with I from 1 to N"),
         (("--data", class_folder / "nowhere", "--out", "out"), 1, "no such file or folder"),
         (("--data", "nostore://bucket/videos", "--out", "out"), 1, "nostore://bucket/videos: cannot be listed"),

@@ -1,4 +1,4 @@
-"""Exports of one small network, in every format: made once a test session, only to be read."""
+"""Exports of one small network in every format, made once per test session and read-only."""
 
 import json
 from dataclasses import asdict
@@ -25,7 +25,7 @@ def small_experiment(backbone="r3d_tiny"):
 
 
 def small_model(backbone="r3d_tiny", dtype="float32"):
-    """An HDC whose batch norms have statistics as after training. It is the same in every process."""
+    """An HDC whose batch norms have statistics as if it had been trained. It is the same in every process."""
     keras.utils.set_random_seed(0)
     experiment, rng = small_experiment(backbone), np.random.default_rng(0)
     model = HDC(build_backbone(backbone, dtype=dtype), experiment.views, experiment.contrast, dtype=dtype)
@@ -38,7 +38,7 @@ def small_model(backbone="r3d_tiny", dtype="float32"):
 
 
 def small_export(once, format):
-    """The export of `small_model()` in one format, alone in its folder but for `exported.json`."""
+    """The export of `small_model()` in one format, in a folder that holds only it and `exported.json`."""
     folder = once(f"export-{format}", partial(_write, format))
     saved = json.loads((folder / "exported.json").read_text())
     return Exported(**saved | {"path": Path(saved["path"]), "card": Path(saved["card"])})

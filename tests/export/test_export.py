@@ -1,4 +1,4 @@
-"""Exports: the same outputs as in Keras without hdc_keras, for any shape of video, and a model card."""
+"""Exports give the outputs of Keras for any shape of video, without hdc_keras, and come with a model card."""
 
 import hashlib
 import json
@@ -26,7 +26,7 @@ from tests.export.small_exports import small_experiment, small_export, small_mod
 
 VIDEO_FORMATS = ("saved_model", "onnx", "litert")
 OUTPUTS = ["P2", "P2_spatial", "P3", "P3_spatial", "P4", "P4_temporal", "P5", "P5_temporal", "embedding"]
-# Other shapes than those that `export` compares.
+# Different from the shapes that `export` compares.
 SHAPES = ((3, 8, 40, 48, 3), (1, 17, 33, 90, 3))
 
 
@@ -136,7 +136,7 @@ def test_an_export_reports_its_size_and_its_difference_from_keras(exports, model
         assert exported.size < 6 * model.count_params()
 
 
-def test_outputs_and_free_axes_have_their_names_in_every_runtime(exports):
+def test_outputs_and_variable_axes_are_named_in_every_runtime(exports):
     import onnxruntime
     from ai_edge_litert.interpreter import Interpreter
 
@@ -161,7 +161,7 @@ def test_every_kind_of_backbone_is_converted(backbone, format, tmp_path):
     assert exported.difference < 1e-4 and exported.path.exists()
 
 
-def test_a_network_trained_in_half_precision_is_exported_in_single(tmp_path):
+def test_a_network_trained_in_bfloat16_is_exported_in_float32(tmp_path):
     model = small_model(dtype="mixed_bfloat16")
 
     exported = export(model, small_experiment(), "onnx", tmp_path / "model.onnx")
@@ -173,7 +173,7 @@ def test_a_network_trained_in_half_precision_is_exported_in_single(tmp_path):
         np.testing.assert_array_equal(ours, theirs)
 
 
-def test_levels_and_tasks_of_an_ablation(tmp_path):
+def test_an_ablation_is_exported_with_its_levels_and_tasks(tmp_path):
     contrast = preset("hdc-top-level")["contrast"] | {"embedding_dim": 16}
     model = HDC(build_backbone("r3d_tiny"), {"size": 32}, contrast)
 
@@ -287,7 +287,7 @@ def test_an_export_that_cannot_get_its_name_leaves_neither_card_nor_model(model,
     assert list(tmp_path.iterdir()) == [path] and [file.name for file in path.iterdir()] == ["theirs"]
 
 
-def test_the_card_is_there_before_the_model(model, tmp_path, monkeypatch):
+def test_the_card_is_written_before_the_model(model, tmp_path, monkeypatch):
     appeared = []
     rename = Path.replace
 
@@ -325,7 +325,7 @@ def test_nothing_is_overwritten(model, tmp_path, name):
     assert (tmp_path / name).read_text() == "mine" and len(list(tmp_path.iterdir())) == 1
 
 
-def test_an_export_that_is_impossible_here_is_refused_with_what_to_do(model, tmp_path, monkeypatch):
+def test_an_impossible_export_is_refused_with_advice(model, tmp_path, monkeypatch):
     def refused(format, name, match):
         with pytest.raises(ConfigError, match=match):
             export(model, small_experiment(), format, tmp_path / name)
@@ -335,7 +335,7 @@ def test_an_export_that_is_impossible_here_is_refused_with_what_to_do(model, tmp
     with monkeypatch.context() as patched:
         patched.setitem(sys.modules, "onnxruntime", None)
         patched.setitem(sys.modules, "ai_edge_litert", None)
-        refused("onnx", "model.onnx", r"onnxruntime, which is not installed: pip install 'hdc-keras\[onnx\]'")
+        refused("onnx", "model.onnx", r"not installed \(onnxruntime\): pip install 'hdc-keras\[onnx\]'")
         refused("litert", "model.tflite", r"pip install 'hdc-keras\[litert\]'")
     monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
     for format in VIDEO_FORMATS:
@@ -343,7 +343,7 @@ def test_an_export_that_is_impossible_here_is_refused_with_what_to_do(model, tmp
 
 
 @pytest.mark.parametrize("size", [(40, 48), (17, 90), (100, 31), (1, 1)])
-def test_resizing_by_matrices_is_antialiased_resizing(size):
+def test_resizing_by_matrices_equals_antialiased_resizing(size):
     video = np.random.default_rng(0).integers(0, 256, (2, 3, *size, 3), dtype=np.uint8)
 
     ours = ops.convert_to_numpy(resize_by_matrices(video, (40, 48)))
@@ -353,7 +353,7 @@ def test_resizing_by_matrices_is_antialiased_resizing(size):
 
 @pytest.mark.parametrize("size", [(1, 2, 2), (2, 2, 2), (1, 3, 3), (3, 3, 3)])
 @pytest.mark.parametrize("strides", [(1, 1, 1), (1, 2, 2), (2, 2, 2)])
-def test_two_flat_poolings_are_one_in_3d(size, strides):
+def test_two_flat_poolings_equal_one_3d_pooling(size, strides):
     clips = np.random.default_rng(0).normal(size=(2, 5, 7, 8, 3)).astype("float32")
     whole, flat = keras.layers.MaxPooling3D(size, strides), FlatMaxPooling(size, strides)
 

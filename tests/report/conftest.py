@@ -1,4 +1,4 @@
-"""Runs with their reports, made once a test session, only to be read."""
+"""Runs with their reports, made once per test session and read-only."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The content of a report. `test_report_in_browser.py` tests how it behaves."""
+"""The content of a report. `test_report_in_browser.py` tests its behaviour."""
 
 import base64
 import csv
@@ -39,7 +39,7 @@ from tests.results.saved_runs import (
 
 
 class Page(HTMLParser):
-    """Elements of a page with their attributes, its text by section, and tags that do not match."""
+    """The elements of a page with their attributes, its text by section, and its mismatched tags."""
 
     VOID = frozenset({"meta", "link", "wbr"})
 
@@ -267,7 +267,7 @@ def test_a_run_whose_videos_are_gone_says_so(tmp_path):
     assert "Linear probe" in page.text["results"] and len(page.with_class("matrix")) > 0
 
 
-def test_a_run_that_has_only_begun_says_so(tmp_path, two_label_report):
+def test_a_run_before_its_first_epoch_says_so(tmp_path, two_label_report):
     run = shutil.copytree(two_label_report.parent, tmp_path / "run")
     for name in ("metrics.csv", "environment.json"):
         (run / name).unlink()

@@ -13,7 +13,7 @@ COLUMNS = ("network", "column", "source", "split", "seed", "video_id", "label", 
 
 
 def write_run(folder, experiment=None):
-    """Make a folder a run: write its config."""
+    """Turn a folder into a run directory by writing its config."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.yaml").write_text(dump_experiment(experiment or Experiment(name=folder.name)))
     return folder
@@ -24,7 +24,7 @@ def judgements(correct, network="metrics", column="label", source="features", sp
 
     Args:
         correct: whether the prediction is correct, by video id. The class of a video is the part before its "-".
-        network: see `JudgedVideo`, also for the other arguments.
+        network: key of the network (see `JudgedVideo`).
         column: label column.
         source: source of the features.
         split: name of the split.
@@ -112,9 +112,9 @@ def write_metrics(run, epochs, pairs=(("P2", "spatial"), ("P5", "temporal")), kn
 
 
 def judged_as(records, column, share, network="metrics", neighbours=(), seed=0):
-    """Rows of `.videos.csv` for records: about `share` of the predictions are correct, the others random.
+    """Rows of `.videos.csv` for records: about `share` of the predictions are correct, the others are random.
 
-    Ten random neighbours are listed for each, if `neighbours` are given.
+    If `neighbours` are given, ten random ones are listed for each video.
     """
     random = np.random.default_rng(seed)
     classes = sorted({record.labels[column] for record in records})

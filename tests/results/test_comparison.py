@@ -29,7 +29,7 @@ def two_runs(tmp_path):
 
 
 def slow_bootstrap(differences, draws, seed):
-    """The definition: many times, draw as many videos with replacement and take the mean."""
+    """The definition: repeatedly draw as many videos as there are, with replacement, and take their mean."""
     random = np.random.default_rng(seed)
     means = []
     for _ in range(draws):
@@ -104,7 +104,7 @@ def test_rows_hold_values_and_the_difference_to_the_first_run(two_runs):
     assert difference.interval[0] < difference.value < difference.interval[1] and difference.excludes_zero
 
 
-def test_seeds_and_splits_are_averaged_for_each_video_first(tmp_path):
+def test_seeds_and_splits_are_first_averaged_for_each_video(tmp_path):
     first, second = write_run(tmp_path / "a"), write_run(tmp_path / "b")
     write_result(first, "linear", judgements(dict.fromkeys(VIDEOS, False)))
     thrice = [judgements({v: seed == 0 for v in VIDEOS}, seed=seed) for seed in range(3)]
@@ -136,11 +136,11 @@ def test_differences_are_over_the_videos_that_both_runs_have(tmp_path):
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"version": 2}, "its version is 2 instead of 1"),
-        ({"settings": {"neighbours": 5}}, "its setting neighbours is 5 instead of 20"),
-        ({"settings": {"neighbours": 20, "l2": 0.1}}, "its setting l2 is 0.1 instead of not given"),
-        ({"views": "10x3"}, "its views is 10x3 instead of 10x1"),
-        ({"splits": ["1", "2", "3"]}, "its splits is 1, 2, 3 instead of 1"),
+        ({"version": 2}, "`version` is 2 instead of 1"),
+        ({"settings": {"neighbours": 5}}, "setting `neighbours` is 5 instead of 20"),
+        ({"settings": {"neighbours": 20, "l2": 0.1}}, "setting `l2` is 0.1 instead of missing"),
+        ({"views": "10x3"}, "`views` is 10x3 instead of 10x1"),
+        ({"splits": ["1", "2", "3"]}, "`splits` is 1, 2, 3 instead of 1"),
     ],
 )
 def test_results_of_other_protocols_or_settings_are_not_compared(two_runs, changed, message):
@@ -171,16 +171,16 @@ def test_results_for_other_labels_of_the_same_videos_are_not_compared(two_runs):
     videos = [line | {"label": "fall"} for line in judgements(random_correctness(0.7, 1))]
     write_result(two_runs[1], "linear", videos)
 
-    assert "200 of its test videos have other labels" in compare_runs(two_runs).notes[0]
+    assert "200 of its test videos have different labels" in compare_runs(two_runs).notes[0]
 
 
-def test_results_without_predictions_of_single_videos_have_no_intervals(two_runs):
+def test_results_without_per_video_predictions_have_no_intervals(two_runs):
     (two_runs[1] / "results" / "linear-moving-shapes.videos.csv").unlink()
 
     comparison = compare_runs(two_runs)
 
     assert comparison.rows[0].differences[0].interval is None
-    assert "because b has no predictions of single videos. Evaluate it again" in comparison.notes[0]
+    assert "because b has no per-video predictions. Evaluate it again" in comparison.notes[0]
 
 
 def test_for_retrieval_only_the_nearest_neighbour_has_an_interval(two_runs):
@@ -194,7 +194,7 @@ def test_for_retrieval_only_the_nearest_neighbour_has_an_interval(two_runs):
     assert with_interval == [("features", "R@1")] and len(rows) == 4
 
 
-def test_results_that_only_some_runs_have_are_listed(two_runs, tmp_path):
+def test_runs_without_a_result_are_listed(two_runs, tmp_path):
     third = write_run(tmp_path / "c")
     write_result(third, "linear", judgements(random_correctness(0.6, 5)))
     for run in (*two_runs[:1], third):

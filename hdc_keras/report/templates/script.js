@@ -4,7 +4,7 @@
   const all = (selector, within = document) => [...within.querySelectorAll(selector)];
   const one = (id) => document.getElementById(id);
 
-  // Theme: the system's, light or dark.
+  // Themes: that of the system ("auto"), light or dark.
   const themes = ["auto", "light", "dark"];
   const themeButton = one("theme");
   themeButton.hidden = false;
@@ -90,7 +90,7 @@
     chosen = null;
     card.hidden = true;
   };
-  // In client coordinates. The drawing is centred in its frame, so the screen matrix is needed.
+  // Position of a point in client coordinates. The drawing is centred in its frame, so the screen matrix is needed.
   const onPage = (i) => {
     const matrix = map.getScreenCTM();
     const [x, y] = places[source][i];
