@@ -1,7 +1,7 @@
-"""Run by test_backends.py in a process of its own, under one backend: what a saved model computes and how it trains.
+"""Evaluates and trains a saved model under one backend. test_backends.py runs it in a new process.
 
-Usage: KERAS_BACKEND=... python backend_worker.py MODEL WINDOWS OUT. The draws of augmentation are given numbers,
-because backends have random generators of their own.
+Usage: KERAS_BACKEND=... python backend_worker.py MODEL WINDOWS OUT. Fixed numbers replace the random draws of the
+augmentation, because every backend has a different random generator.
 """
 
 import sys
@@ -17,7 +17,7 @@ BATCH = 8
 
 
 class GivenDraws:
-    """Stands in for `ViewGenerator.draw`."""
+    """Replaces `ViewGenerator.draw` by fixed numbers."""
 
     def __init__(self):
         rng = np.random.default_rng(0)
@@ -57,7 +57,7 @@ def main(model_file, windows_file, out):
     np.savez(out, **results)
     model.save(Path(out).with_suffix(".keras"))
 
-    import tensorflow as tf  # data only, whatever the backend
+    import tensorflow as tf  # for data only, under every backend
 
     dataset = tf.data.Dataset.from_tensor_slices(windows).batch(BATCH)
     loss = model.fit(dataset, verbose=0).history["loss"][0]

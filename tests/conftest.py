@@ -107,13 +107,13 @@ def frame_numbers(clip: np.ndarray) -> np.ndarray:
 
 @pytest.fixture
 def class_folder(tmp_path):
-    """Eight videos in two class folders, which a test may change."""
+    """Eight videos in two class folders. A test may change them."""
     return write_class_folder(tmp_path / "videos")
 
 
 @pytest.fixture(scope="session")
 def class_folder_once(tmp_path_factory):
-    """The same eight videos, shared by the tests of a worker and read-only."""
+    """The same eight videos, shared by the tests of a worker; read-only."""
     return write_class_folder(tmp_path_factory.mktemp("once") / "videos")
 
 
@@ -166,7 +166,7 @@ def call_command(folder, *arguments, columns=COLUMNS):
         patch.setattr(sys, "argv", ["hdc-keras", *map(str, arguments)])
         patch.setattr(sys, "excepthook", sys.excepthook)  # undoes Typer's change
         patch.setenv("COLUMNS", str(columns))
-        # Imported here because a console decides at its creation that its output is no terminal.
+        # Imported only now, because a console checks when it is created whether its output is a terminal.
         from hdc_keras_cli.console import console, errors
         from hdc_keras_cli.main import main
 

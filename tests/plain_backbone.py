@@ -1,4 +1,4 @@
-"""A backbone without batch norm, which couples the videos of a device or a micro-batch."""
+"""A backbone without batch norm: with it, the videos of a device or of a micro-batch would depend on each other."""
 
 import keras
 

@@ -1,4 +1,4 @@
-"""TensorFlow, JAX and PyTorch: the same numbers, the same files, and the whole path without TensorFlow."""
+"""TensorFlow, JAX and PyTorch compute the same numbers and share files; the commands also run without TensorFlow."""
 
 import os
 import subprocess
@@ -53,14 +53,14 @@ def write_start(folder):
     )
     model.save(folder / "start.keras")
     rng = np.random.default_rng(0)
-    # Videos that differ much in colour, so that no batch norm divides by next to nothing and enlarges rounding.
+    # The colours of the videos differ much, so that no batch norm divides by almost zero and amplifies rounding errors.
     windows = 0.5 * rng.integers(0, 255, (40, 1, 1, 1, 1, 3)) + 0.5 * rng.integers(0, 255, (40, 2, 4, 2, 2, 3))
     np.save(folder / "windows.npy", windows.astype(np.uint8).repeat(10, axis=3).repeat(12, axis=4))
 
 
 @pytest.fixture
 def results(once, start):
-    """What a backend computed from the same file: arrays by name, and the folder with the model that it saved."""
+    """The results of a backend for the same file: arrays by name, and the folder with the model that it saved."""
 
     def of(backend):
         def compute(folder):
@@ -78,7 +78,7 @@ def test_backends_agree_on_losses_and_on_weights_after_five_steps(results, start
 
     assert set(ours) == set(theirs)
     losses = [name for name in ours if name.startswith("metric/") and name.endswith("loss")]
-    assert len(losses) == 9  # the whole, and four levels of two tasks
+    assert len(losses) == 9  # the total loss, and one for each of four levels and two tasks
     for name in losses:
         assert theirs[name] == pytest.approx(ours[name], rel=1e-5), name
     weights = [name for name in ours if name.startswith("weight/")]
@@ -86,11 +86,11 @@ def test_backends_agree_on_losses_and_on_weights_after_five_steps(results, start
         np.testing.assert_allclose(theirs[name], ours[name], atol=1e-4, rtol=1e-4, err_msg=name)
     before = {variable.path: np.array(variable) for variable in keras.models.load_model(start / "start.keras").weights}
     moved = [np.abs(ours[name] - before[name.removeprefix("weight/")]).max() for name in weights if "kernel" in name]
-    assert max(moved) > 1e-2  # a hundred times what is tolerated
+    assert max(moved) > 1e-2  # a hundred times the tolerance
 
 
 @pytest.mark.parametrize("backend", [pytest.param(name, marks=needs(name)) for name in ("jax", "torch")])
-def test_a_file_saved_under_another_backend_loads_here(results, backend):
+def test_a_file_saved_under_another_backend_loads(results, backend):
     saved, folder = results(backend)
 
     loaded = keras.models.load_model(folder / "results.keras")
@@ -115,7 +115,7 @@ main()
 
 
 @pytest.mark.parametrize("backend", [pytest.param(name, marks=needs(name)) for name in ("jax", "torch")])
-def test_the_command_goes_the_whole_path_without_tensorflow(tmp_path, backend):
+def test_pretraining_evaluation_and_export_run_without_tensorflow(tmp_path, backend):
     code = ["-c", WITHOUT_TENSORFLOW]
     printed = run(backend, code, "pretrain", "--smoke", "--set", "contrast.levels.spatial=[P5]", cwd=tmp_path)
     assert "The run is in runs/moving-shapes-smoke" in printed and backend in printed

@@ -10,7 +10,7 @@ def load(tmp_path, text="", *overrides):
     return load_experiment(tmp_path / "e.yaml", list(overrides))
 
 
-def test_an_empty_file_is_the_defaults(tmp_path):
+def test_an_empty_file_gives_the_defaults(tmp_path):
     assert load(tmp_path) == Experiment()
 
 
@@ -64,7 +64,7 @@ def test_overrides_win_and_are_parsed_as_yaml(tmp_path):
         ("seed: 1", "seed.x=1", "`seed` is a value, not a section"),
     ],
 )
-def test_what_is_wrong_is_said_with_file_and_key(tmp_path, text, override, message):
+def test_an_invalid_config_is_refused_with_the_key_and_the_reason(tmp_path, text, override, message):
     with pytest.raises(ConfigError, match=message):
         load(tmp_path, text, *([override] if override else []))
 
@@ -82,7 +82,7 @@ def test_a_section_that_is_not_a_section_is_refused_with_the_keys_that_it_takes(
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_a_preset_changes_the_method_alone_and_yields_to_overrides(tmp_path, name):
+def test_a_preset_changes_only_the_method_and_overrides_win(tmp_path, name):
     (tmp_path / "e.yaml").write_text("train: {epochs: 3}\ncontrast: {temperature: 0.2, weighting: fixed}")
 
     experiment = load_experiment(tmp_path / "e.yaml", ["contrast.gamma=2"], name)
@@ -92,7 +92,7 @@ def test_a_preset_changes_the_method_alone_and_yields_to_overrides(tmp_path, nam
     assert HDC(R3D([2, 2, 2, 2], [1, 1, 1, 1]), **preset(name)).contrast_config.task == experiment.contrast.task
 
 
-def test_an_unknown_preset_names_the_nearest():
+def test_an_unknown_preset_suggests_the_nearest_name():
     with pytest.raises(ConfigError, match="Did you mean `coupled`"):
         preset("coupld")
 

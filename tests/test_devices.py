@@ -25,7 +25,7 @@ assert np.abs(found[1] - found[0]).max() < 0.02 * np.abs(found[0]).max()
 
 
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="TensorFlow's kernels")
-def test_without_onednn_bfloat16_gradients_are_right():
+def test_without_onednn_bfloat16_gradients_are_correct():
     environment = {"TF_ENABLE_ONEDNN_OPTS": "0", "TF_CPP_MIN_LOG_LEVEL": "2", "CUDA_VISIBLE_DEVICES": ""}
 
     done = subprocess.run([sys.executable, "-c", GRADIENTS], env=environment, capture_output=True, text=True)

@@ -1,4 +1,4 @@
-"""Files appear whole or not at all, and nothing temporary stays behind."""
+"""Files appear complete or not at all, and no temporary file is left behind."""
 
 import errno
 import os
@@ -29,7 +29,7 @@ def names(folder):
 
 
 def leave_behind(path):
-    """What a process leaves when it is killed while it writes `path`."""
+    """Create the temporary file that a process leaves if it is killed while it writes `path`."""
     temporary = temporary_beside(path)
     temporary.write_text("half")
     return temporary
@@ -49,7 +49,7 @@ def flushed(monkeypatch):
     return paths
 
 
-def test_written_files_hold_what_was_written_and_create_their_folder(tmp_path):
+def test_writing_stores_the_exact_content_and_creates_the_folder(tmp_path):
     write_text(tmp_path / "a" / "b" / "text", "größer\r\n")
     write_bytes(tmp_path / "bytes", b"\x00\xff")
     with replacing_stream(tmp_path / "stream") as stream:
@@ -73,7 +73,7 @@ def test_nothing_is_at_the_final_path_until_the_block_ends(tmp_path):
 
 @pytest.mark.parametrize("previous", [None, "old"])
 @pytest.mark.parametrize("failure", [ValueError, KeyboardInterrupt])
-def test_a_writer_that_raises_leaves_what_was_there_before(tmp_path, previous, failure):
+def test_a_writer_that_raises_keeps_the_previous_file(tmp_path, previous, failure):
     file = tmp_path / "file"
     if previous:
         file.write_text(previous)
@@ -86,7 +86,7 @@ def test_a_writer_that_raises_leaves_what_was_there_before(tmp_path, previous, f
     assert not previous or file.read_text() == previous
 
 
-def test_a_stream_whose_writer_raises_leaves_what_was_there_before(tmp_path):
+def test_a_stream_whose_writer_raises_keeps_the_previous_file(tmp_path):
     write_text(tmp_path / "file", "old")
 
     with pytest.raises(ValueError, match="half-way"), replacing_stream(tmp_path / "file") as stream:
@@ -97,7 +97,7 @@ def test_a_stream_whose_writer_raises_leaves_what_was_there_before(tmp_path):
 
 
 @pytest.mark.parametrize("step", ["fsync", "replace"])
-def test_a_full_disk_leaves_what_was_there_before(tmp_path, monkeypatch, step):
+def test_a_full_disk_keeps_the_previous_file(tmp_path, monkeypatch, step):
     write_text(tmp_path / "file", "old")
 
     def full(*_, **__):
@@ -110,7 +110,7 @@ def test_a_full_disk_leaves_what_was_there_before(tmp_path, monkeypatch, step):
     assert (tmp_path / "file").read_text() == "old" and names(tmp_path) == ["file"]
 
 
-def test_a_whole_folder_appears_at_once(tmp_path):
+def test_a_folder_appears_with_all_its_content(tmp_path):
     with replacing(tmp_path / "folder") as temporary:
         (temporary / "inner").mkdir(parents=True)
         (temporary / "inner" / "file").write_text("whole")
@@ -131,14 +131,14 @@ def test_a_folder_that_exists_is_not_replaced(tmp_path):
     assert names(tmp_path) == ["first", "folder"]
 
 
-def test_content_is_on_disk_before_its_name_and_the_name_after_that(tmp_path, flushed):
+def test_the_content_is_flushed_before_the_rename_and_the_folder_after_it(tmp_path, flushed):
     with replacing(tmp_path / "file") as temporary:
         temporary.write_text("whole")
 
     assert flushed == [str(temporary), str(tmp_path)]
 
 
-def test_every_file_of_a_folder_is_flushed_and_none_beside_it(tmp_path, flushed):
+def test_every_file_inside_a_folder_is_flushed_and_no_file_beside_it(tmp_path, flushed):
     write_text(tmp_path / "beside" / "file", "not touched")
     flushed.clear()
 
@@ -150,7 +150,7 @@ def test_every_file_of_a_folder_is_flushed_and_none_beside_it(tmp_path, flushed)
     assert sorted(flushed[:-1]) == sorted(within) and flushed[-1] == str(tmp_path)
 
 
-def test_a_file_system_that_cannot_flush_folders_is_no_error(tmp_path, monkeypatch):
+def test_a_file_system_that_cannot_flush_folders_is_not_an_error(tmp_path, monkeypatch):
     fsync = os.fsync
 
     def folders_fail(number):
@@ -165,7 +165,7 @@ def test_a_file_system_that_cannot_flush_folders_is_no_error(tmp_path, monkeypat
     assert (tmp_path / "file").read_text() == "whole"
 
 
-def test_every_temporary_name_is_different_hidden_and_beside_the_final_one(tmp_path):
+def test_temporary_names_are_unique_hidden_and_in_the_folder_of_the_final_name(tmp_path):
     file = tmp_path / "index.json"
 
     temporaries = {temporary_beside(file) for _ in range(1000)}
@@ -180,7 +180,7 @@ def test_temporary_files_do_not_match_patterns_of_final_names(tmp_path):
     assert not list(tmp_path.glob("*.json"))
 
 
-def test_a_temporary_path_ends_in_the_suffix_its_writer_needs(tmp_path):
+def test_a_temporary_path_ends_in_the_suffix_that_its_writer_needs(tmp_path):
     with replacing(tmp_path / "model.keras", suffix=".keras") as temporary:
         temporary.write_text("whole")
 
@@ -206,7 +206,7 @@ def test_two_writers_at_once_do_not_share_a_temporary_file(tmp_path):
     assert names(tmp_path) == ["file"]
 
 
-def test_leftovers_of_one_path_are_removed_and_nothing_else(tmp_path):
+def test_only_leftovers_of_the_given_path_are_removed(tmp_path):
     write_text(tmp_path / "shard", "whole")
     others = [leave_behind(tmp_path / "shard2"), leave_behind(tmp_path / "ard"), tmp_path / ".shard"]
     others[-1].write_text("a user's hidden file")
@@ -218,7 +218,7 @@ def test_leftovers_of_one_path_are_removed_and_nothing_else(tmp_path):
     assert sorted(tmp_path.iterdir()) == sorted([*others, tmp_path / "shard"])
 
 
-def test_leftovers_of_a_name_with_signs_of_patterns_are_removed(tmp_path):
+def test_leftovers_of_a_name_with_wildcard_characters_are_removed(tmp_path):
     file = tmp_path / "videos[1]*.json"
     leave_behind(file)
 
@@ -227,7 +227,7 @@ def test_leftovers_of_a_name_with_signs_of_patterns_are_removed(tmp_path):
     assert names(tmp_path) == []
 
 
-def test_all_leftovers_of_a_folder_are_removed_but_none_below_it(tmp_path):
+def test_all_leftovers_of_a_folder_are_removed_but_none_in_its_subfolders(tmp_path):
     (tmp_path / "inner").mkdir()
     kept = [leave_behind(tmp_path / "inner" / "file"), tmp_path / "inner"]
     leave_behind(tmp_path / "one")
@@ -238,13 +238,13 @@ def test_all_leftovers_of_a_folder_are_removed_but_none_below_it(tmp_path):
     assert sorted(tmp_path.rglob("*")) == sorted(kept)
 
 
-def test_leftovers_may_be_removed_where_there_is_no_folder(tmp_path):
+def test_removing_leftovers_from_a_missing_folder_does_nothing(tmp_path):
     remove_leftovers(tmp_path / "missing" / "file")
 
     assert names(tmp_path) == []
 
 
-def test_a_second_name_for_a_file_takes_no_space(tmp_path):
+def test_a_linked_file_takes_no_space(tmp_path):
     write_text(tmp_path / "source", "content")
 
     link_or_copy(tmp_path / "source", tmp_path / "folder" / "file")
@@ -283,7 +283,7 @@ def test_a_digest_is_sha_256(tmp_path):
     assert digest(tmp_path / "file") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
 
 
-def test_a_temporary_folder_is_removed_with_its_content_even_when_its_user_raises(tmp_path):
+def test_a_temporary_folder_is_removed_with_its_content_even_after_an_error(tmp_path):
     with pytest.raises(KeyError), temporary_folder(tmp_path / "table") as folder:
         (folder / "part").write_text("intermediate")
         assert names(tmp_path) == sorted([folder.name, "part"]) and folder.name.startswith(".table")

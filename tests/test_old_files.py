@@ -42,8 +42,8 @@ def test_an_old_run_resumes_to_its_end(old_run):
 
 
 def test_weights_and_momentum_of_an_old_checkpoint_belong_to_the_same_variables(old_run):
-    # Gradients depend on rounding, and this small run amplifies it. A step with zero gradients does not: it moves each
-    # variable by its momentum and weight decay alone.
+    # Gradients depend on rounding, which this small run amplifies. A step with zero gradients does not depend on it: it
+    # moves each variable by its momentum and weight decay alone.
     expected = json.loads((old_run.path / "expected.json").read_text())
     model, _ = old_run.checkpoints.load(compiled=True)
     parts = {"backbone": model.backbone, "invariance": model.objective.invariance_weights, **model.objective.heads}

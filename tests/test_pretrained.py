@@ -32,7 +32,7 @@ def models():
 
 @pytest.fixture(scope="module")
 def run(models, tmp_path_factory):
-    """A run with two checkpoints, of which the first is the best."""
+    """A run with two checkpoints; the first is the best."""
     run = RunDirectory(tmp_path_factory.mktemp("runs") / "mine")
     run.create(EXPERIMENT)
     for step, model in models.items():
@@ -89,7 +89,7 @@ def test_a_checkpoint_of_version_0_1_0_keeps_its_weights_inside_and_outside_its_
         np.testing.assert_array_equal(ours, theirs)
 
 
-def test_other_files_are_refused_with_what_to_do(run, models, tmp_path):
+def test_other_files_are_refused_with_advice(run, models, tmp_path):
     models[1].backbone.save(tmp_path / "backbone.keras")
     keras.Sequential([keras.layers.Input((2,)), keras.layers.Dense(1)]).save(tmp_path / "other.keras")
     (tmp_path / "damaged.keras").write_bytes(run.checkpoints.files()[0].read_bytes()[:1000])

@@ -16,7 +16,7 @@ def touch(folder, *names):
 
 def write(path, *lines):
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("\r\n".join(lines) + "\r\n")  # The releases have these line ends.
+    path.write_text("\r\n".join(lines) + "\r\n")  # The releases use Windows line ends.
 
 
 def read(path, **options):

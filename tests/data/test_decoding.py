@@ -84,7 +84,7 @@ def test_only_the_needed_part_is_decoded(tmp_path, decoded):
     assert 16 <= len(decoded) <= 16 + 250
 
 
-def test_frames_on_which_no_other_depends_are_skipped_and_the_others_do_not_change(tmp_path, decoded):
+def test_skipping_frames_that_no_other_frame_needs_does_not_change_the_rest(tmp_path, decoded):
     path = tmp_path / "b_frames.mp4"
     pictures = np.random.default_rng(0).integers(0, 256, (60, 6, 8, 3), dtype=np.uint8)
     encode(path, np.kron(pictures, np.ones((1, 8, 8, 1), np.uint8)), bf="3", b_strategy="0")
@@ -151,7 +151,7 @@ def store_rotation(path, clockwise_quarter_turns):
 
 
 def matrix_bytes(clockwise_quarter_turns):
-    """The matrix in its form in a file: 16.16 fixed-point numbers, the last column 2.30."""
+    """The matrix as it is stored in a file: 16.16 fixed-point numbers, and 2.30 in the last column."""
     one = 1 << 16
     a, b, c, d = {
         0: (one, 0, 0, one),
@@ -179,7 +179,7 @@ def test_a_truncated_video_is_named(tmp_path):
         decode(str(cut), np.arange(30))
 
 
-def test_frames_before_a_truncation_are_those_of_the_whole_file(tmp_path):
+def test_frames_before_a_truncation_equal_those_of_the_whole_file(tmp_path):
     whole, cut = tmp_path / "whole.mkv", tmp_path / "cut.mkv"
     encode(whole, np.random.default_rng(0).integers(0, 255, (60, 48, 64, 3), dtype=np.uint8))
     cut.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])

@@ -1,4 +1,4 @@
-"""Damaged files in the real decoder: each is decoded or reported; none hangs, crashes its process or eats memory."""
+"""The real decoder decodes or reports every damaged file, and never hangs, crashes its process or exhausts memory."""
 
 import os
 import random

@@ -33,13 +33,13 @@ ARGUMENTS = {
     "RandomZoom": {"height_factor": 0.4},
     "Solarization": {"threshold_factor": 0.5},
 }
-# Layers that treat equal images equally.
+# Layers that are not required to treat equal images differently.
 FIXED = {"AutoContrast", "Equalization", "Posterization", "Solarization", "RandomPosterization"}
 
 
 def augmented(*layers: HostLayer, videos: int = 12) -> tuple[np.ndarray, np.ndarray]:
     """Clips that repeat one picture four times, two per video, and the same clips after a policy."""
-    # Dim and with low contrast, because layers that stretch colours do not change other pictures.
+    # The picture is dim and has low contrast, because layers that stretch colours would not change any other.
     picture = np.random.default_rng(0).integers(40, 200, (24, 32, 3), dtype=np.uint8)
     windows = np.broadcast_to(picture, (2, 4, *picture.shape))
     policy = HostPolicy(layers)
@@ -48,7 +48,7 @@ def augmented(*layers: HostLayer, videos: int = 12) -> tuple[np.ndarray, np.ndar
 
 
 @pytest.mark.parametrize("name", HOST_LAYERS)
-def test_every_frame_of_a_clip_gets_the_same_transformation_and_two_clips_do_not(name):
+def test_frames_of_a_clip_share_a_transformation_and_clips_do_not(name):
     windows, result = augmented(HostLayer(layer=name, arguments=ARGUMENTS.get(name, {})))
 
     assert result.shape == (12, *windows.shape) and result.dtype == np.uint8
@@ -62,8 +62,8 @@ def test_every_frame_of_a_clip_gets_the_same_transformation_and_two_clips_do_not
 
 
 @pytest.mark.parametrize("name", ["AutoContrast", "Equalization", "RandomContrast"])
-def test_layers_that_depend_on_the_colours_of_an_image_see_those_of_the_whole_clip(name):
-    # The clip brightens. If frames were augmented one by one, all would be stretched to the same range.
+def test_layers_that_depend_on_the_colours_of_an_image_use_those_of_the_whole_clip(name):
+    # The clip becomes brighter. If frames were augmented one by one, all would be stretched to the same range.
     brightening = np.linspace(40, 200, 4, dtype=np.uint8)[:, None, None, None]
     clip = np.broadcast_to(brightening, (1, 4, 8, 8, 3)).copy()
 
@@ -73,7 +73,7 @@ def test_layers_that_depend_on_the_colours_of_an_image_see_those_of_the_whole_cl
     assert (np.diff(means) > 0).all()
 
 
-def test_frames_that_differ_move_together():
+def test_different_frames_of_a_clip_are_flipped_together():
     frames = np.random.default_rng(0).integers(0, 256, (4, 16, 24, 3), dtype=np.uint8)
     policy = HostPolicy([HostLayer(layer="RandomFlip")])
 
@@ -108,6 +108,6 @@ def test_layers_are_applied_in_sequence_and_can_come_from_a_config(tmp_path):
         (HostLayer(layer="RandomFlip", arguments={"rat": 1}), r"RandomFlip does not accept \{'rat': 1\}.*rate=0.5"),
     ],
 )
-def test_a_layer_that_cannot_be_used_is_explained(layer, expected):
+def test_a_layer_that_cannot_be_used_is_refused_with_the_reason(layer, expected):
     with pytest.raises(ConfigError, match=expected):
         HostPolicy([layer])

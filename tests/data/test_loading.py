@@ -117,7 +117,7 @@ def test_reading_resumes_where_it_stopped_even_within_an_epoch(batches, videos):
         np.testing.assert_array_equal(batch, again)
 
 
-def test_epochs_differ_and_no_video_is_twice_in_a_batch(batches, grey_videos):
+def test_epochs_differ_and_no_video_is_repeated_within_an_epoch(batches, grey_videos):
     read = [
         np.rint(batch.mean(axis=(1, 2, 3, 4, 5)) / 30).astype(int).tolist()
         for batch in batches(grey_videos, 8, batch_size=3)
@@ -131,7 +131,7 @@ def test_epochs_differ_and_no_video_is_twice_in_a_batch(batches, grey_videos):
 def test_a_video_that_cannot_be_decoded_is_listed_and_replaced(batches, grey_videos, tmp_path):
     bad = tmp_path / "bad.mp4"
     bad.write_text("not a video")
-    # All but the first video are bright: no window of a decoded video is black.
+    # The first video, which is black, is left out. So a black window would have to come from the bad file.
     records = [*grey_videos[1:], VideoRecord(str(bad), "bad.mp4")]
     failures = DecodeFailures(len(records), 0.5)
 
@@ -180,7 +180,7 @@ def test_fewer_videos_than_a_batch_are_refused(batches, videos):
         batches(videos, 1, batch_size=16)
 
 
-def test_a_store_decodes_videos_within_its_budget_once_and_the_others_every_time(videos, tmp_path):
+def test_a_store_keeps_videos_within_its_budget_and_decodes_the_others_every_time(videos, tmp_path):
     copies = [replace(video, path=str(shutil.copy(video.path, tmp_path))) for video in videos[:2]]
     indices = evenly_spaced_clips(12, 3, 4, 2)
     uncached = FrameStore((16, 32), 0.0)
@@ -198,7 +198,7 @@ def test_a_store_decodes_videos_within_its_budget_once_and_the_others_every_time
         store.clips(copies[1], indices)
 
 
-def test_evaluation_visits_every_video_once_and_lists_those_that_fail(videos, tmp_path):
+def test_evaluation_visits_every_video_once_and_lists_failures(videos, tmp_path):
     (tmp_path / "bad.mp4").write_text("not a video")
     records = [*videos[:3], VideoRecord(str(tmp_path / "bad.mp4"), "bad.mp4"), *videos[3:]]
     failures = DecodeFailures(len(records), 0.5)

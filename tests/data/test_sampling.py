@@ -55,18 +55,18 @@ def test_the_windows_of_a_video_do_not_depend_on_the_other_videos_in_the_call():
         np.testing.assert_array_equal(windows, windows_of(3, 5, name, count, SPEC))
 
 
-def test_pairs_of_starts_are_drawn_evenly_from_those_with_the_required_gap():
+def test_the_second_start_is_drawn_uniformly_from_those_with_the_required_gap():
     spec = WindowSpec(frames=8, min_gap=3)
     keys = video_keys(map(str, range(70_000)))
 
     starts = sample_windows(0, 0, keys, np.full(len(keys), 14), spec)[:, :, 0]
 
     for anchor in range(7):
-        # By definition: every start at a distance of at least 3. Every anchor has some among 7 starts.
+        # By definition: every start at a distance of at least 3. With 7 starts, every anchor has at least one.
         allowed = {start for start in range(7) if abs(start - anchor) >= 3}
         found, counts = np.unique(starts[starts[:, 0] == anchor, 1], return_counts=True)
         assert set(found) == allowed
-        # About 10,000 draws: 6 standard deviations of a binomial count, and of the number of draws.
+        # About 10,000 draws. The tolerance is 6 standard deviations of a binomial count plus 6 of the number of draws.
         expected = 10_000 / len(allowed)
         assert np.abs(counts - expected).max() < 6 * np.sqrt(expected) + 6 * np.sqrt(10_000) / len(allowed)
 
@@ -109,7 +109,7 @@ def test_short_videos_are_looped():
     )
 
 
-def test_each_epoch_visits_every_video_once_in_its_own_order():
+def test_each_epoch_visits_every_video_once_in_a_different_order():
     first, second = epoch_order(0, 0, 50), epoch_order(0, 1, 50)
 
     assert sorted(first) == sorted(second) == list(range(50))

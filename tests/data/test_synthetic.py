@@ -39,7 +39,7 @@ def test_rendering_is_deterministic():
 
 
 def moving_centre(frames):
-    """Centre of what differs from the background, as an angle on a circle, because the sprite wraps around.
+    """Centre of the pixels that differ from the background, as an angle on a circle, because the sprite wraps around.
 
     Returns complex numbers for each axis and frame.
     """
@@ -66,7 +66,7 @@ def test_the_same_specification_is_rendered_once(cache_folder):
     assert not list(cache_folder.glob(f".{manifest.parent.name}*"))
 
 
-def test_whoever_finishes_second_uses_the_set_that_is_there(tmp_path, monkeypatch):
+def test_a_process_that_finishes_second_uses_the_existing_set(tmp_path, monkeypatch):
     monkeypatch.setenv("HDC_KERAS_CACHE", str(tmp_path))
     first = []
 

@@ -53,7 +53,7 @@ def read_result(run, protocol):
 
 
 @pytest.mark.parametrize("protocol", ["linear", "knn", "retrieval"])
-def test_metrics_are_those_of_the_listed_predictions(evaluated, protocol):
+def test_metrics_agree_with_the_listed_predictions(evaluated, protocol):
     run, printed = evaluated
     result, videos = read_result(run, protocol)
 
@@ -78,7 +78,7 @@ def test_metrics_are_those_of_the_listed_predictions(evaluated, protocol):
 
 
 @pytest.mark.parametrize("protocol", ["linear", "knn", "retrieval"])
-def test_the_pretrained_network_is_not_the_one_with_random_weights(evaluated, protocol):
+def test_the_pretrained_network_and_random_weights_give_different_results(evaluated, protocol):
     result, videos = read_result(evaluated[0], protocol)
 
     levels = ("features", "P2", "P5", "spatial embeddings", "temporal embeddings")
@@ -102,7 +102,7 @@ def test_a_metric_that_one_label_column_lacks_is_printed_for_the_other(evaluated
     assert row in " ".join(printed.split())
 
 
-def test_factors_prints_and_draws_what_each_level_and_task_knows(evaluated):
+def test_factors_prints_and_draws_what_each_level_and_task_encodes(evaluated):
     run, printed = evaluated
 
     assert "P5 temporal embedding" in printed and "all embeddings" in printed
@@ -150,7 +150,7 @@ def test_the_exported_saved_model_agrees_with_the_model_in_a_process_without_hdc
 
 
 def assert_printed_export(printed, tmp_path, file, format):
-    """Two lines: what was written, with its size, and the card, which names the size, the licence and the weights."""
+    """Check the two printed lines (export with size, card), and the size, licence and weights on the card."""
     size = f"{file.stat().st_size:,} bytes"
     assert f"from best.keras: {format}, {size}, greatest difference from the Keras model" in printed
     assert len(printed.splitlines()) == 2, printed
@@ -274,7 +274,7 @@ def test_a_run_starts_from_the_weights_of_another(smoke_run, hdc_keras_command, 
 
     from hdc_keras.runs.directory import RunDirectory
 
-    # The learning rate is too small to move a weight visibly. The other task has other heads.
+    # The learning rate is too small to move a weight visibly. The coupled task has different heads.
     options = ["--smoke", "--preset", "coupled", "--set", "train.learning_rate=1e-9"]
     done = hdc_keras_command("pretrain", *options, "--run", "run", "--init-from", smoke_run[0])
 

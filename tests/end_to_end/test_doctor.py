@@ -15,7 +15,7 @@ def test_it_describes_the_machine_and_the_set(class_folder, hdc_keras_in_process
     assert "8 h264; 8 shorter than a clip of 16 frames with stride 2 (looped)" in done.out
 
 
-def test_a_file_that_is_no_video_is_named_and_fails_the_command(class_folder, hdc_keras_in_process):
+def test_a_file_that_is_not_a_video_is_named_and_fails_the_command(class_folder, hdc_keras_in_process):
     (class_folder / "across" / "notes.mp4").write_text("not a video")
 
     done = hdc_keras_in_process("doctor", "--data", class_folder)

@@ -1,4 +1,4 @@
-"""`hdc-keras embed`, and the example that searches in its file."""
+"""`hdc-keras embed`, and the example that searches its file."""
 
 import csv
 import signal
@@ -41,7 +41,7 @@ def run(once):
 
 @pytest.fixture(scope="session")
 def embedded(once, run):
-    """Eight videos and a file that is no video, embedded without interruption: folder, arguments, printed text."""
+    """Eight videos and a file that is not a video, embedded without interruption: folder, arguments, printed text."""
 
     def arguments(folder):
         share = ("--set", "data.max_failed_share=0.2")
@@ -114,7 +114,7 @@ def test_the_example_finds_the_nearest_videos_and_draws_them(embedded, tmp_path)
     assert (tmp_path / "sheet.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_wrong_use_is_explained(refused, run, embedded):
+def test_wrong_usage_is_explained(refused, run, embedded):
     there = embedded[0] / "uninterrupted.parquet"
     for arguments, code, expected in (
         (("--out", there), 1, "uninterrupted.parquet already exists and was not changed"),

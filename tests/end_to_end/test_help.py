@@ -19,7 +19,7 @@ HEAVY = {"tensorflow", "keras", "jax", "torch", "keras_cv", "sklearn", "av", "nu
 
 @pytest.mark.parametrize("arguments", [["--help"], ["pretrain", "--help"], ["--version"]], ids=" ".join)
 def test_asking_for_help_imports_nothing_heavy(arguments):
-    # Imports cause the delay, and unlike seconds they do not depend on what else the machine is doing.
+    # Imports cause the delay. Unlike seconds, they do not depend on the load of the machine.
     done = subprocess.run(
         [sys.executable, "-X", "importtime", INSTALLED, *arguments], capture_output=True, text=True, check=True
     )

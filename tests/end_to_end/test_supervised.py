@@ -1,4 +1,4 @@
-"""Torchvision's Kinetics weights on the command line: a run starts from them, and is compared with them."""
+"""Torchvision's Kinetics weights on the command line: a run starts from them and is compared with them."""
 
 import json
 

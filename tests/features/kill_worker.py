@@ -1,4 +1,4 @@
-"""Kills the writing of an `EmbeddingTable` at every possible point, and checks that it can be continued.
+"""Kills the writing of an `EmbeddingTable` at every possible point, and checks that it can be resumed.
 
 Usage: python kill_worker.py FOLDER. For each file operation of the job (open, rename, remove, ...) there is one round:
 a child process is killed with SIGKILL just before the operation, then a second one runs the job to its end. Prints the
@@ -72,9 +72,9 @@ def main(folder: Path) -> None:
         if run_in_child(file, kills + 1) != -signal.SIGKILL:
             break
         kills += 1
-        if file.exists():  # then it is complete, and so is its list of failures
+        if file.exists():  # it must be complete, and its list of failures too
             assert all((folder / name).read_bytes() == content for name, content in expected.items())
-        assert run_in_child(file, 0) == 0, f"the job cannot be continued after kill {kills}"
+        assert run_in_child(file, 0) == 0, f"the job cannot be resumed after kill {kills}"
         found = {path.name: path.read_bytes() for path in folder.iterdir()}
         assert found == expected, f"after kill {kills}, the folder holds {sorted(found)}"
     print(kills)

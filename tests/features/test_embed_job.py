@@ -49,7 +49,7 @@ def records(shapes_folder):
 
 @pytest.fixture(scope="module")
 def uninterrupted(run, records, tmp_path_factory):
-    """The table of ten videos in parts of three; what the job returned; what it reported."""
+    """The table of ten videos in parts of three, the outcome of the job, and the progress that it reported."""
     file, reported = tmp_path_factory.mktemp("uninterrupted") / "t.parquet", []
     outcome = embed(
         run, EXPERIMENT, records[::-1], file, videos_per_part=3, progress=lambda *numbers: reported.append(numbers)
@@ -76,7 +76,7 @@ def test_rows_are_complete_sorted_by_id_and_equal_to_extract_features(run, recor
         np.testing.assert_allclose(found, array, atol=1e-5, err_msg=name)
 
 
-def test_the_metadata_say_what_the_file_was_made_from(run, uninterrupted):
+def test_the_metadata_record_what_the_file_was_made_from(run, uninterrupted):
     metadata = json.loads(pq.read_schema(uninterrupted[0]).metadata[b"hdc_keras"])
 
     expected = {"run": str(run.path), "checkpoint": "step-000000001.keras", "hdc_keras_version": __version__}
@@ -86,7 +86,7 @@ def test_the_metadata_say_what_the_file_was_made_from(run, uninterrupted):
 
 
 def interrupt_after(videos):
-    """A progress function that interrupts the job in the first part after so many videos."""
+    """A progress function that interrupts the job in the first part after that number of videos."""
 
     def progress(done, total, failed):
         if done > videos:
@@ -151,7 +151,7 @@ def test_failed_videos_are_listed_by_id_with_their_file_or_position_in_a_shard(r
     assert len((tmp_path / "t.failures.csv").read_text().splitlines()) == 4
 
 
-def test_too_many_failures_end_the_job_and_a_higher_limit_continues_it(run, records, tmp_path):
+def test_too_many_failures_end_the_job_and_a_higher_limit_resumes_it(run, records, tmp_path):
     (tmp_path / "broken.mp4").write_text("not a video")
     videos = [*records[:4], VideoRecord(str(tmp_path / "broken.mp4"), "z_broken")]
     strict, reported = with_settings(data={"max_failed_share": 0.1}), []
@@ -173,7 +173,7 @@ def test_every_video_of_a_set_is_read_with_or_without_labels(run, class_folder, 
     outcome = embed(run, EXPERIMENT, unlabelled, tmp_path / "t.parquet")
     assert outcome.rows == 4 and pq.read_table(tmp_path / "t.parquet")["label"].null_count == 4
 
-    # With one video, a class has too few to hold any out; embedding does not need to.
+    # A class with one video is too small to hold any out, but embedding does not hold out videos.
     for number in range(1, 4):
         (class_folder / "across" / f"{number}.mp4").unlink()
     assert len(read_videos(with_settings(data={"path": str(class_folder)})).records) == 5

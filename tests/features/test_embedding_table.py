@@ -96,7 +96,7 @@ def test_an_existing_file_is_not_changed(tmp_path):
 
     with pytest.raises(RunError, match="already exists and was not changed"):
         check_free(file)
-    parts_folder(file).mkdir()  # as if a job had been killed at its end, but the file was made by something else
+    parts_folder(file).mkdir()  # as if a job had been killed just before its end, and another program had made the file
     with pytest.raises(RunError, match="already exists and was not changed"):
         table(file)
     assert file.read_text() == "mine"

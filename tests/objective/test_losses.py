@@ -29,7 +29,7 @@ def slow_info_nce(anchor, positive, temperature, negatives=None, negative_weight
 @pytest.mark.parametrize("temperature", [0.05, 0.1, 1.0])
 @pytest.mark.parametrize("kinds", [0, 1, 3])
 @pytest.mark.parametrize("weight", [1.0, 8.0])
-def test_it_equals_a_slow_reference(batch, temperature, kinds, weight):
+def test_info_nce_equals_a_slow_reference(batch, temperature, kinds, weight):
     anchor, positive = unit(batch, 12, seed=1), unit(batch, 12, seed=2)
     negatives = unit(kinds, batch, 12, seed=3) if kinds else None
 
@@ -64,7 +64,7 @@ def test_opposite_pairs_are_the_worst_case():
     assert float(result.accuracy) == 0.0
 
 
-def test_it_is_symmetric():
+def test_info_nce_is_symmetric():
     anchor, positive = unit(7, 8, seed=1), unit(7, 8, seed=2)
 
     assert float(info_nce(anchor, positive, 0.1).loss) == pytest.approx(
@@ -72,7 +72,7 @@ def test_it_is_symmetric():
     )
 
 
-def test_a_weight_of_n_is_n_negatives():
+def test_a_weight_of_n_equals_n_copies_of_the_negatives():
     anchor, positive, negatives = unit(5, 8, seed=1), unit(5, 8, seed=2), unit(1, 5, 8, seed=3)
 
     weighted = info_nce(anchor, positive, 0.2, negatives, 3.0).loss

@@ -17,15 +17,15 @@ def gap(anchor, positive):
     return float(invariance(*(ops.convert_to_tensor(x.astype("float32")) for x in (anchor, positive))))
 
 
-def test_invariance_is_the_gap_between_partners_and_strangers():
+def test_invariance_is_the_cosine_gap_between_matching_and_other_pairs():
     rng = np.random.default_rng(0)
     anchor, positive = rng.normal(size=(2, 6, 10))
     cosines = np.array([[a @ p / np.linalg.norm(a) / np.linalg.norm(p) for p in positive] for a in anchor])
-    partners = np.eye(6, dtype=bool)
+    is_match = np.eye(6, dtype=bool)
 
     measured = gap(anchor, positive)
 
-    assert measured == pytest.approx(cosines[partners].mean() - cosines[~partners].mean(), abs=1e-6)
+    assert measured == pytest.approx(cosines[is_match].mean() - cosines[~is_match].mean(), abs=1e-6)
 
 
 def test_invariance_has_closed_forms():
