@@ -1,12 +1,9 @@
 """From windows to pooled features, as a pure function of the backbone's weights and state."""
 
-from collections.abc import Callable
 from typing import Any
 
-from hdc_keras.step.network import ContrastModel, Features, Tensor, Values
+from hdc_keras.step.network import ContrastModel, Features, FeaturesFunction, Tensor, Values
 from hdc_keras.step.rematerialisation import rematerialised
-
-FeaturesFunction = Callable[[Values, Values, Tensor, Any], tuple[Features, Values]]
 
 
 def pure_features(model: ContrastModel) -> FeaturesFunction:
@@ -46,7 +43,5 @@ def _block_by_block(
         values |= zip(map(id, other), new, strict=True)
         outputs.append(clips)
     places = {id(output): place for place, output in enumerate(model.backbone.block_outputs)}
-    maps: Features = {
-        level: outputs[places[id(model.backbone.pyramid_outputs[level])]] for level in model.contrast_config.used_levels
-    }
+    maps = {level: outputs[places[id(model.backbone.pyramid_outputs[level])]] for level in model.feature_widths}
     return maps, [values[id(v)] for v in model.pyramid.non_trainable_variables]

@@ -7,13 +7,11 @@ and micro-batch then carries the gradient with respect to its features back thro
 this is gradient caching (GradCache: Gao et al. 2021, arXiv 2101.06983).
 """
 
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
-import keras
 from keras import ops, tree
 
-from hdc_keras.step.loops import repeat
+from hdc_keras.step.loops import after, repeat
 from hdc_keras.step.network import ContrastModel, Features, NetworkValues, Tensor, Values
 from hdc_keras.step.pullbacks import pullback
 from hdc_keras.step.replicas import ReplicaGroup
@@ -57,54 +55,59 @@ class StepGradients(NamedTuple):
     objective_state: Values
 
 
-def step_gradients(
-    model: ContrastModel, replicas: ReplicaGroup, windows: Tensor, draws: Any, loss_scale: Tensor
-) -> StepGradients:
-    """Compute the gradient of this replica's windows, as `model.step_options` prescribes.
+class StepInputs(NamedTuple):
+    """What the gradient of a step is computed from.
 
-    Args:
+    Attributes:
         model: the model.
         replicas: the replicas that share the batch.
-        windows: (batch, 2, time, height, width, 3), this replica's part of the batch.
+        values: the values of the model's variables.
+        windows: (batch, 2, time, height, width, 3), this replica's part of the batch. With micro-batches,
+            (pieces, batch / pieces, 2, ...).
         draws: the augmentation of these windows, as `ViewGenerator.draw` returns it.
         loss_scale: factor on all gradients, for mixed_float16.
     """
-    values, options = NetworkValues.of(model), model.step_options
+
+    model: ContrastModel
+    replicas: ReplicaGroup
+    values: NetworkValues
+    windows: Tensor
+    draws: Any
+    loss_scale: Tensor
+
+
+def step_gradients(inputs: StepInputs) -> StepGradients:
+    """Compute the gradient of this replica's windows, as `model.step_options` prescribes."""
+    options = inputs.model.step_options
     if options.micro_batches == 1:
-        return _whole_batch(model, replicas, values, windows, draws, loss_scale)
-    windows, draws = tree.map_structure(lambda x: _split(x, options.micro_batches), (windows, draws))
+        return _whole_batch(inputs)
+    windows, draws = tree.map_structure(lambda x: _split(x, options.micro_batches), (inputs.windows, inputs.draws))
     by_micro_batches = _cached if options.accumulate == "cached" else _plain
-    return by_micro_batches(model, replicas, values, windows, draws, loss_scale)
+    return by_micro_batches(inputs._replace(windows=windows, draws=draws))
 
 
-def objective_gradients(
-    model: ContrastModel, replicas: ReplicaGroup, values: NetworkValues, features: Features, loss_scale: Tensor
-) -> ObjectiveGradients:
+def objective_gradients(inputs: StepInputs, features: Features) -> ObjectiveGradients:
     """Evaluate the objective on the features of all replicas and differentiate it."""
-    global_features = replicas.gather(features, axis=1)
+    model, values = inputs.model, inputs.values
+    global_features = inputs.replicas.gather(features, axis=1)
 
-    def loss_of(inputs: tuple[Values, Features]) -> tuple[Tensor, tuple[Tensor, Values]]:
-        weights, features = inputs
+    def loss_of(arguments: tuple[Values, Features]) -> tuple[Tensor, tuple[Tensor, Values]]:
+        weights, features = arguments
         output, state = model.objective.stateless_call(weights, values.objective_state, features, training=True)
         return output.loss, (output.monitored, state)
 
     loss, (monitored, state), pull = pullback(loss_of, (values.objective, global_features))
-    by_weights, by_features = pull(ops.cast(loss_scale, loss.dtype))
-    return ObjectiveGradients(loss, monitored, replicas.local_part(by_features, axis=1), by_weights, state)
+    by_weights, by_features = pull(ops.cast(inputs.loss_scale, loss.dtype))
+    return ObjectiveGradients(loss, monitored, inputs.replicas.local_part(by_features, axis=1), by_weights, state)
 
 
-def _whole_batch(
-    model: ContrastModel,
-    replicas: ReplicaGroup,
-    values: NetworkValues,
-    windows: Tensor,
-    draws: Any,
-    loss_scale: Tensor,
-) -> StepGradients:
+def _whole_batch(inputs: StepInputs) -> StepGradients:
+    model, values = inputs.model, inputs.values
     features, backbone_state, pull = pullback(
-        lambda weights: model.features_function(weights, values.backbone_state, windows, draws), values.backbone
+        lambda weights: model.features_function(weights, values.backbone_state, inputs.windows, inputs.draws),
+        values.backbone,
     )
-    objective = objective_gradients(model, replicas, values, features, loss_scale)
+    objective = objective_gradients(inputs, features)
     return StepGradients(
         objective.loss,
         objective.monitored,
@@ -115,22 +118,17 @@ def _whole_batch(
     )
 
 
-def _plain(
-    model: ContrastModel,
-    replicas: ReplicaGroup,
-    values: NetworkValues,
-    windows: Tensor,
-    draws: Any,
-    loss_scale: Tensor,
-) -> StepGradients:
+def _plain(inputs: StepInputs) -> StepGradients:
     """Treat each (piece, ...) micro-batch as a separate batch, and average losses and gradients."""
-    count = model.step_options.micro_batches
+    count, values = inputs.model.step_options.micro_batches, inputs.values
     total: StepGradients | None = None
     for piece in range(count):
         # Without this, TensorFlow may start the next piece before it has freed the memory of this one.
-        with _after(total):
-            own_windows, own_draws = tree.map_structure(lambda x, piece=piece: ops.copy(x[piece]), (windows, draws))
-            found = _whole_batch(model, replicas, values, own_windows, own_draws, loss_scale)
+        with after(tree.flatten(total)):
+            windows, draws = tree.map_structure(
+                lambda x, piece=piece: ops.copy(x[piece]), (inputs.windows, inputs.draws)
+            )
+            found = _whole_batch(inputs._replace(values=values, windows=windows, draws=draws))
         values = values._replace(backbone_state=found.backbone_state, objective_state=found.objective_state)
         total = _added(total, found) if total else found
     assert total is not None
@@ -142,23 +140,17 @@ def _plain(
     )
 
 
-def _cached(
-    model: ContrastModel,
-    replicas: ReplicaGroup,
-    values: NetworkValues,
-    windows: Tensor,
-    draws: Any,
-    loss_scale: Tensor,
-) -> StepGradients:
+def _cached(inputs: StepInputs) -> StepGradients:
     """Compute the features of every (piece, ...) micro-batch, then the gradient with respect to all features. Then run
     each micro-batch again, to carry its part of that gradient back through the backbone."""
+    model, values = inputs.model, inputs.values
     count = model.step_options.micro_batches
 
     def features_of(weights: Values, state: Values, piece: Tensor) -> tuple[Features, Values]:
-        own = tree.map_structure(lambda x: ops.take(x, piece, axis=0), (windows, draws))
-        return model.features_function(weights, state, *own)
+        windows, draws = tree.map_structure(lambda x: ops.take(x, piece, axis=0), (inputs.windows, inputs.draws))
+        return model.features_function(weights, state, windows, draws)
 
-    views, size = len(model.view_generator.view_names), ops.shape(windows)[1]
+    views, size = len(model.view_generator.view_names), ops.shape(inputs.windows)[1]
     buffers = {level: ops.zeros((count, views, size, width)) for level, width in model.feature_widths.items()}
 
     def forward(piece: Tensor, carried: tuple[Features, Values]) -> tuple[Features, Values]:
@@ -169,13 +161,12 @@ def _cached(
 
     buffers, backbone_state = repeat(count, forward, (buffers, values.backbone_state))
     features = tree.map_structure(_joined_pieces, buffers)
-    objective = objective_gradients(model, replicas, values, features, loss_scale)
+    objective = objective_gradients(inputs, features)
     parts = tree.map_structure(lambda x: _split(x, count, axis=1), objective.by_features)
 
     def backward(piece: Tensor, sums: Values) -> Values:
         _, _, pull = pullback(lambda weights: features_of(weights, values.backbone_state, piece), values.backbone)
-        own = pull(tree.map_structure(lambda x: ops.take(x, piece, axis=0), parts))
-        return [total if more is None else total + more for total, more in zip(sums, own, strict=True)]
+        return _sums(sums, pull(tree.map_structure(lambda x: ops.take(x, piece, axis=0), parts)))
 
     backbone = repeat(count, backward, [ops.zeros_like(value) for value in values.backbone])
     return StepGradients(
@@ -193,22 +184,12 @@ def _added(total: StepGradients, found: StepGradients) -> StepGradients:
     )
 
 
-def _sums(ones: list[Tensor | None], others: list[Tensor | None]) -> list[Tensor | None]:
-    return [one if other is None else one + other for one, other in zip(ones, others, strict=True)]
+def _sums(totals: list[Tensor | None], added: list[Tensor | None]) -> list[Tensor | None]:
+    return [total if more is None else total + more for total, more in zip(totals, added, strict=True)]
 
 
 def _divided(values: list[Tensor | None], count: int) -> list[Tensor | None]:
     return [None if value is None else value / count for value in values]
-
-
-def _after(gradients: StepGradients | None) -> AbstractContextManager[Any]:
-    """On TensorFlow, operations created in this context start only after `gradients` have been computed."""
-    if gradients is None or keras.backend.backend() != "tensorflow":
-        return nullcontext()
-    import tensorflow as tf
-
-    tensors = [gradients.loss, *gradients.objective, *gradients.backbone]
-    return tf.control_dependencies([x for x in tensors if x is not None])
 
 
 def _split(x: Tensor, count: int, axis: int = 0) -> Tensor:

@@ -1,6 +1,7 @@
-"""A loop whose iterations reuse the same memory, on every backend."""
+"""Loops whose iterations reuse the same memory, on every backend."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import keras
@@ -26,3 +27,16 @@ def repeat(count: int, body: Callable[[Tensor, Nested], Nested], state: Nested) 
     for i in range(count):
         state = body(i, state)
     return state
+
+
+def after(tensors: Sequence[Tensor]) -> AbstractContextManager[Any]:
+    """On TensorFlow, operations created in this context start only after `tensors` have been computed.
+
+    Args:
+        tensors: tensors; `None` among them is ignored.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return nullcontext()
+    import tensorflow as tf
+
+    return tf.control_dependencies([tensor for tensor in tensors if tensor is not None])

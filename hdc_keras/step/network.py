@@ -5,15 +5,14 @@ from typing import Any, NamedTuple, Protocol
 
 from keras import ops
 
-from hdc_keras.config import ContrastConfig
-from hdc_keras.objective.objective import Objective
+from hdc_keras.objective.objective import Features, Objective
 from hdc_keras.step.options import StepOptions
 from hdc_keras.step.record import StepRecord
 from hdc_keras.views.generator import ViewGenerator
 
 Tensor = Any
 Values = list[Tensor]
-Features = dict[str, Tensor]
+FeaturesFunction = Callable[[Values, Values, Tensor, Any], tuple[Features, Values]]
 
 
 class ContrastModel(Protocol):
@@ -32,11 +31,10 @@ class ContrastModel(Protocol):
     blocks: Sequence[Any]
     view_generator: ViewGenerator
     objective: Objective
-    contrast_config: ContrastConfig
     feature_widths: dict[str, int]
     step_options: StepOptions
     step_record: StepRecord
-    features_function: Callable[[Values, Values, Tensor, Any], tuple[Features, Values]]
+    features_function: FeaturesFunction
     optimizer: Any
     loss_tracker: Any
     trainable_variables: list[Any]

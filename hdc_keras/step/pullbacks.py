@@ -1,6 +1,7 @@
 """Vector-Jacobian products, which Keras does not offer, on every backend."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import keras
@@ -71,3 +72,12 @@ def _torch_pullback(
 
 
 _PULLBACKS = {"tensorflow": _tensorflow_pullback, "jax": _jax_pullback, "torch": _torch_pullback}
+
+
+def without_autograd() -> AbstractContextManager[Any]:
+    """Turn off PyTorch's autograd; `pullback` turns it on where gradients are needed."""
+    if keras.backend.backend() != "torch":
+        return nullcontext()
+    import torch
+
+    return torch.no_grad()

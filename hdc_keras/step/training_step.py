@@ -4,14 +4,14 @@
 and commits the step.
 """
 
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import keras
 from keras import ops
 
-from hdc_keras.step.gradients import step_gradients
-from hdc_keras.step.network import ContrastModel, Tensor, Values
+from hdc_keras.step.gradients import StepInputs, step_gradients
+from hdc_keras.step.network import ContrastModel, NetworkValues, Tensor, Values
+from hdc_keras.step.pullbacks import without_autograd
 from hdc_keras.step.replicas import ReplicaGroup
 from hdc_keras.step.update import finish_step
 
@@ -20,14 +20,15 @@ def train_step(model: ContrastModel, *arguments: Any) -> Any:
     """Replaces Keras' `train_step`, with the same arguments and results, which depend on the active backend."""
     if keras.backend.backend() == "jax":
         return _jax_train_step(model, *arguments)
-    with _without_autograd():
-        gradients = _gradients(model, _windows_of(*arguments))
+    replicas = ReplicaGroup()
+    with without_autograd():
+        gradients = _all_but_the_optimizer(model, replicas, _windows_of(*arguments))
         # Stages after the deepest level in use have no gradient.
         pairs = [(g, v) for g, v in zip(gradients, model.trainable_variables, strict=True) if g is not None]
         model.optimizer.apply(*map(list, zip(*pairs, strict=True)))
     logs = model.get_metrics_result()
     # With several processes, Keras averages each returned value along its first axis, so a scalar needs one.
-    return {"loss": logs["loss"][None]} if ReplicaGroup().spans_processes else logs
+    return {"loss": logs["loss"][None]} if replicas.spans_processes else logs
 
 
 def _jax_train_step(
@@ -42,7 +43,7 @@ def _jax_train_step(
     )
     pairs = [pair for kind, values in zip(variables, state, strict=True) for pair in zip(kind, values, strict=True)]
     with keras.StatelessScope(state_mapping=pairs) as scope:
-        gradients = _gradients(model, _windows_of(data))
+        gradients = _all_but_the_optimizer(model, ReplicaGroup(), _windows_of(data))
         logs = model.get_metrics_result()
     trainable, optimizer = model.optimizer.stateless_apply(optimizer, gradients, trainable)
     non_trainable, metrics = (
@@ -52,16 +53,19 @@ def _jax_train_step(
     return logs, (trainable, non_trainable, optimizer, metrics)
 
 
-def _gradients(model: ContrastModel, windows: Tensor) -> list[Tensor | None]:
-    """Gradients in the order of `model.trainable_variables`. Also updates statistics, metrics and random state."""
-    replicas = ReplicaGroup()
+def _all_but_the_optimizer(model: ContrastModel, replicas: ReplicaGroup, windows: Tensor) -> list[Tensor | None]:
+    """Take a step, except for the update of the weights: statistics, metrics and random state are updated.
+
+    Returns:
+        Gradients in the order of `model.trainable_variables`.
+    """
     _refuse_what_replicas_cannot_share(model, replicas)
     batch = ops.shape(windows)[0] * replicas.count
     # Drawn for the whole batch on every replica, so that results do not depend on the number of replicas.
     draws = replicas.local_part(model.view_generator.draw(batch, windows.shape[2:5]))
     loss_scale = model.optimizer.scale_loss(ops.ones(()))
-    gradients = step_gradients(model, replicas, windows, draws, loss_scale)
-    return finish_step(model, replicas, gradients, loss_scale, batch)
+    inputs = StepInputs(model, replicas, NetworkValues.of(model), windows, draws, loss_scale)
+    return finish_step(model, replicas, step_gradients(inputs), loss_scale, batch)
 
 
 def _windows_of(data: Any) -> Tensor:
@@ -84,12 +88,3 @@ def _refuse_what_replicas_cannot_share(model: ContrastModel, replicas: ReplicaGr
             "synchronised batch norm communicates between replicas inside the backbone, which is not possible with "
             "XLA or micro-batches. Use local batch norm, or `jit_compile=False` and `micro_batches=1`."
         )
-
-
-def _without_autograd() -> AbstractContextManager[Any]:
-    """Turn off PyTorch's autograd for the step; `pullbacks` turns it on where gradients are needed."""
-    if keras.backend.backend() != "torch":
-        return nullcontext()
-    import torch
-
-    return torch.no_grad()
