@@ -8,6 +8,7 @@ from keras import ops
 from hdc_keras.backbones.video_backbone import VideoBackbone
 from hdc_keras.config import ContrastConfig, ViewsConfig, validate
 from hdc_keras.devices import refuse_wrong_gradients, uses_xla
+from hdc_keras.errors import ConfigError
 from hdc_keras.objective.contrast import ContrastObjective
 from hdc_keras.objective.objective import Objective
 from hdc_keras.step.features import pure_features
@@ -36,7 +37,7 @@ class HDC(keras.Model):
         **kwargs: `name`, `dtype` (of views and heads; the backbone has its own).
 
     Raises:
-        ConfigError: a key of `views` or `contrast` is unknown or out of range.
+        ConfigError: `backbone` is not a backbone, or a key of `views` or `contrast` is unknown or out of range.
         ValueError: the backbone lacks one of the levels.
 
     Example:
@@ -57,6 +58,8 @@ class HDC(keras.Model):
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
+        if not isinstance(backbone, VideoBackbone):
+            raise ConfigError(f"HDC(backbone=...): expected a VideoBackbone, such as R3D18(). Received: {backbone!r}")
         self.backbone = backbone
         self.views_config = validate(ViewsConfig, views or {}, "HDC(views=...)")
         self.contrast_config = validate(ContrastConfig, contrast or {}, "HDC(contrast=...)")

@@ -127,7 +127,11 @@ class ViewGenerator(keras.layers.Layer):
         Returns:
             (views * batch, time, size, size, 3) in the layer's compute dtype, in [0, 1]: the first view of all videos,
             then the second, in the order of `view_names`.
+
+        Raises:
+            ValueError: `windows` has another shape.
         """
+        _require_windows(windows)
         names = [_VIEWS[view][1] for view in self.view_names]
         # The spatial positive shares all of the anchor's draws except colour.
         fading, geometry = (
@@ -173,6 +177,16 @@ class ViewGenerator(keras.layers.Layer):
         batch, _, time = input_shape[:3]
         views = None if batch is None else batch * len(self.view_names)
         return (views, time, self.config.size, self.config.size, 3)
+
+
+def _require_windows(windows: Tensor) -> None:
+    """Raise `ValueError` if a batch does not have the shape of windows, (batch, 2, time, height, width, 3)."""
+    shape = tuple(windows.shape)
+    if len(shape) != 6 or shape[1] not in (2, None) or shape[-1] not in (3, None):
+        raise ValueError(
+            "expected windows of shape (batch, 2, time, height, width, 3): two windows of each video, channels last. "
+            f"Received: {shape}"
+        )
 
 
 def _frames_at(clips: Tensor, frames: Tensor) -> Tensor:
