@@ -275,6 +275,20 @@ def test_an_unknown_option_is_refused_by_name():
         small_model(contrast={"weigthing": "uniform"})
 
 
+@pytest.mark.parametrize("backbone", ["r3d18", R3D, None])
+def test_what_is_not_a_backbone_is_refused(backbone):
+    with pytest.raises(ConfigError, match=r"HDC\(backbone=\.\.\.\): expected a VideoBackbone.* Received: "):
+        HDC(backbone)
+
+
+@pytest.mark.parametrize(
+    "windows", [WINDOWS[:, 0], WINDOWS[:, :1], WINDOWS[..., :1], np.moveaxis(WINDOWS, -1, 2), WINDOWS[:, [0, 1, 1]]]
+)
+def test_windows_of_another_shape_are_refused(windows):
+    with pytest.raises(ValueError, match=r"expected windows of shape \(batch, 2, time, height, width, 3\)"):
+        small_model().fit(windows, batch_size=3, verbose=0)
+
+
 def test_xla_is_off_by_default_on_a_cpu():
     model = small_model()
 
