@@ -108,7 +108,7 @@ def _print_result(result: dict[str, Any]) -> None:
 
 
 def _table(result: dict[str, Any]) -> Any:
-    """Metrics by label column and source, with those of the networks to compare with in brackets."""
+    """Metrics by label column and source; in brackets, the metrics of the networks to compare with."""
     from rich.table import Table
 
     table = Table(

@@ -48,7 +48,7 @@ def resolve(config: str, preset: str | None, data: str | None, overrides: list[s
 
 
 def other_videos(data: str | None) -> list[str]:
-    """Make the overrides that replace a run's videos by those of `--data`.
+    """Make the overrides that replace a run's videos with the videos of `--data`.
 
     They also reset the keys that describe the run's own set: its layout, its official lists and its limits.
     """

@@ -29,7 +29,7 @@ def small_model(views=None, contrast=None, **options):
     return model
 
 
-def test_embeddings_come_by_level_and_task():
+def test_outputs_are_named_by_level_and_task():
     outputs = small_model()(WINDOWS)
 
     assert {name for name in outputs if name.startswith("P3")} == {"P3_features", "P3_spatial", "P3_temporal"}
@@ -67,7 +67,7 @@ def test_the_loss_is_the_weighted_sum_over_levels_and_tasks():
     [(task, "measured") for task in ("decoupled", "coupled", "spatial", "temporal")]
     + [("decoupled", "uniform"), ("decoupled", "fixed")],
 )
-def test_every_ablation_trains_every_weight_it_has(task, weighting):
+def test_every_ablation_trains_all_its_weights(task, weighting):
     model = small_model({"temporal_negatives": ALL_NEGATIVES}, {"task": task, "weighting": weighting})
     before = [np.array(ops.convert_to_numpy(v)) for v in model.trainable_variables]
 
@@ -79,14 +79,14 @@ def test_every_ablation_trains_every_weight_it_has(task, weighting):
     assert not unmoved
 
 
-def test_one_level_trains_only_up_to_it():
+def test_stages_above_the_deepest_level_are_left_out():
     model = small_model(contrast={"levels": both("P3")})
 
     assert not any("stage4" in v.path or "stage5" in v.path for v in model.pyramid.trainable_variables)
     assert np.isfinite(model.fit(WINDOWS, batch_size=6, verbose=0).history["loss"][0])
 
 
-def test_a_task_may_have_levels_of_its_own():
+def test_tasks_may_have_different_levels():
     model = small_model(contrast={"levels": {"spatial": ["P2", "P3"], "temporal": ["P5"]}})
     outputs = model(WINDOWS, training=True)
     model.compute_loss(y_pred=outputs)
@@ -128,7 +128,10 @@ def test_saving_keeps_weights_optimizer_invariance_and_randomness(tmp_path):
 
 
 class Free(keras.Model):
-    """One variable and a loss of it; one step of SGD at rate 1 then moves it by minus the gradient, on any backend."""
+    """One variable and a loss computed from it.
+
+    On any backend, one step of SGD with learning rate 1 then subtracts the gradient from the variable.
+    """
 
     def __init__(self, values, loss_of):
         super().__init__()
@@ -151,7 +154,7 @@ def gradient(values, loss_of):
     return values - ops.convert_to_numpy(model.free)
 
 
-def test_the_gradient_of_the_loss_is_that_of_finite_differences_of_a_slow_reference():
+def test_the_gradient_of_the_loss_equals_finite_differences_of_a_slow_reference():
     model = small_model(
         {"temporal_negatives": ["reversed"]},
         {"levels": both("P3", "P5"), "weighting": "fixed", "temporal_weight": 0.7, "temporal_negative_weight": 3.0},
@@ -186,9 +189,9 @@ def test_the_gradient_of_the_loss_is_that_of_finite_differences_of_a_slow_refere
 
 
 def test_a_step_follows_the_gradient_of_the_whole_model():
-    """One step of SGD gives the gradient through views, backbone, heads and losses; its squared norm must be the slope
-    of the loss along it, by central differences. Smooth enough for that are a network of 16 channels and videos that
-    differ."""
+    """One step of SGD shows the gradient through views, backbone, heads and losses. Its squared norm must equal the
+    slope of the loss along it, measured by central differences. With 16 channels and videos that differ, the loss is
+    smooth enough for that."""
     keras.utils.set_random_seed(0)
     contrast = {"embedding_dim": 8, "levels": EVERY_LEVEL, "weighting": "fixed"}
     model = HDC(R3D([16, 16, 16, 16], [1, 1, 1, 1]), {"size": 16, "fade_static": 0.0}, contrast)
@@ -214,7 +217,7 @@ def test_a_step_follows_the_gradient_of_the_whole_model():
     assert slope == pytest.approx(squared_norm, rel=0.02)
 
 
-def test_weights_follow_a_slow_reference_over_fifty_steps_of_the_model():
+def test_invariance_weights_follow_a_slow_reference_over_fifty_steps_of_the_model():
     model = small_model(contrast={"momentum": 0.9, "gamma": 2.0, "weight_range": [0.2, 3.0]})
     average = None
     for _ in range(50):
@@ -226,8 +229,8 @@ def test_weights_follow_a_slow_reference_over_fifty_steps_of_the_model():
             anchor, spatial, temporal = views / np.maximum(np.linalg.norm(views, axis=-1, keepdims=True), 1e-6)
             for column, positive in enumerate((spatial, temporal)):
                 cosines = anchor @ positive.T
-                strangers = cosines[~np.eye(6, dtype=bool)]
-                measured[row, column] = np.diag(cosines).mean() - strangers.mean()
+                other_cosines = cosines[~np.eye(6, dtype=bool)]
+                measured[row, column] = np.diag(cosines).mean() - other_cosines.mean()
         average = measured if average is None else 0.9 * average + 0.1 * measured
         powered = np.maximum(average, 1e-3) ** 2
         clipped = np.clip(powered / powered.mean(axis=0), 0.2, 3.0)
@@ -236,7 +239,7 @@ def test_weights_follow_a_slow_reference_over_fifty_steps_of_the_model():
     assert np.ptp(weights) > 0.1
 
 
-def test_restored_weights_go_on_from_the_average(tmp_path):
+def test_restored_invariance_weights_continue_from_the_saved_average(tmp_path):
     model = small_model(contrast={"momentum": 0.9})
     model.fit(WINDOWS, batch_size=6, epochs=3, verbose=0)
     weights = ops.convert_to_numpy(model.objective.invariance_weights.loss_weights())

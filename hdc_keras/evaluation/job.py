@@ -78,6 +78,6 @@ def evaluate(
 
 
 def _new_network(experiment: Experiment, weights: str | None) -> HDC:
-    """The network of the run, with random weights or those of a file, whatever pretraining started from."""
+    """Build the run's network with random weights, or with weights from a file. `init_from` is ignored."""
     section = experiment.model.model_copy(update={"weights": weights, "init_from": None})
     return build_model(experiment.model_copy(update={"model": section}))

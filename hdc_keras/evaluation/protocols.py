@@ -1,4 +1,4 @@
-"""The names of all protocols of `hdc-keras evaluate`: those on frozen features and those that fine-tune."""
+"""The names of all protocols of `hdc-keras evaluate`: probes of frozen features, and fine-tuning recipes."""
 
 from collections.abc import Sequence
 

@@ -128,7 +128,7 @@ def _views_section(experiment: Experiment, videos: ShownVideos, sheet: Thumbnail
 
 def _draw_views(experiment: Experiment, videos: ShownVideos, sheet: ThumbnailSheet) -> tuple[ViewStrips | None, str]:
     """Views of the run's training videos, or why there are none."""
-    # Results of `evaluate --data` are about different videos than those that the run was trained on.
+    # With `evaluate --data`, the results are about videos that the run was not trained on.
     is_training_set = videos.experiment.data == experiment.data
     if is_training_set and videos.problem:
         return None, videos.problem

@@ -19,7 +19,7 @@ class ShownVideos:
     """The videos of the data set that a report shows.
 
     Attributes:
-        experiment: the run's experiment, with the data set that is shown in place of its own.
+        experiment: the run's experiment, with the shown data set in its `data` section.
         records: all videos of the data set.
         on_map: the videos on the map of embeddings; at most `MAX_ON_MAP`.
         on_map_are: a name for the videos on the map, such as "test videos".

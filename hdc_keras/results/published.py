@@ -18,7 +18,7 @@ CAVEATS = (
     "is not verified.",
     "R3D in the papers that follow VCOP has one block per stage, so it is not R3D-18.",
     "PCL's code trains on frame differences by default.",
-    "Do not compare figures on UCF101 of networks pretrained on UCF101 with those of networks pretrained on "
+    "Figures on UCF101 are not comparable between networks pretrained on UCF101 and networks pretrained on "
     "Kinetics-400.",
 )
 

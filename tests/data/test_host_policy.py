@@ -56,7 +56,7 @@ def test_frames_of_a_clip_share_a_transformation_and_clips_do_not(name):
     assert (result != windows).any()
     if name not in FIXED:
         clips = result.reshape(24, -1)
-        # Flips and inversions have only two outcomes, so two clips may be equal, but not those of every video.
+        # Flips and inversions have only two outcomes, so the two clips of a video may be equal, but not in every video.
         assert len(np.unique(clips, axis=0)) >= 2
         assert any((one != two).any() for one, two in result.reshape(12, 2, -1))
 

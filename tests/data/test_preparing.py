@@ -52,7 +52,7 @@ def videos(once):
 
 @pytest.fixture(scope="session")
 def prepared_once(once, videos):
-    """The prepared set of `videos`; only read it."""
+    """The prepared set of `videos`; read-only."""
     return once("prepared-videos", lambda folder: prepare(videos, folder / "set", processes=2, **OPTIONS)) / "set"
 
 
@@ -70,7 +70,7 @@ def is_good(record: VideoRecord) -> bool:
     return "bad" not in record.path
 
 
-def test_a_prepared_set_contains_all_that_is_known_of_its_videos_and_names_those_that_failed(videos, tmp_path):
+def test_a_prepared_set_keeps_all_metadata_of_its_videos_and_lists_failures(videos, tmp_path):
     report = prepare(videos, tmp_path / "out", videos_per_shard=3, processes=2)
 
     records, notes = read_dataset(DataConfig(path=str(tmp_path / "out")))
@@ -91,7 +91,7 @@ def stored_videos(shard, records, size, quality=90, fps=None):
     return [stored_video(str(shard), entry) for entry in write_shard(shard, encoded)["videos"]]
 
 
-def test_stored_frames_are_those_of_the_file(videos, tmp_path):
+def test_stored_frames_agree_with_the_file(videos, tmp_path):
     good = list(filter(is_good, videos))
 
     for record, stored in zip(good, stored_videos(tmp_path / "shard", good, 16, quality=95), strict=True):
@@ -144,7 +144,7 @@ def test_remote_videos_are_fetched_one_by_one_and_missing_ones_are_named(videos,
     assert not list(tmp_path.iterdir())
 
 
-def test_shards_can_be_read_through_tensorflow_s_file_systems(prepared_once):
+def test_shards_can_be_read_through_tensorflow_file_systems(prepared_once):
     import tensorflow as tf
 
     from hdc_keras.data.pipeline import windows_dataset
@@ -191,7 +191,7 @@ def test_a_part_is_i_of_n(text):
         Part.parse(text)
 
 
-def test_a_set_of_other_videos_or_with_other_options_is_not_mixed_in(videos, prepared):
+def test_different_videos_or_options_are_not_mixed_into_a_set(videos, prepared):
     before = contents(prepared)
 
     with pytest.raises(DataError, match=r"size: \(32, 48\) before, 64 now"):
@@ -212,7 +212,7 @@ def test_complete_shards_are_not_prepared_again(videos, prepared):
 
 
 def leave_behind(path: Path) -> Path:
-    """What a process leaves when it is killed while it writes `path`."""
+    """Create the temporary file that a process leaves if it is killed while it writes `path`."""
     temporary = temporary_beside(path)
     temporary.write_bytes(b"half")
     return temporary
@@ -231,7 +231,7 @@ def test_temporary_files_of_killed_processes_are_removed_except_those_of_other_p
     assert contents(prepared) == contents(prepared_once)
 
 
-def test_a_shard_comes_before_its_index_and_is_written_again_without_one(videos, tmp_path, monkeypatch):
+def test_a_shard_is_written_before_its_index_and_again_if_the_index_is_missing(videos, tmp_path, monkeypatch):
     encoded = [(videos[0], encode_video(videos[0].path, 16, 90, None)), (videos[-1], "cannot be decoded")]
     write_shard(tmp_path / "whole" / "shard.tfrecord", encoded)
 
@@ -247,7 +247,7 @@ def test_a_shard_comes_before_its_index_and_is_written_again_without_one(videos,
     assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
 
 
-def test_a_shard_that_is_interrupted_leaves_nothing(videos, tmp_path):
+def test_an_interrupted_shard_leaves_no_file(videos, tmp_path):
     def interrupted():
         yield videos[0], encode_video(videos[0].path, 16, 90, None)
         raise KeyboardInterrupt
@@ -311,12 +311,12 @@ def test_reading_a_damaged_record_names_the_shard(prepared):
 
 @pytest.fixture
 def stuck(tmp_path):
-    """A pipe that nobody writes to: opening it blocks forever, like a network drive that hangs."""
+    """A pipe that nobody writes to. Opening it blocks forever, like a network drive that hangs."""
     os.mkfifo(tmp_path / "stuck.mp4")
     return VideoRecord(str(tmp_path / "stuck.mp4"), "stuck.mp4")
 
 
-def test_a_video_that_takes_too_long_fails_alone(videos, stuck, tmp_path):
+def test_a_video_that_takes_too_long_does_not_affect_the_others(videos, stuck, tmp_path):
     report = prepare([*videos, stuck], tmp_path / "out", processes=2, time_limit=2)
 
     causes = {Path(failure["path"]).name: failure["cause"] for failure in report["failed"]}
@@ -324,7 +324,7 @@ def test_a_video_that_takes_too_long_fails_alone(videos, stuck, tmp_path):
     assert report["videos_read"] == 7
 
 
-def test_a_video_that_kills_its_process_fails_alone(videos, stuck, tmp_path):
+def test_a_video_that_kills_its_process_does_not_affect_the_others(videos, stuck, tmp_path):
     with ThreadPoolExecutor(1) as thread:
         report = thread.submit(prepare, [*videos, stuck], tmp_path / "out", processes=1)
         with Path(stuck.path).open("wb"):  # Blocks until the decoding process has opened the pipe.
@@ -345,7 +345,7 @@ def reader_of(pipe: str) -> psutil.Process | None:
 
 @pytest.mark.slow
 @pytest.mark.end_to_end
-def test_killed_at_random_moments_and_started_again_it_ends_with_the_same_bytes(videos, tmp_path):
+def test_preparing_killed_at_random_moments_and_restarted_gives_the_same_bytes(videos, tmp_path):
     folder, killed = Path(videos[0].path).parent, tmp_path / "killed"
     prepare(read_records(folder), tmp_path / "undisturbed", videos_per_shard=1, processes=2)
     command = [Path(sys.executable).parent / "hdc-keras", "prepare", "--data", folder, "--out", killed]

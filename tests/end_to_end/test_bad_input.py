@@ -45,12 +45,12 @@ def test_a_class_with_one_video(refused, class_folder, tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
-@pytest.mark.parametrize("kind", ["no video", "truncated"])
+@pytest.mark.parametrize("kind", ["not a video", "truncated"])
 def test_files_that_do_not_decode(refused, class_folder, kind):
     for path in (class_folder / "across").glob("*.mp4"):
         content = path.read_bytes()
-        path.write_bytes(b"text" if kind == "no video" else content[: len(content) // 2])
-    # In the test's process, because it is refused before the first step.
+        path.write_bytes(b"text" if kind == "not a video" else content[: len(content) // 2])
+    # The command runs in the test's process, because it is refused before the first step.
     refused(
         *("pretrain", "--data", class_folder, "--config", "videos-cpu", "--smoke", "--run", "run"),
         code=1,

@@ -15,7 +15,7 @@ def test_embeddings_are_float32_of_unit_length_under_mixed_precision():
     np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1.0, atol=1e-5)
 
 
-def test_it_is_a_two_layer_perceptron_with_batch_norm():
+def test_a_head_is_a_two_layer_perceptron_with_batch_norm():
     head = ProjectionHead(16, 32)
     head.build((None, 20))
 
@@ -34,7 +34,7 @@ def test_a_zero_vector_stays_zero_and_has_a_zero_gradient():
     assert all((value == 0).all() for value in model.get_weights())
 
 
-def test_its_config_rebuilds_it():
+def test_a_head_is_rebuilt_from_its_config():
     head = ProjectionHead(16, 32, name="h")
 
     assert keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(head)).get_config() == (

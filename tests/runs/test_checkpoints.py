@@ -47,7 +47,7 @@ def test_a_damaged_note_of_the_best_checkpoint_is_replaced(run, model):
     assert json.loads((run.path / "best.json").read_text())["score"] == 0.1
 
 
-def test_what_is_loaded_is_what_was_saved(run, model):
+def test_a_loaded_checkpoint_equals_the_saved_model(run, model):
     model.compile("adam")
     run.checkpoints.save(model, 1, keep=1)
 
@@ -78,7 +78,7 @@ def without_weights(file):
 
 
 @pytest.mark.parametrize("damage", [cut_short, no_checkpoint, without_weights])
-def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_loaded(run, model, damage):
+def test_a_damaged_checkpoint_is_named_and_the_previous_one_is_loaded(run, model, damage):
     for step in (1, 2):
         run.checkpoints.save(model, step, keep=2)
     first, second = run.checkpoints.files()
@@ -127,7 +127,7 @@ def test_a_checkpoint_of_another_architecture_is_refused(run, experiment, sectio
         run.checkpoints.load()
 
 
-def test_a_checkpoint_that_cannot_be_written_harms_no_other(run, model):
+def test_a_checkpoint_that_cannot_be_written_leaves_the_others_intact(run, model):
     run.checkpoints.save(model, 1, keep=1)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, resource.RLIM_INFINITY))

@@ -73,7 +73,7 @@ def videos(once):
 
 @pytest.fixture
 def trained(once, videos):
-    """Trains with several settings in one process on two devices, once a session: weights and logs by name."""
+    """Trains with several settings in one process on two devices, once per session, and returns weights and logs."""
 
     def results(name, backend="tensorflow", **settings):
         folder = once(f"trained-{name}", lambda folder: finish(start(videos, folder, 2, settings, backend)))
