@@ -12,6 +12,7 @@ import numpy as np
 
 from hdc_keras.config import Experiment
 from hdc_keras.data.records import VideoRecord
+from hdc_keras.errors import RunError
 from hdc_keras.features.encoder import ClipEncoder
 from hdc_keras.features.video_features import Arrays, VideoFeatures
 from hdc_keras.files import replacing_stream
@@ -67,13 +68,20 @@ class FeatureStore:
         """Save features. `find` returns them when called with the same arguments.
 
         Raises:
-            OSError: the file cannot be written.
+            RunError: the file cannot be written.
         """
         note = {"videos": [record.video_id for record in features.records], "failed": features.failed}
         arrays = {f"mean/{name}": values for name, values in features.arrays.items()}
         arrays |= {f"view/{name}": values for name, values in features.views.items()}
-        with replacing_stream(self._file(_digest(encoder, records, experiment), with_views)) as stream:
-            np.savez(stream, allow_pickle=False, note=np.array(json.dumps(note)), **arrays)
+        file = self._file(_digest(encoder, records, experiment), with_views)
+        try:
+            with replacing_stream(file) as stream:
+                np.savez(stream, allow_pickle=False, note=np.array(json.dumps(note)), **arrays)
+        except OSError as error:
+            raise RunError(
+                f"{file} cannot be written ({error.strerror or error}). Free some space or make the folder writable, "
+                "then run the same command again."
+            ) from error
 
     def _file(self, digest: str, has_views: bool) -> Path:
         return self.folder / f"{digest}{'-views' if has_views else ''}.npz"

@@ -144,15 +144,19 @@ def _read_result(file: Path) -> SavedResult:
 
 
 def _read_videos(file: Path) -> Iterable[JudgedVideo]:
-    with file.open(newline="", encoding="utf-8") as stream:
-        reader = csv.DictReader(stream)
-        missing = set(_CSV_COLUMNS) - set(reader.fieldnames or ())
-        if missing:
-            raise RunError(f"{file}: missing columns: {', '.join(sorted(missing))}. Evaluate the run again.")
-        for row in reader:
-            values = {name: row[name] or "" for name in _CSV_COLUMNS}
-            neighbours = tuple(name for name in values.pop("neighbours").split("|") if name)
-            yield JudgedVideo(**values, neighbours=neighbours)
+    try:
+        with file.open(newline="", encoding="utf-8") as stream:
+            reader = csv.DictReader(stream)
+            columns, rows = set(reader.fieldnames or ()), list(reader)
+    except (OSError, ValueError, csv.Error) as error:
+        raise RunError(f"{file}: cannot be read as a CSV file ({error}). Evaluate the run again.") from error
+    missing = set(_CSV_COLUMNS) - columns
+    if missing:
+        raise RunError(f"{file}: missing columns: {', '.join(sorted(missing))}. Evaluate the run again.")
+    for row in rows:
+        values = {name: row[name] or "" for name in _CSV_COLUMNS}
+        neighbours = tuple(name for name in values.pop("neighbours").split("|") if name)
+        yield JudgedVideo(**values, neighbours=neighbours)
 
 
 def _rows(outcome: Outcome) -> list[list[str]]:

@@ -170,7 +170,7 @@ class RunDirectory:
                     rows.append(row)
         except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
             raise RunError(
-                f"{self.metrics_file}, line {line}: expected numbers under a header with `epoch`, as the run wrote them "
-                f"({error}). Restore the file, or delete it to go on without these metrics."
+                f"{self.metrics_file}, line {line}: expected numbers under a header with `epoch`, as the run wrote "
+                f"them ({error}). Restore the file, or delete it to go on without these metrics."
             ) from error
         return rows

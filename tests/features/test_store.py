@@ -5,6 +5,7 @@ import pytest
 from keras import ops
 
 from hdc_keras.data.records import VideoRecord, read_records
+from hdc_keras.errors import RunError
 from hdc_keras.features.extraction import extract_features
 from hdc_keras.features.store import FeatureStore
 
@@ -100,3 +101,10 @@ def test_a_damaged_file_is_extracted_again(records, encoder, experiment, store, 
 
     np.testing.assert_array_equal(again.arrays["P5"], first.arrays["P5"])
     assert cache.find(encoder, records, experiment) is not None
+
+
+def test_a_folder_that_cannot_be_written_is_named(records, encoder, experiment, store, tmp_path):
+    (tmp_path / "features").write_text("a file")
+
+    with pytest.raises(RunError, match=r"features/.*\.npz cannot be written \(.*\)\. Free some space"):
+        extract_features(encoder, records, experiment, store, cache=FeatureStore(tmp_path / "features"))

@@ -63,3 +63,13 @@ def test_a_list_of_videos_without_a_column_is_an_error(tmp_path):
 
     with pytest.raises(RunError, match=r"knn-data\.videos\.csv: missing columns: label, neighbours, predicted"):
         read_results(run)
+
+
+def test_a_list_of_videos_that_is_not_text_is_an_error(tmp_path):
+    run = write_run(tmp_path / "run")
+    (run / "results").mkdir()
+    (run / "results" / "knn-data.json").write_text(json.dumps(RESULT))
+    (run / "results" / "knn-data.videos.csv").write_bytes(b"\xff")
+
+    with pytest.raises(RunError, match=r"knn-data\.videos\.csv: cannot be read as a CSV file .*Evaluate the run again"):
+        read_results(run)
