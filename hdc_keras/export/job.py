@@ -19,7 +19,7 @@ from hdc_keras.export.litert import LITERT
 from hdc_keras.export.onnx import ONNX
 from hdc_keras.export.portable import in_float32
 from hdc_keras.export.saved_model import SAVED_MODEL
-from hdc_keras.files import replacing, write_text
+from hdc_keras.files import remove_leftovers, replacing, write_text
 from hdc_keras.model import HDC
 
 FORMATS: dict[str, Format] = {format.name: format for format in (SAVED_MODEL, ONNX, LITERT, KERAS_BACKBONE)}
@@ -59,6 +59,7 @@ def export(
     licence: str | None = None,
 ) -> Exported:
     """Write `model` in one of `FORMATS`, with a model card. Nothing is overwritten; a failure leaves nothing behind.
+    An export to the same path that was killed is cleaned up.
 
     - `saved_model`, `onnx`, `litert`: take uint8 video (batch, time, height, width, 3) of any size, resize and
       normalise it, and return what `ClipEncoder` returns. They compute in float32, whatever precision the model was
@@ -93,6 +94,7 @@ def export(
     _require_free(path, *descriptions)
     model = in_float32(model) if chosen.takes_video else model
     expected = _expected_outputs(chosen, model, experiment)
+    remove_leftovers(path)
     try:
         # The model gets its final name last, so that it never exists without its card.
         with _removed_on_failure(() if chosen.is_folder else descriptions), replacing(path, path.suffix) as unfinished:

@@ -38,12 +38,14 @@ class Objective(keras.layers.Layer):
         super().__init__(**kwargs)
         self.monitored_names = tuple(monitored_names)
         self.means = NamedMeans(self.monitored_names, name="means")
+        self.built = True  # the step calls only `stateless_call`, which Keras refuses for a layer that it has not built
 
     def call(self, features: Features, training: bool | None = None) -> ObjectiveOutput:
         """The loss of pooled features.
 
         Args:
-            features: by level, (views, batch, channels) float32; the whole batch, over all data-parallel replicas.
+            features: by level, (views, batch, channels) float32; the whole batch, over all data-parallel replicas. The
+                loss must depend on every level.
             training: whether batch norm uses the batch's statistics and moving averages are updated.
         """
         return self.loss_of(self.embed(features, training), training)

@@ -270,6 +270,15 @@ def test_an_export_that_does_not_agree_with_keras_leaves_nothing(model, tmp_path
     assert not list(tmp_path.iterdir())
 
 
+def test_what_a_killed_export_left_is_removed(model, tmp_path):
+    left = tmp_path / ".backbone.keras.unfinished-0123456789ab.keras"
+    left.write_bytes(b"half")
+
+    export(model, small_experiment(), "keras", tmp_path / "backbone.keras")
+
+    assert sorted(file.name for file in tmp_path.iterdir()) == [f"backbone.keras{end}" for end in ("", ".json", ".md")]
+
+
 @pytest.mark.parametrize("format", ["saved_model", "keras"])
 def test_an_export_that_cannot_get_its_name_leaves_neither_card_nor_model(model, tmp_path, monkeypatch, format):
     original, path = FORMATS[format].write, tmp_path / FORMATS[format].file_name

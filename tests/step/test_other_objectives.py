@@ -2,6 +2,7 @@
 
 import keras
 import numpy as np
+import pytest
 from keras import ops
 
 from hdc_keras import HDC
@@ -61,6 +62,25 @@ def test_another_objective_trains_keeps_its_state_and_is_logged():
     np.testing.assert_array_equal(after[-1][4:], before[-1][:4])  # the queue has moved on by a batch
     assert float(logs["queue_loss"]) == float(logs["loss"]) > 0
     assert model.step_record.count("steps") == 1
+
+
+def test_an_objective_without_weights_or_without_a_method():
+    class Small(Objective):
+        def embed(self, features, training=None):
+            return features
+
+    class SmallHDC(HDC):
+        def make_objective(self):
+            return Small(["small"], name="objective")
+
+    model = SmallHDC(PlainConvolutions(), views={"size": 16})
+    model.compile("sgd")
+    with pytest.raises(NotImplementedError, match="Small must implement `loss_of`"):
+        model.train_on_batch(WINDOWS)
+    Small.loss_of = lambda self, outputs, training=None: ObjectiveOutput(
+        sum(ops.mean(features**2) for features in outputs.values()), ops.ones((1,))
+    )
+    assert float(model.train_on_batch(WINDOWS, return_dict=True)["small"]) == 1
 
 
 def test_a_non_finite_step_does_not_change_the_state_of_another_objective():
