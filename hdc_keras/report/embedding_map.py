@@ -20,6 +20,7 @@ WIDTH, HEIGHT, _MARGIN = 640, 460, 18
 # Our choice.
 MIN_VIDEOS = 8
 _PERPLEXITY = 30
+_LEAST_SPREAD = 1e-9
 # Colours of the style sheet and shapes of `page.MARKS`. Further classes reuse them in other combinations.
 _COLOURS, _SHAPES = 8, 6
 
@@ -134,8 +135,11 @@ def tsne(vectors: np.ndarray) -> np.ndarray:
         vectors: (videos, channels), with at least `MIN_VIDEOS` videos.
 
     Returns:
-        (videos, 2) float32.
+        (videos, 2) float32. All zero if all vectors are the same, as those of a collapsed network are, or some are
+        non-finite: scikit-learn would divide by their deviation, and crash.
     """
+    if not np.ptp(vectors, axis=0).max() > _LEAST_SPREAD:
+        return np.zeros((len(vectors), 2), np.float32)
     from sklearn.manifold import TSNE
     from threadpoolctl import threadpool_limits
 

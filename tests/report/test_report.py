@@ -397,6 +397,13 @@ def test_the_map_fills_the_page_with_one_scale():
     assert x1 - x0 == 604 and y1 - y0 == 302 and (x2, y2) == (320, 230)
 
 
+@pytest.mark.parametrize("value", [0.0, 1.0, np.nan])
+def test_the_map_of_a_collapsed_network_is_one_point(value):
+    places = fit_to_page(tsne(np.full((10, 4), value, np.float32)))
+
+    assert set(places) == {(320, 230)}
+
+
 def test_durations_in_words():
     assert [duration(s) for s in (9.6, 75, 3 * 3600 + 125)] == ["10 s", "1 min 15 s", "3 h 2 min"]
 
