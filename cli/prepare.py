@@ -81,12 +81,14 @@ def _prepare(data: str, overrides: list[str], out: Path, short_side: int | None,
     from hdc_keras.errors import ConfigError
 
     from .console import print_notes, progress_bar, start_backend
-    from .experiments import resolve
+    from .experiments import absolute, resolve
 
     if ":/" in out.as_posix():  # Path("s3://bucket") becomes "s3:/bucket"
         raise ConfigError(f"--out {out}: expected a local or mounted folder. Copy the shards from there.")
     if is_prepared(data):
         raise ConfigError(f"--data {data}: already prepared. Train on it with `hdc-keras pretrain --data {data}`.")
+    if out.resolve() == Path(absolute(data)):
+        raise ConfigError(f"--out {out}: expected another folder than --data, for shards only.")
     config = resolve("videos", None, data, overrides, smoke=False).data
     records, notes = read_dataset(config)
     print_notes(notes)
