@@ -216,15 +216,21 @@ def _read_failures(run: RunDirectory) -> list[dict[str, str]]:
     file = run.path / "failures.csv"
     if not file.exists():
         return []
-    with file.open(newline="", encoding="utf-8") as stream:
-        return list(csv.DictReader(stream))
+    try:
+        with file.open(newline="", encoding="utf-8") as stream:
+            return list(csv.DictReader(stream))
+    except (OSError, ValueError, csv.Error) as error:
+        raise RunError(f"{file} cannot be read as CSV ({error}). Restore the file that the run wrote.") from error
 
 
 def _read_json(file: Path) -> dict[str, Any]:
     """The content of a JSON file; empty if it does not exist."""
     try:
-        return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    except ValueError as error:
+        values = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+        if not isinstance(values, dict):
+            raise ValueError("expected an object")
+        return values
+    except (OSError, ValueError) as error:
         raise RunError(f"{file} cannot be read as JSON ({error}). Restore the file that the run wrote.") from error
 
 

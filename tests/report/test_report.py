@@ -371,6 +371,22 @@ def test_queries_are_the_first_of_each_class():
     assert [video.video_id for video in choose_queries(candidates, 2)] == ["jump-0", "run-0"]
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("environment.json", b"[1]", r"environment\.json cannot be read as JSON \(expected an object\)"),
+        ("environment.json", b"\xff", r"environment\.json cannot be read as JSON"),
+        ("failures.csv", b"\xff", r"failures\.csv cannot be read as CSV"),
+    ],
+)
+def test_a_damaged_file_of_a_run_is_named(tmp_path, name, content, message):
+    run = unjudged_run(tmp_path / "run")
+    (run / name).write_bytes(content)
+
+    with pytest.raises(RunError, match=message):
+        build_report(RunDirectory(run))
+
+
 def test_videos_are_thinned_evenly():
     assert every_nth(list(range(10)), 5) == [0, 2, 4, 6, 8]
     assert every_nth(list(range(3)), 5) == [0, 1, 2]
