@@ -51,6 +51,7 @@ def embed(
     """
     from hdc_keras.config import load_experiment
     from hdc_keras.errors import ConfigError
+    from hdc_keras.runs.checkpoints import is_best
     from hdc_keras.runs.directory import RunDirectory
 
     from .console import NamedBars, errors, print_notes, progress_bar, start_backend
@@ -58,8 +59,7 @@ def embed(
 
     if out.suffix != ".parquet" or ":/" in out.as_posix():  # Path("s3://bucket") becomes "s3:/bucket"
         raise ConfigError(f"--out {out}: expected a local file ending in .parquet.")
-    if checkpoint not in ("newest", "best"):
-        raise ConfigError(f"--checkpoint {checkpoint}: expected newest or best.")
+    best = is_best(checkpoint)
     directory = RunDirectory(run)
     directory.experiment()
     experiment = load_experiment(directory.config_file, [*other_videos(data), *(set_ or [])])
@@ -82,7 +82,7 @@ def embed(
                 experiment,
                 records,
                 out,
-                best=checkpoint == "best",
+                best=best,
                 videos_per_part=videos_per_part,
                 progress=_EmbeddingBar(bar),
                 warn=lambda message: errors.print(message, style="yellow", markup=False),

@@ -62,14 +62,13 @@ def evaluate(
         --set evaluate.crops=3
     """
     from hdc_keras.config import load_experiment
-    from hdc_keras.errors import ConfigError
+    from hdc_keras.runs.checkpoints import is_best
     from hdc_keras.runs.directory import RunDirectory
 
     from .console import NamedBars, console, print_notes, progress_bar, start_backend
     from .experiments import other_videos
 
-    if checkpoint not in ("newest", "best"):
-        raise ConfigError(f"--checkpoint {checkpoint}: expected newest or best.")
+    best = is_best(checkpoint)
     directory = RunDirectory(run)
     directory.experiment()
     experiment = load_experiment(directory.config_file, [*other_videos(data), *(set_ or [])])
@@ -84,7 +83,7 @@ def evaluate(
         bars = NamedBars(bar)
         videos, notes = load_splits(experiment, splits, partial(bars, "rendering moving shapes"))
         weights = str(supervised) if supervised else None
-        results = evaluate_run(directory, experiment, videos, protocol, bars, weights, checkpoint == "best")
+        results = evaluate_run(directory, experiment, videos, protocol, bars, weights, best)
     print_notes(notes)
     for result in results.values():
         _print_result(result)

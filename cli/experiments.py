@@ -1,12 +1,11 @@
 """Turns the options of a command line into an experiment."""
 
-import difflib
 from importlib.resources import files
 from pathlib import Path
 
 from hdc_keras.config import Experiment, load_experiment
 from hdc_keras.data.remote import is_remote
-from hdc_keras.errors import ConfigError
+from hdc_keras.errors import ConfigError, did_you_mean
 
 
 def named_configs() -> dict[str, Path]:
@@ -26,11 +25,9 @@ def find_config(name_or_file: str) -> Path:
     known = named_configs()
     if name_or_file in known:
         return known[name_or_file]
-    near = difflib.get_close_matches(name_or_file, known, 1)
     raise ConfigError(
-        f"--config {name_or_file}: no such file, and no config of that name."
-        + (f" Did you mean `{near[0]}`?" if near else "")
-        + f" Known: {', '.join(known)}."
+        f"--config {name_or_file}: no such file, and no config of that name.{did_you_mean(name_or_file, known)} "
+        f"Known: {', '.join(known)}."
     )
 
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from hdc_keras.errors import ConfigError
+from hdc_keras.errors import ConfigError, did_you_mean
 
 Task = Literal["decoupled", "coupled", "spatial", "temporal"]
 TemporalNegative = Literal["shifted", "reversed", "shuffled", "frozen"]
@@ -422,12 +422,7 @@ def preset(name: str) -> dict[str, dict[str, Any]]:
         ConfigError: the name is unknown.
     """
     if name not in PRESETS:
-        near = difflib.get_close_matches(name, PRESETS, 1)
-        raise ConfigError(
-            f"unknown preset `{name}`."
-            + (f" Did you mean `{near[0]}`?" if near else "")
-            + f" Known: {', '.join(PRESETS)}."
-        )
+        raise ConfigError(f"unknown preset `{name}`.{did_you_mean(name, PRESETS)} Known: {', '.join(PRESETS)}.")
     return {section: dict(values) for section, values in PRESETS[name].items()}
 
 
@@ -522,8 +517,8 @@ def _describe(problem: Any, model: type[BaseModel]) -> str:
         message = "expected a list, as in [1, 2]"
     if problem["type"] == "literal_error":
         allowed = re.findall(r"'([^']+)'", problem["ctx"]["expected"])
-        near = difflib.get_close_matches(str(problem["input"]), allowed, 1)
-        message += f". Did you mean `{near[0]}`?" if near else ""
+        meant = did_you_mean(str(problem["input"]), allowed)
+        message += f".{meant}" if meant else ""
     received = "" if isinstance(problem["input"], dict) else f" Received: {problem['input']!r}"
     end = "" if message.endswith("?") else "."
     return f"`{key}`: {message[:1].lower()}{message[1:]}{end}{received}" if key else message

@@ -2,6 +2,8 @@
 
 import os
 import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import keras
 
@@ -106,3 +108,14 @@ def uses_xla(jit: str) -> bool:
     if jit == "auto":
         return keras.backend.backend() == "jax" or (keras.backend.backend() == "tensorflow" and has_accelerator())
     return jit == "on"
+
+
+@contextmanager
+def dtype_policy(name: str) -> Iterator[None]:
+    """Layers that are created in this context get the dtype policy `name`, such as "mixed_bfloat16"."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(name)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)

@@ -1,5 +1,8 @@
 """The errors that users see. Each message says what went wrong, where, what was expected, and what to do."""
 
+import difflib
+from collections.abc import Iterable
+
 
 class HDCError(Exception):
     """Base class. The command line prints the message without a traceback and exits with `exit_code`."""
@@ -57,3 +60,9 @@ class StoppedError(HDCError):
     def __init__(self, message: str, signal: int):
         super().__init__(message)
         self.exit_code = 128 + signal
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """End of an error message: " Did you mean `NAME`?" with the closest known name, or nothing if none is close."""
+    near = difflib.get_close_matches(name, list(known), 1)
+    return f" Did you mean `{near[0]}`?" if near else ""

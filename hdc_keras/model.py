@@ -111,10 +111,12 @@ class HDC(keras.Model):
             **kwargs: further arguments of `keras.Model.compile`.
 
         Raises:
-            ValueError: an option is out of range.
+            ValueError: an option is unknown or out of range.
         """
+        if jit_compile not in (True, False, "auto"):
+            raise ValueError(f'`jit_compile` must be True, False or "auto". Received: {jit_compile!r}')
         refuse_wrong_gradients(self.compute_dtype)
-        jit = uses_xla("auto") if jit_compile == "auto" else bool(jit_compile)
+        jit = uses_xla("auto") if isinstance(jit_compile, str) else jit_compile
         is_distributed = replica_count_of(self) > 1
         self.step_options = StepOptions(micro_batches, accumulate, rematerialise, clip_norm, jit and is_distributed)
         self.features_function = pure_features(self)

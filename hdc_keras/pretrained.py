@@ -6,10 +6,9 @@ from hdc_keras.backbones import VideoBackbone
 from hdc_keras.errors import ConfigError, RunError
 from hdc_keras.features.encoder import ClipEncoder
 from hdc_keras.model import HDC
+from hdc_keras.runs.checkpoints import is_best
 from hdc_keras.runs.directory import RunDirectory
 from hdc_keras.runs.model_files import read_model
-
-_CHECKPOINTS = ("newest", "best")
 
 
 def load(
@@ -71,9 +70,7 @@ def load_checkpoint(run: RunDirectory, checkpoint: str) -> tuple[HDC, Path]:
         ConfigError: `checkpoint` is neither of the two.
         RunError: the run has no such checkpoint, or it does not fit the run's config.
     """
-    if checkpoint not in _CHECKPOINTS:
-        raise ConfigError(f"unknown checkpoint `{checkpoint}`. Known: {', '.join(_CHECKPOINTS)}.")
-    return run.checkpoints.load(best=checkpoint == "best")
+    return run.checkpoints.load(best=is_best(checkpoint))
 
 
 def _load_file(file: Path) -> HDC:

@@ -296,3 +296,5 @@ def test_xla_is_off_by_default_on_a_cpu():
     model = small_model()
 
     assert model.jit_compile is (keras.backend.backend() == "jax")
+    with pytest.raises(ValueError, match=r"`jit_compile` must be True, False or .*Received: 'off'"):
+        model.compile(jit_compile="off")

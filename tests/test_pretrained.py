@@ -103,7 +103,7 @@ def test_other_files_are_refused_with_advice(run, models, tmp_path):
     ):
         with pytest.raises(error, match=message):
             hdc_keras.load(tmp_path / name)
-    with pytest.raises(ConfigError, match=r"unknown checkpoint `last`\. Known: newest, best"):
+    with pytest.raises(ConfigError, match=r"checkpoint `last`: expected newest or best"):
         hdc_keras.load(run.path, checkpoint="last")
     with pytest.raises(ConfigError, match="is a file"):
         hdc_keras.load(run.checkpoints.files()[0], checkpoint="best")

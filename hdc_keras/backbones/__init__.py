@@ -1,49 +1,11 @@
 """3D convolutional networks with stages P2 to P5, by name."""
 
-import difflib
-from collections.abc import Callable
-from typing import Any
-
 from hdc_keras.backbones.c3d import C3D, C3DTiny
 from hdc_keras.backbones.r2plus1d import R2Plus1D, R2Plus1D18, R2Plus1DTiny
+from hdc_keras.backbones.registry import BACKBONES, build_backbone
 from hdc_keras.backbones.resnet3d import R3D, R3D10, R3D18, R3D34, R3DTiny
 from hdc_keras.backbones.s3d import S3D, S3DTiny
 from hdc_keras.backbones.video_backbone import VideoBackbone
-from hdc_keras.errors import ConfigError
-
-BACKBONES: dict[str, Callable[..., VideoBackbone]] = {
-    "r3d18": R3D18,
-    "r3d34": R3D34,
-    "r3d10": R3D10,
-    "r3d_tiny": R3DTiny,
-    "r2plus1d18": R2Plus1D18,
-    "r2plus1d_tiny": R2Plus1DTiny,
-    "c3d": lambda **kwargs: C3D(**{"name": "c3d", **kwargs}),
-    "c3d_tiny": C3DTiny,
-    "s3d": lambda **kwargs: S3D(**{"name": "s3d", **kwargs}),
-    "s3d_tiny": S3DTiny,
-}
-
-
-def build_backbone(name: str, /, **kwargs: Any) -> VideoBackbone:
-    """Build a backbone with random weights.
-
-    Args:
-        name: a key of `BACKBONES`.
-        **kwargs: constructor arguments, such as `input_shape`, `dtype` and `name`.
-
-    Raises:
-        ConfigError: the name is unknown.
-    """
-    if name not in BACKBONES:
-        near = difflib.get_close_matches(name, BACKBONES, 1)
-        raise ConfigError(
-            f"`model.backbone`: unknown backbone `{name}`."
-            + (f" Did you mean `{near[0]}`?" if near else "")
-            + f" Known: {', '.join(BACKBONES)}."
-        )
-    return BACKBONES[name](**kwargs)
-
 
 __all__ = [
     "BACKBONES",

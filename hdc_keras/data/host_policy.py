@@ -5,7 +5,6 @@ to a layer as a single image. For layers that change colours, its frames are sta
 or blur pixels, its frames become channels. This uses only the public interface of the layers.
 """
 
-import difflib
 import inspect
 from collections.abc import Sequence
 from functools import partial
@@ -15,7 +14,7 @@ import keras
 import tensorflow as tf
 
 from hdc_keras.config import HostLayer
-from hdc_keras.errors import ConfigError
+from hdc_keras.errors import ConfigError, did_you_mean
 
 # Layers that compute a pixel from the same pixel of the input and, in some cases, the colours of the whole image.
 _COLOUR = frozenset(
@@ -90,11 +89,9 @@ def _build(wanted: HostLayer) -> tuple[Any, bool]:
     import keras_cv  # Slow, so it is imported only if there is a policy.
 
     if wanted.layer not in HOST_LAYERS:
-        near = difflib.get_close_matches(wanted.layer, HOST_LAYERS, 1)
         raise ConfigError(
             f"`views.host_policy`: unsupported layer `{wanted.layer}`. A layer must work on clips and keep their shape."
-            + (f" Did you mean `{near[0]}`?" if near else "")
-            + f" Supported: {', '.join(HOST_LAYERS)}."
+            f"{did_you_mean(wanted.layer, HOST_LAYERS)} Supported: {', '.join(HOST_LAYERS)}."
         )
     is_keras = not hasattr(keras_cv.layers, wanted.layer)
     layer_class = getattr(keras.layers if is_keras else keras_cv.layers, wanted.layer)

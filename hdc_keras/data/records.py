@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 
 from hdc_keras.data.remote import is_remote, list_files
 from hdc_keras.data.sampling import random_generator
-from hdc_keras.errors import DataError
+from hdc_keras.errors import DataError, did_you_mean
 
 VIDEO_SUFFIXES = frozenset(
     [
@@ -34,7 +34,6 @@ VIDEO_SUFFIXES = frozenset(
 )
 MANIFEST_SUFFIXES = (".csv", ".jsonl")
 SPLITS = ("train", "val", "test")
-_RESERVED_COLUMNS = ("path", "split", "group", "video_id")
 _LABEL_PREFIX = "label_"
 _ERRORS_SHOWN = 20
 
@@ -326,9 +325,8 @@ def _read_row(row: Mapping[str, str], folder: Path, label_columns: Mapping[str, 
         return f"no such file: {file}", None
     split = row.get("split") or None
     if split is not None and split not in SPLITS:
-        near = difflib.get_close_matches(split, SPLITS, 1)
-        suggestion = f". Did you mean {near[0]}?" if near else ""
-        return f"`split` must be one of {', '.join(SPLITS)}. Received: {split}{suggestion}", None
+        meant = did_you_mean(split, SPLITS)
+        return f"`split` must be one of {', '.join(SPLITS)}. Received: {split}{f'.{meant}' if meant else ''}", None
     labels = {name: row[column] for column, name in label_columns.items() if row[column]}
     if labels and len(labels) != len(label_columns):
         return "some label columns are empty; fill all of them, or none", None

@@ -14,15 +14,10 @@ from hdc_keras.config import Experiment
 from hdc_keras.errors import ConfigError, ExportError, RunError
 from hdc_keras.export.card import Origin, Trial, describe, render
 from hdc_keras.export.format import Format, Outputs
-from hdc_keras.export.keras_backbone import KERAS_BACKBONE
-from hdc_keras.export.litert import LITERT
-from hdc_keras.export.onnx import ONNX
 from hdc_keras.export.portable import in_float32
-from hdc_keras.export.saved_model import SAVED_MODEL
+from hdc_keras.export.registry import FORMATS
 from hdc_keras.files import remove_leftovers, replacing, write_text
 from hdc_keras.model import HDC
-
-FORMATS: dict[str, Format] = {format.name: format for format in (SAVED_MODEL, ONNX, LITERT, KERAS_BACKBONE)}
 
 # Our choice: about a hundred times the rounding error of single precision, and far below the effect of a wrong
 # operation.

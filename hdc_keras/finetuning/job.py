@@ -16,7 +16,7 @@ from hdc_keras.config import Experiment
 from hdc_keras.data.loading import DecodeFailures, FrameStore, WindowLoader
 from hdc_keras.data.records import VideoRecord
 from hdc_keras.data.sampling import WindowSpec
-from hdc_keras.devices import refuse_wrong_gradients, uses_xla
+from hdc_keras.devices import dtype_policy, refuse_wrong_gradients, uses_xla
 from hdc_keras.errors import StoppedError, TrainingError
 from hdc_keras.features.store import digest_of_weights
 from hdc_keras.finetuning.classifier import VideoClassifier
@@ -192,9 +192,7 @@ def _train(
 
 def _new_classifier(job: FineTuningJob, experiment: Experiment) -> VideoClassifier:
     keras.utils.set_random_seed(job.seed)
-    previous_policy = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(experiment.train.precision)
-    try:
+    with dtype_policy(experiment.train.precision):
         backbone = build_backbone(experiment.model.backbone)
         model = VideoClassifier(
             backbone,
@@ -205,8 +203,6 @@ def _new_classifier(job: FineTuningJob, experiment: Experiment) -> VideoClassifi
             job.seed,
             name="classifier",
         )
-    finally:
-        keras.config.set_dtype_policy(previous_policy)
     if job.backbone:
         backbone.set_weights(job.backbone.get_weights())
     return model
@@ -222,7 +218,7 @@ def _compile(
         optimizer,
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=[keras.metrics.SparseCategoricalAccuracy(name="top1")],
-        # Keras cannot compile a step that several devices share (docs/architecture.md).
+        # XLA cannot contain the collectives of a step that several devices share.
         jit_compile=uses_xla(experiment.train.jit) and distribution.device_count == 1,
     )
     # If the first step had to create the optimizer's variables, TensorFlow would trace it twice.

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from hdc_keras.errors import RunError, WeightsError
+from hdc_keras.errors import ConfigError, RunError, WeightsError
 from hdc_keras.files import link_or_copy, remove_leftovers, replacing, write_text
 
 _FOLDER = "checkpoints"
@@ -128,3 +128,14 @@ class Checkpoints:
         """Delete unfinished files of killed processes. Do not call this while another process trains in the run."""
         if self.folder.exists():
             remove_leftovers(self.folder)
+
+
+def is_best(checkpoint: str) -> bool:
+    """Whether a user asks for the best checkpoint ("best"), and not for the newest ("newest").
+
+    Raises:
+        ConfigError: it is neither of the two.
+    """
+    if checkpoint not in ("newest", "best"):
+        raise ConfigError(f"checkpoint `{checkpoint}`: expected newest or best.")
+    return checkpoint == "best"

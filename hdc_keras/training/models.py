@@ -5,7 +5,7 @@ import keras
 from hdc_keras.backbones import build_backbone
 from hdc_keras.backbones.torchvision_weights import load_torchvision_weights
 from hdc_keras.config import Experiment, TrainConfig
-from hdc_keras.devices import uses_xla
+from hdc_keras.devices import dtype_policy, uses_xla
 from hdc_keras.model import HDC
 from hdc_keras.training.distribution import Distribution, synchronise_batch_norm
 from hdc_keras.training.initial_weights import copy_weights
@@ -20,15 +20,11 @@ def build_model(experiment: Experiment) -> HDC:
         WeightsError: the weights of `model.weights` cannot be read, or belong to a different backbone.
     """
     keras.utils.set_random_seed(experiment.seed)
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(experiment.train.precision)
-    try:
+    with dtype_policy(experiment.train.precision):
         backbone = build_backbone(experiment.model.backbone)
         if experiment.model.weights:
             load_torchvision_weights(backbone, experiment.model.weights)
         model = HDC(backbone, experiment.views, experiment.contrast, seed=experiment.seed, name="hdc")
-    finally:
-        keras.config.set_dtype_policy(before)
     if experiment.model.init_from:
         copy_weights(model, experiment.model.init_from)
     return model

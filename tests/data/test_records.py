@@ -92,7 +92,7 @@ def test_every_bad_line_is_reported_with_its_number(tmp_path):
         read_records(path)
 
     message = str(error.value)
-    for expected in ("line 3: no such file", "line 4: `split` must be", "Did you mean train?", "line 5: `a.mp4` is"):
+    for expected in ("line 3: no such file", "line 4: `split` must be", "Did you mean `train`?", "line 5: `a.mp4` is"):
         assert expected in message
     assert "line 6: `path` is empty" in message and "line 7: fewer values" in message
 

@@ -82,7 +82,7 @@ def test_an_unknown_protocol_format_or_checkpoint(refused, smoke_run):
     refused("evaluate", "--run", run, "--protocol", "knn", "--checkpoint", "last", code=2, says=["newest or best"])
     refused("evaluate", "--run", run, "--protocol", "knn", "--splits", "both", code=2, says=["own or all"])
     refused("export", "--run", run, "--format", "onyx", code=2, says=["onyx", "saved_model"])
-    refused("export", "--run", run, "--checkpoint", "last", code=2, says=["`last`", "newest, best"])
+    refused("export", "--run", run, "--checkpoint", "last", code=2, says=["`last`", "newest or best"])
     refused("report", "--run", run, "--out", "report.pdf", code=2, says=["report.pdf", ".html"])
 
 
