@@ -44,8 +44,7 @@ class Objective(keras.layers.Layer):
         """The loss of pooled features.
 
         Args:
-            features: by level, (views, batch, channels) float32; the whole batch, over all data-parallel replicas. The
-                loss must depend on every level.
+            features: by level, (views, batch, channels) float32; the whole batch, over all data-parallel replicas.
             training: whether batch norm uses the batch's statistics and moving averages are updated.
         """
         return self.loss_of(self.embed(features, training), training)

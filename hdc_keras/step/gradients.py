@@ -98,6 +98,11 @@ def objective_gradients(inputs: StepInputs, features: Features) -> ObjectiveGrad
 
     loss, (monitored, state), pull = pullback(loss_of, (values.objective, global_features))
     by_weights, by_features = pull(ops.cast(inputs.loss_scale, loss.dtype))
+    # A level that the objective ignores has no gradient.
+    by_features = {
+        level: ops.zeros_like(value) if by_features[level] is None else by_features[level]
+        for level, value in global_features.items()
+    }
     return ObjectiveGradients(loss, monitored, inputs.replicas.local_part(by_features, axis=1), by_weights, state)
 
 

@@ -44,9 +44,9 @@ class QueueHDC(HDC):
         return QueueObjective(self.feature_widths["P5"], name="objective")
 
 
-def trained(windows, **options):
+def trained(windows, levels=("P5",), **options):
     keras.utils.set_random_seed(3)
-    contrast = {"task": "coupled", "levels": {"coupled": ["P5"]}}
+    contrast = {"task": "coupled", "levels": {"coupled": levels}}
     model = QueueHDC(PlainConvolutions(), views={"size": 16}, contrast=contrast, seed=5)
     model.compile(keras.optimizers.SGD(0.1), **options)
     before = [ops.convert_to_numpy(v).copy() for v in (*model.trainable_variables, model.objective.queue)]
@@ -96,3 +96,10 @@ def test_cached_micro_batches_add_the_whole_batch_to_the_queue_once():
     whole, pieces = (trained(WINDOWS, micro_batches=count) for count in (1, 2))
 
     np.testing.assert_allclose(pieces[2][-1], whole[2][-1], atol=1e-5)
+
+
+def test_a_level_that_the_objective_ignores_changes_nothing():
+    one, two = (trained(WINDOWS, levels) for levels in (["P5"], ["P2", "P5"]))
+
+    for alone, with_another in zip(one[2], two[2], strict=True):
+        np.testing.assert_allclose(alone, with_another, atol=1e-6)
