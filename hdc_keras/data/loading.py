@@ -97,6 +97,7 @@ class FrameStore:
         self._decode_file = {"pyav": decode, "tfio": tfio_decoding.decode}[decoder]
         self._free_bytes = budget_gb * 1e9
         self._cached: dict[str, np.ndarray] = {}
+        self._reserved: dict[str, int] = {}  # bytes
         self._lock = threading.Lock()
 
     def count(self, record: VideoRecord) -> int:
@@ -106,22 +107,34 @@ class FrameStore:
     def clips(self, record: VideoRecord, indices: np.ndarray) -> np.ndarray:
         """Frames at `indices`: `indices.shape + (height, width, 3)` uint8. Raises `VideoDecodeError`."""
         frames = self._cached.get(record.video_id)
-        if frames is None and self._reserve(self.count(record)):
-            frames = self._cached[record.video_id] = self._decode(record, np.arange(self.count(record)))
+        if frames is None and self._reserve(record):
+            frames = self._decode_into_cache(record)
         return self._decode(record, indices) if frames is None else frames[indices]
+
+    def _decode_into_cache(self, record: VideoRecord) -> np.ndarray:
+        """Decode and cache a video for which memory was reserved; the memory is released if it cannot be decoded."""
+        try:
+            frames = self._decode(record, np.arange(self.count(record)))
+        except VideoDecodeError:
+            with self._lock:
+                self._free_bytes += self._reserved.pop(record.video_id)
+            raise
+        self._cached[record.video_id] = frames
+        return frames
 
     def _decode(self, record: VideoRecord, indices: np.ndarray) -> np.ndarray:
         if record.stored:
             return read_frames(record.stored, indices, self.size)
         return self._decode_file(record.path, indices, self.size)
 
-    def _reserve(self, frames: int) -> bool:
-        """Reserve memory for that many frames. Returns whether enough was left."""
-        needed_bytes = frames * self.size[0] * self.size[1] * 3
+    def _reserve(self, record: VideoRecord) -> bool:
+        """Reserve memory for a video. Returns whether enough was left and no other thread has reserved it."""
+        needed_bytes = self.count(record) * self.size[0] * self.size[1] * 3
         with self._lock:
-            if needed_bytes > self._free_bytes:
+            if record.video_id in self._reserved or needed_bytes > self._free_bytes:
                 return False
             self._free_bytes -= needed_bytes
+            self._reserved[record.video_id] = needed_bytes
             return True
 
 

@@ -198,6 +198,23 @@ def test_a_store_keeps_videos_within_its_budget_and_decodes_the_others_every_tim
         store.clips(copies[1], indices)
 
 
+def test_a_video_that_cannot_be_decoded_takes_no_memory_from_the_others(videos, tmp_path):
+    bad, good = (replace(video, path=str(shutil.copy(video.path, tmp_path))) for video in videos[:2])
+    indices = evenly_spaced_clips(12, 3, 4, 2)
+    store = FrameStore((16, 32), 0.0)
+    expected = store.clips(good, indices)
+    store = FrameStore((16, 32), 14 * 16 * 32 * 3 / 1e9)  # room for the good video alone
+    store.count(bad)
+    Path(bad.path).write_text("no longer a video")
+
+    with pytest.raises(VideoDecodeError):
+        store.clips(bad, indices)
+    store.clips(good, indices)
+    Path(good.path).write_text("no longer a video")
+
+    np.testing.assert_array_equal(store.clips(good, indices), expected)
+
+
 def test_evaluation_visits_every_video_once_and_lists_failures(videos, tmp_path):
     (tmp_path / "bad.mp4").write_text("not a video")
     records = [*videos[:3], VideoRecord(str(tmp_path / "bad.mp4"), "bad.mp4"), *videos[3:]]
