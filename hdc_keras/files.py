@@ -70,6 +70,20 @@ def write_requested(file: Path, content: bytes) -> None:
         raise RunError(f"{file} cannot be written ({error.strerror or error}). Choose another with --out.") from error
 
 
+def require_writable(folder: Path) -> None:
+    """Create a folder if needed, and find out whether files can be written there, before long work begins.
+
+    Raises:
+        OSError: they cannot.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    probe = temporary_beside(folder / "probe")
+    try:
+        probe.write_bytes(b"0")
+    finally:
+        _remove(probe)
+
+
 def link_or_copy(source: Path, file: Path) -> None:
     """Make `file` a hard link to `source`, which takes no space, or a copy where links are not possible.
 

@@ -16,6 +16,7 @@ from hdc_keras.files import (
     remove_leftovers,
     replacing,
     replacing_stream,
+    require_writable,
     temporary_beside,
     temporary_folder,
     write_bytes,
@@ -290,3 +291,14 @@ def test_a_temporary_folder_is_removed_with_its_content_even_after_an_error(tmp_
         raise KeyError
 
     assert names(tmp_path) == []
+
+
+def test_whether_a_folder_can_be_written_is_known_in_advance_and_leaves_nothing(tmp_path):
+    require_writable(tmp_path / "new" / "folder")
+    assert list((tmp_path / "new" / "folder").iterdir()) == []
+
+    (tmp_path / "file").write_text("a file")
+    with pytest.raises(OSError):
+        require_writable(tmp_path / "file")
+    with pytest.raises(OSError):
+        require_writable(tmp_path / "file" / "folder")

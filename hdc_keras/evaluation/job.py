@@ -57,6 +57,7 @@ def evaluate(
     require_known(protocols)
     if is_multi_process():
         raise ConfigError("evaluation runs in one process, which can use all GPUs of its machine. Start it only once.")
+    run.require_writable("results")
     model, checkpoint = run.checkpoints.load(best=best)
     networks = {"metrics": model, "random_weights": _new_network(experiment, None)}
     if supervised:

@@ -9,7 +9,7 @@ from typing import Any
 
 from hdc_keras.config import Experiment, dump_experiment, load_experiment
 from hdc_keras.errors import RunError
-from hdc_keras.files import write_bytes
+from hdc_keras.files import require_writable, write_bytes
 from hdc_keras.runs.checkpoints import Checkpoints
 
 
@@ -124,8 +124,16 @@ class RunDirectory:
         """The error to raise when `file` cannot be written: what happened, and what to do."""
         return RunError(
             f"{file} cannot be written ({error.strerror or error}). Everything saved before is intact. Free some space "
-            f"or make the folder writable, then: hdc-keras pretrain --run {self.path} --resume"
+            f"or make the folder writable, then repeat the command; pretraining continues with: hdc-keras pretrain "
+            f"--run {self.path} --resume"
         )
+
+    def require_writable(self, name: str) -> None:
+        """Find out whether files can be written in the sub-folder `name`. Raises `RunError` if not."""
+        try:
+            require_writable(self.path / name)
+        except OSError as error:
+            raise self.unwritable(self.path / name, error) from error
 
     def write_text(self, name: str, text: str) -> Path:
         """Write a UTF-8 file in the run directory, atomically. Raises `RunError` if it cannot be written."""

@@ -2,13 +2,15 @@
 
 import csv
 import json
+import shutil
 import statistics
 
 import pytest
 
-from hdc_keras.errors import ConfigError
+from hdc_keras.errors import ConfigError, RunError
 from hdc_keras.evaluation.job import evaluate
 from hdc_keras.evaluation.splits import load_splits
+from hdc_keras.runs.directory import RunDirectory
 from tests.evaluation.conftest import BROKEN, experiment_on
 
 
@@ -95,3 +97,15 @@ def test_fine_tuning_counts_test_videos_and_reports_differences_from_the_publica
 def test_unknown_protocols_are_refused_before_anything_is_read(run):
     with pytest.raises(ConfigError, match="unknown protocol `finetune`"):
         evaluate(run, experiment_on("nowhere"), {}, ["finetune"])
+
+
+def test_a_run_that_cannot_be_written_is_refused_before_any_work(run, ucf101, tmp_path):
+    experiment = experiment_on(ucf101)
+    run = RunDirectory(shutil.copytree(run.path, tmp_path / "run", ignore=shutil.ignore_patterns("results")))
+    (run.path / "results").write_text("a file in the place of the folder")
+    reported = []
+
+    with pytest.raises(RunError, match=r"results cannot be written .*then repeat the command"):
+        evaluate(run, experiment, load_splits(experiment, "own")[0], ["knn"], lambda *task: reported.append(task))
+
+    assert not reported
