@@ -1,6 +1,7 @@
 """kNN classification and video retrieval, by cosine similarity."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -11,41 +12,80 @@ from hdc_keras.probes.protocol import Judgement, Protocol, Question, judged_by_s
 _NEIGHBOURS_LISTED = 10
 
 
-def cosine_similarity(queries: np.ndarray, gallery: np.ndarray) -> np.ndarray:
-    """(queries, channels) and (gallery, channels) -> (queries, gallery) cosines."""
-    return _unit(queries) @ _unit(gallery).T
+# Cosines that are held in memory at once (float32, 400 MB with the copies that the search makes).
+_COSINES_AT_ONCE = 32_000_000
 
 
-def knn_votes(
-    similarity: np.ndarray, gallery_labels: Sequence[str], neighbours: int, temperature: float
-) -> tuple[np.ndarray, list[str]]:
-    """Let the nearest gallery videos vote, weighted by `exp(cosine / temperature)` (Wu et al. 2018, arXiv 1805.01978).
+class Neighbours(NamedTuple):
+    """The nearest gallery videos of each query, nearest first. Equal cosines keep the order of the gallery.
+
+    Attributes:
+        positions: (queries, count) int64 positions in the gallery.
+        cosines: (queries, count) cosines with them.
+    """
+
+    positions: np.ndarray
+    cosines: np.ndarray
+
+
+def nearest_neighbours(queries: np.ndarray, gallery: np.ndarray, count: int) -> Neighbours:
+    """Find the `count` gallery videos with the highest cosine to each query; all if the gallery has fewer.
+
+    Queries are processed in blocks, so the memory does not grow with queries times gallery.
 
     Args:
-        similarity: (queries, gallery) cosines.
+        queries: (queries, channels).
+        gallery: (gallery, channels).
+        count: number of neighbours.
+    """
+    queries, gallery = _unit(queries), _unit(gallery)
+    size = max(1, _COSINES_AT_ONCE // len(gallery))
+    blocks = [nearest(queries[first : first + size] @ gallery.T, count) for first in range(0, len(queries), size)]
+    return Neighbours(*map(np.concatenate, zip(*blocks, strict=True)))
+
+
+def nearest(similarity: np.ndarray, count: int) -> Neighbours:
+    """The same for given (queries, gallery) cosines."""
+    if count < similarity.shape[1]:
+        # A full sort of every row would take most of the time.
+        positions = np.argpartition(similarity, -count, axis=1)[:, -count:]
+        limits = np.take_along_axis(similarity, positions, axis=1).min(axis=1)
+        for row in np.flatnonzero((similarity >= limits[:, None]).sum(axis=1) > count):  # ties at the limit
+            positions[row] = np.argsort(-similarity[row], kind="stable")[:count]
+    else:
+        positions = np.broadcast_to(np.arange(similarity.shape[1]), similarity.shape)
+    positions = np.sort(positions, axis=1)
+    cosines = np.take_along_axis(similarity, positions, axis=1)
+    order = np.argsort(-cosines, axis=1, kind="stable")
+    return Neighbours(np.take_along_axis(positions, order, axis=1), np.take_along_axis(cosines, order, axis=1))
+
+
+def knn_votes(near: Neighbours, gallery_labels: Sequence[str], temperature: float) -> tuple[np.ndarray, list[str]]:
+    """Let neighbours vote, weighted by `exp(cosine / temperature)` (Wu et al. 2018, arXiv 1805.01978).
+
+    Args:
+        near: the gallery videos that vote for each query.
         gallery_labels: class of each gallery video.
-        neighbours: number of videos that vote; the whole gallery if it has fewer.
         temperature: temperature of the weights.
 
     Returns:
         (queries, classes) votes, and the classes in alphabetical order.
     """
     classes, encoded = np.unique(np.array(gallery_labels), return_inverse=True)
-    near = nearest(similarity, neighbours)
-    weights = np.exp(np.take_along_axis(similarity, near, axis=1) / temperature)
-    votes = np.zeros((len(similarity), len(classes)))
-    for row, (columns, row_weights) in enumerate(zip(encoded[near], weights, strict=True)):
+    weights = np.exp(near.cosines / temperature)
+    votes = np.zeros((len(weights), len(classes)))
+    for row, (columns, row_weights) in enumerate(zip(encoded[near.positions], weights, strict=True)):
         np.add.at(votes[row], columns, row_weights)
     return votes, classes.tolist()
 
 
 def recall_at(
-    similarity: np.ndarray, query_labels: Sequence[str], gallery_labels: Sequence[str], ks: Sequence[int]
+    near: Neighbours, query_labels: Sequence[str], gallery_labels: Sequence[str], ks: Sequence[int]
 ) -> dict[int, float]:
     """Recall at k: the share of queries with at least one video of their class among the k nearest gallery videos.
 
     Args:
-        similarity: (queries, gallery) cosines.
+        near: the nearest gallery videos of each query, at least the highest k of them.
         query_labels: class of each query.
         gallery_labels: class of each gallery video.
         ks: the values of k. A k larger than the gallery counts the whole gallery.
@@ -53,13 +93,8 @@ def recall_at(
     Returns:
         Share in [0, 1] by k.
     """
-    is_match = np.array(gallery_labels)[nearest(similarity, max(ks))] == np.array(query_labels)[:, None]
+    is_match = np.array(gallery_labels)[near.positions] == np.array(query_labels)[:, None]
     return {k: float(is_match[:, :k].any(axis=1).mean()) for k in ks}
-
-
-def nearest(similarity: np.ndarray, count: int) -> np.ndarray:
-    """(queries, count) positions in the gallery, nearest first. Equal cosines keep the order of the gallery."""
-    return np.argsort(-similarity, axis=1, kind="stable")[:, :count]
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:
@@ -69,21 +104,21 @@ def _unit(vectors: np.ndarray) -> np.ndarray:
 def _knn(question: Question) -> Judgement:
     train, test = joined(question.train, question.test, question.names)
     settings = question.settings
-    votes, classes = knn_votes(
-        cosine_similarity(test, train), question.train_labels, settings.knn_neighbours, settings.knn_temperature
-    )
+    near = nearest_neighbours(test, train, settings.knn_neighbours)
+    votes, classes = knn_votes(near, question.train_labels, settings.knn_temperature)
     return judged_by_scores(votes, classes, question.test_labels)
 
 
 def _retrieval(question: Question) -> Judgement:
     train, test = joined(question.train, question.test, question.names)
-    similarity = cosine_similarity(test, train)
-    recalls = recall_at(similarity, question.test_labels, question.train_labels, question.settings.recall_at)
-    positions = nearest(similarity, _NEIGHBOURS_LISTED)
+    ks = question.settings.recall_at
+    near = nearest_neighbours(test, train, max(*ks, _NEIGHBOURS_LISTED))
+    recalls = recall_at(near, question.test_labels, question.train_labels, ks)
+    listed = near.positions[:, :_NEIGHBOURS_LISTED]
     return Judgement(
         {f"R@{k}": value for k, value in recalls.items()},
-        [question.train_labels[row[0]] for row in positions],
-        [[question.train.records[position].video_id for position in row] for row in positions],
+        [question.train_labels[row[0]] for row in listed],
+        [[question.train.records[position].video_id for position in row] for row in listed],
     )
 
 

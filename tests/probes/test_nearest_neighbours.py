@@ -5,7 +5,8 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from hdc_keras.config import EvaluateConfig
 from hdc_keras.features.video_features import joined
-from hdc_keras.probes.nearest_neighbours import cosine_similarity, knn_votes, recall_at
+from hdc_keras.probes import nearest_neighbours as module
+from hdc_keras.probes.nearest_neighbours import knn_votes, nearest, nearest_neighbours, recall_at
 from hdc_keras.probes.registry import judge
 from tests.probes.made_features import made_features
 
@@ -13,25 +14,42 @@ RNG = np.random.default_rng(0)
 
 
 def knn_predict(similarity, gallery_labels, neighbours, temperature):
-    votes, classes = knn_votes(similarity, gallery_labels, neighbours, temperature)
+    votes, classes = knn_votes(nearest(similarity, neighbours), gallery_labels, temperature)
     return [classes[row] for row in votes.argmax(axis=1)]
 
 
-def test_cosines_equal_scikit_learn():
+@pytest.mark.parametrize("at_once", [1, 20, 32_000_000])  # one query, two queries or all in a block
+def test_neighbours_equal_a_full_sort_of_the_cosines_of_scikit_learn(monkeypatch, at_once):
+    monkeypatch.setattr(module, "_COSINES_AT_ONCE", at_once)
     queries, gallery = RNG.normal(size=(5, 7)), RNG.normal(size=(9, 7))
+    cosines = reference_cosine(queries, gallery)
 
-    np.testing.assert_allclose(cosine_similarity(queries, gallery), reference_cosine(queries, gallery), atol=1e-6)
+    for count in (1, 4, 9, 50):
+        near = nearest_neighbours(queries, gallery, count)
+        order = np.argsort(-cosines, axis=1)[:, :count]
+        np.testing.assert_array_equal(near.positions, order)
+        np.testing.assert_allclose(near.cosines, np.take_along_axis(cosines, order, axis=1), atol=1e-6)
+
+
+def test_equal_cosines_keep_the_order_of_the_gallery():
+    similarity = RNG.integers(0, 4, (50, 30)).astype("float32")  # many ties, also at the last neighbour
+
+    for count in (1, 7, 29, 30):
+        expected = np.argsort(-similarity, axis=1, kind="stable")[:, :count]
+        np.testing.assert_array_equal(nearest(similarity, count).positions, expected)
 
 
 def test_recall_equals_a_loop():
     similarity = RNG.normal(size=(20, 30))
     query_labels, gallery_labels = RNG.choice(list("abcd"), 20), RNG.choice(list("abcd"), 30)
 
-    for k, share in recall_at(similarity, query_labels, gallery_labels, (1, 3, 10)).items():
+    found = recall_at(nearest(similarity, 10), query_labels, gallery_labels, (1, 3, 10))
+
+    for k, share in found.items():
         hits = 0
         for row, label in zip(similarity, query_labels, strict=True):
-            nearest = sorted(range(30), key=lambda i: -row[i])[:k]
-            hits += any(gallery_labels[i] == label for i in nearest)
+            first = sorted(range(30), key=lambda i: -row[i])[:k]
+            hits += any(gallery_labels[i] == label for i in first)
         assert share == hits / 20
 
 
@@ -39,7 +57,8 @@ def test_recall_by_hand_with_a_tie_and_a_k_beyond_the_gallery():
     similarity = np.array([[0.9, 0.9, 0.1], [0.2, 0.1, 0.0]])
 
     # Equal cosines keep the order of the gallery, so `b` is nearest to the first query.
-    assert recall_at(similarity, ["a", "c"], ["b", "a", "b"], (1, 2, 50)) == {1: 0.0, 2: 0.5, 50: 0.5}
+    near = nearest(similarity, 50)
+    assert recall_at(near, ["a", "c"], ["b", "a", "b"], (1, 2, 50)) == {1: 0.0, 2: 0.5, 50: 0.5}
 
 
 def test_knn_equals_the_weighted_vote_of_scikit_learn():
@@ -49,7 +68,7 @@ def test_knn_equals_the_weighted_vote_of_scikit_learn():
         9, metric="cosine", algorithm="brute", weights=lambda distance: np.exp((1 - distance) / 0.07)
     ).fit(gallery, labels)
 
-    predicted = knn_predict(cosine_similarity(queries, gallery), labels, 9, 0.07)
+    predicted = knn_predict(reference_cosine(queries, gallery), labels, 9, 0.07)
 
     assert (np.array(predicted) == reference.predict(queries)).all()
 
