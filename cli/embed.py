@@ -62,7 +62,7 @@ def embed(
     best = is_best(checkpoint)
     directory = RunDirectory(run)
     directory.experiment()
-    experiment = load_experiment(directory.config_file, [*other_videos(data), *(set_ or [])])
+    experiment = load_experiment(directory.config_file, set_, literals=other_videos(data))
 
     from hdc_keras.features.embedding_table import check_free
 

@@ -71,7 +71,7 @@ def evaluate(
     best = is_best(checkpoint)
     directory = RunDirectory(run)
     directory.experiment()
-    experiment = load_experiment(directory.config_file, [*other_videos(data), *(set_ or [])])
+    experiment = load_experiment(directory.config_file, set_, literals=other_videos(data))
 
     start_backend()
     from hdc_keras.evaluation.job import evaluate as evaluate_run

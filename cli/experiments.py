@@ -2,6 +2,7 @@
 
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from hdc_keras.config import Experiment, load_experiment
 from hdc_keras.data.remote import is_remote
@@ -31,28 +32,37 @@ def find_config(name_or_file: str) -> Path:
     )
 
 
-def resolve(config: str, preset: str | None, data: str | None, overrides: list[str], smoke: bool) -> Experiment:
-    """The experiment of `--config`, after applying `--preset`, `--data`, `--set` and `--smoke` in this order.
+def resolve(
+    config: str,
+    preset: str | None,
+    data: str | None,
+    overrides: list[str],
+    smoke: bool,
+    init_from: str | None = None,
+) -> Experiment:
+    """The experiment of `--config`, after `--preset`, `--data` and `--init-from`, `--set` and `--smoke` in this order.
 
     Raises:
         ConfigError: the config, the preset or an override is wrong.
     """
-    overrides = [*([f"data.path={absolute(data)}"] if data else []), *overrides]
-    experiment = load_experiment(find_config(config), overrides, preset)
+    paths = {"data.path": absolute(data)} if data else {}
+    if init_from:
+        paths["model.init_from"] = str(Path(init_from).resolve())
+    experiment = load_experiment(find_config(config), overrides, preset, paths)
     if preset:
         experiment = experiment.model_copy(update={"name": f"{experiment.name}-{preset}"})
     return shrunk(experiment) if smoke else experiment
 
 
-def other_videos(data: str | None) -> list[str]:
-    """Make the overrides that replace a run's videos with the videos of `--data`.
+def other_videos(data: str | None) -> dict[str, Any]:
+    """The values, by key, that replace a run's videos with the videos of `--data`.
 
     They also reset the keys that describe the run's own set: its layout, its official lists and its limits.
     """
     if data is None:
-        return []
-    defaults = ("layout=auto", "annotations=null", "limit=null", "limit_per_class=null")
-    return [f"data.{override}" for override in (f"path={absolute(data)}", *defaults)]
+        return {}
+    defaults = {"layout": "auto", "annotations": None, "limit": None, "limit_per_class": None}
+    return {f"data.{key}": value for key, value in ({"path": absolute(data)} | defaults).items()}
 
 
 def absolute(data: str) -> str:

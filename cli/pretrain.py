@@ -88,8 +88,7 @@ def pretrain(
         experiment = RunDirectory(run).experiment()
     else:
         chosen = config or (_config_for_videos() if data else DEFAULT_CONFIG)
-        weights = [f"model.init_from={Path(init_from).resolve()}"] if init_from else []
-        experiment = resolve(chosen, preset, data, [*weights, *(set_ or [])], smoke)
+        experiment = resolve(chosen, preset, data, set_ or [], smoke, init_from)
         if not config:
             console.print(f"Config: [bold]{chosen}[/] (the default; --config selects another)")
     if experiment.data.path is None:

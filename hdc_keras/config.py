@@ -5,6 +5,7 @@
 
 import difflib
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
@@ -427,9 +428,18 @@ def preset(name: str) -> dict[str, dict[str, Any]]:
 
 
 def load_experiment(
-    source: str | Path, overrides: list[str] | None = None, preset_name: str | None = None
+    source: str | Path,
+    overrides: list[str] | None = None,
+    preset_name: str | None = None,
+    literals: Mapping[str, Any] | None = None,
 ) -> Experiment:
-    """Read a YAML file, apply a preset, then `section.key=value` overrides, and validate.
+    """Read a YAML file, apply a preset, then `literals`, then `section.key=value` overrides, and validate.
+
+    Args:
+        source: the YAML file.
+        overrides: texts as in `--set`; each value is parsed as YAML.
+        preset_name: one of `PRESETS`.
+        literals: values by `section.key`, used as they are. Paths belong here: YAML reads `clips #1` as `clips`.
 
     Raises:
         ConfigError: the file cannot be read, or a key or value is wrong. The message gives the file, the key, what
@@ -451,6 +461,8 @@ def load_experiment(
     for section, changes in (preset(preset_name) if preset_name else {}).items():
         for key, value in changes.items():
             _assign(values, [section, key], value, f"preset {preset_name}")
+    for key, value in (literals or {}).items():
+        _assign(values, key.split("."), value, key)
     for override in overrides or []:
         _apply_override(values, override)
     return validate(Experiment, values, str(path))

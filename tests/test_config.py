@@ -107,3 +107,12 @@ def test_all_problems_are_reported_at_once(tmp_path):
 def test_a_missing_file_is_named():
     with pytest.raises(ConfigError, match=r"nowhere.yaml: cannot be read"):
         load_experiment("nowhere.yaml")
+
+
+def test_literals_are_not_parsed_and_overrides_win_over_them(tmp_path):
+    (tmp_path / "e.yaml").write_text("data: {path: old}")
+    literals = {"data.path": "clips #1: [x]", "data.limit": None, "model.init_from": "true"}
+
+    experiment = load_experiment(tmp_path / "e.yaml", ["model.init_from=other"], literals=literals)
+
+    assert (experiment.data.path, experiment.model.init_from) == ("clips #1: [x]", "other")
