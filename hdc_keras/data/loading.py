@@ -31,6 +31,7 @@ class DecodeFailures:
 
     Attributes:
         reasons: why each failed video could not be decoded, by path.
+        videos: ids of the failed videos. Several videos may share one file.
         fatal: the error that ended reading, or `None`.
     """
 
@@ -38,11 +39,16 @@ class DecodeFailures:
         self.total = total
         self.max_share = max_share
         self.reasons: dict[str, str] = {}
+        self.videos: set[str] = set()
         self.fatal: DataError | None = None
         self._lock = threading.Lock()
 
-    def add(self, error: VideoDecodeError) -> None:
+    def add(self, error: VideoDecodeError, video_id: str) -> None:
         """Record a video that cannot be decoded.
+
+        Args:
+            error: names the file and the cause.
+            video_id: id of the video.
 
         Raises:
             DataError: more than `max_share` of the videos have failed.
@@ -51,10 +57,11 @@ class DecodeFailures:
             if self.fatal:  # Videos are decoded in parallel: beyond the limit, all threads raise the same error.
                 raise self.fatal
             self.reasons[error.path] = error.cause
-            if len(self.reasons) > self.max_share * self.total:
+            self.videos.add(video_id)
+            if len(self.videos) > self.max_share * self.total:
                 listed = "\n  ".join(f"{path}: {cause}" for path, cause in list(self.reasons.items())[:5])
                 self.fatal = DataError(
-                    f"{len(self.reasons)} of {self.total} videos cannot be decoded, more than `data.max_failed_share` "
+                    f"{len(self.videos)} of {self.total} videos cannot be decoded, more than `data.max_failed_share` "
                     f"({self.max_share:g}) allows. The first ones:\n  {listed}\nRepair or remove them, or raise the "
                     "limit with --set data.max_failed_share=..."
                 )
@@ -199,12 +206,12 @@ class WindowLoader:
             row = int(order[shifted % len(order)])
             record = self.records[row]
             try:
-                if record.path not in self.failures.reasons:
+                if record.video_id not in self.failures.videos:
                     count = np.array([self.store.count(record)])
                     windows = sample_windows(self.seed, epoch, self._keys[row : row + 1], count, self.spec)
                     return np.int64(row), self.store.clips(record, windows[0])
             except VideoDecodeError as error:
-                self.failures.add(error)
+                self.failures.add(error, record.video_id)
         raise DataError("none of the videos can be decoded")
 
     def plan(self, step: int | np.int64, frame_counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -315,7 +322,7 @@ def clip_batches(
         try:
             return store.clips(record, evenly_spaced_clips(store.count(record), clips, frames, stride))
         except VideoDecodeError as error:
-            failures.add(error)
+            failures.add(error, record.video_id)
             return None
 
     with ThreadPoolExecutor(workers or os.cpu_count()) as threads:

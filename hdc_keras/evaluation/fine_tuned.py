@@ -33,12 +33,13 @@ def judge_fine_tuned(evaluation: Evaluation, protocol: str) -> ProtocolOutcomes:
     recipe = published.applied(experiment)
     outcomes: list[Outcome] = []
     tested: set[str] = set()
+    decoded: set[str] = set()
     failed: dict[str, str] = {}
     training_failed: dict[str, str] = {}
     baselines: dict[str, float] = {}
     for split, records in evaluation.splits.items():
         videos = _without_features(records)
-        columns = require_labels(videos.of_split("train"), videos.of_split("test"))
+        columns = require_labels(protocol, records, published.validation > 0)
         baselines = baselines or {column: chance(videos, column) for column in columns}
         test = videos.of_split("test").records
         tested |= {record.video_id for record in test}
@@ -62,6 +63,7 @@ def judge_fine_tuned(evaluation: Evaluation, protocol: str) -> ProtocolOutcomes:
                     labels = [record.labels[column] for record in scores.records]
                     judgement = judged_by_scores(scores.scores, job.classes, labels)
                     outcomes.append(Outcome(name, split, Answer(column, "fine-tuned", seed, judgement), scores.records))
+                    decoded |= {record.video_id for record in scores.records}
                     failed |= scores.failed
                     training_failed |= scores.training_failed
     reduced = changed(published, recipe)
@@ -76,7 +78,7 @@ def judge_fine_tuned(evaluation: Evaluation, protocol: str) -> ProtocolOutcomes:
         },
         {
             "asked": len(tested),
-            "decoded": len(tested) - len(failed),
+            "decoded": len(decoded),
             "failed": failed,
             "training_failed": training_failed,
         },

@@ -67,6 +67,6 @@ def judge_features(evaluation: Evaluation, protocol: str, features: dict[str, Vi
     return ProtocolOutcomes(
         {"version": probe.version, "source": probe.source, "settings": used, "reduced": {}},
         {"asked": pretrained.asked, "decoded": len(pretrained.records), "failed": pretrained.failed},
-        {column: chance(first_split, column) for column in first_split.records[0].labels},
+        {column: chance(first_split, column) for column in first_split.of_split("train").records[0].labels},
         outcomes,
     )

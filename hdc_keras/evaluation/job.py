@@ -11,8 +11,9 @@ from hdc_keras.evaluation.frozen import features_by_network, judge_features
 from hdc_keras.evaluation.protocols import require_known
 from hdc_keras.evaluation.result import write_outcomes
 from hdc_keras.evaluation.splits import Splits, with_labels_per_class
+from hdc_keras.finetuning.recipes import FINE_TUNING
 from hdc_keras.model import HDC
-from hdc_keras.probes.registry import PROBES
+from hdc_keras.probes.registry import PROBES, require_labels
 from hdc_keras.runs.directory import RunDirectory
 from hdc_keras.training.distribution import is_multi_process
 from hdc_keras.training.models import build_model
@@ -58,11 +59,15 @@ def evaluate(
     if is_multi_process():
         raise ConfigError("evaluation runs in one process, which can use all GPUs of its machine. Start it only once.")
     run.require_writable("results")
+    used = {name: with_labels_per_class(records, experiment) for name, records in splits.items()}
+    for protocol in protocols:
+        validates = protocol in FINE_TUNING and FINE_TUNING[protocol].validation > 0
+        for records in used.values():
+            require_labels(protocol, records, validates)
     model, checkpoint = run.checkpoints.load(best=best)
     networks = {"metrics": model, "random_weights": _new_network(experiment, None)}
     if supervised:
         networks["supervised"] = _new_network(experiment, supervised)
-    used = {name: with_labels_per_class(records, experiment) for name, records in splits.items()}
     evaluation = Evaluation(run, experiment, used, networks, checkpoint, progress)
 
     on_features = [name for name in protocols if name in PROBES]

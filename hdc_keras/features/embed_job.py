@@ -127,7 +127,7 @@ def _write_missing_parts(
     def count_failures(part: int, failed: dict[str, str]) -> None:
         for record in table.records_of(part):
             if record.video_id in failed:
-                failures.add(VideoDecodeError(record.path, failed[record.video_id]))
+                failures.add(VideoDecodeError(record.path, failed[record.video_id]), record.video_id)
 
     for part, failed in table.failed.items():
         count_failures(part, failed)
@@ -135,7 +135,7 @@ def _write_missing_parts(
 
     def show(done_in_part: int, _: int) -> None:
         if progress:
-            progress(done + done_in_part, total, len(failures.reasons))
+            progress(done + done_in_part, total, len(failures.videos))
 
     show(0, 0)
     for part in range(table.parts):

@@ -116,7 +116,7 @@ def encoded_batches(
         done += batch.asked
         if progress:
             progress(done, len(records))
-    if encoded + len(failures.reasons) != len(records):
+    if encoded + len(failures.videos) != len(records):
         raise DataError(
-            f"{len(records)} videos were requested, but {encoded} were encoded and {len(failures.reasons)} failed."
+            f"{len(records)} videos were requested, but {encoded} were encoded and {len(failures.videos)} failed."
         )

@@ -111,4 +111,5 @@ def validation_metrics(
         losses += [-log_softmax[row, label] for row, label in enumerate(batch_labels)]
         is_correct += list(logits.argmax(axis=1) == batch_labels)
     failures.reasons.update(any_may_fail.reasons)
+    failures.videos |= any_may_fail.videos
     return {"val_loss": float(np.mean(losses)), "val_top1": float(np.mean(is_correct))} if losses else {}

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from hdc_keras.config import EvaluateConfig
+from hdc_keras.data.records import VideoRecord
 from hdc_keras.errors import DataError
 from hdc_keras.features.video_features import VideoFeatures
 from hdc_keras.probes.linear import LINEAR
@@ -73,12 +74,7 @@ def judge(
         DataError: there are no labels, too few label columns or classes, or no training or no test videos.
     """
     train, test = features.of_split("train"), features.of_split("test")
-    columns = require_labels(train, test)
-    if protocol == "factors" and len(columns) < 2:
-        raise DataError(
-            "`factors` shows which of several labels can be predicted from which task and level, but the videos have "
-            f"only `{columns[0]}`. Use a CSV manifest with two or more columns named label_..., or evaluate `linear`."
-        )
+    columns = require_labels(protocol, features.records)
     probe = PROBES[protocol]
     used_seeds = list(seeds) if probe.is_random else list(seeds)[:1]
     used_seeds += [max(used_seeds) + 1 + extra for extra in range(probe.least_seeds - len(used_seeds))]
@@ -92,27 +88,47 @@ def judge(
     return answers
 
 
-def require_labels(train: VideoFeatures, test: VideoFeatures) -> list[str]:
-    """Check that the videos can be evaluated, and return their label columns.
+def require_labels(protocol: str, records: Sequence[VideoRecord], validates: bool = False) -> list[str]:
+    """Check that a protocol can evaluate the videos, and return their label columns. No video is read.
+
+    Args:
+        protocol: name of the protocol.
+        records: videos with splits.
+        validates: whether the protocol uses the labels of the "val" split too.
 
     Raises:
-        DataError: there are no training or no test videos, no labels, or training videos of one class only.
+        DataError: there are no training or no test videos, no labels, or training videos of one class only; some videos
+            have no labels; or the protocol needs more label columns.
     """
-    if not train.records or not test.records:
+    train, test = ([record for record in records if record.split == split] for split in ("train", "test"))
+    if not train or not test:
         raise DataError(
-            f"evaluation needs training and test videos, but there are {len(train.records)} training and "
-            f"{len(test.records)} test videos. Add labels (class folders, or a `label` column), so that videos of "
+            f"evaluation needs training and test videos, but there are {len(train)} training and "
+            f"{len(test)} test videos. Add labels (class folders, or a `label` column), so that videos of "
             "each class are held out for testing, or add a `split` column."
         )
-    columns = list(train.records[0].labels)
+    used = train + test + [record for record in records if validates and record.split == "val"]
+    columns = list(dict.fromkeys(column for record in used for column in record.labels))
     if not columns:
         raise DataError("the videos have no labels. Use class folders, or a CSV manifest with a `label` column.")
     for column in columns:
-        classes = {record.labels[column] for record in train.records}
+        unlabelled = [record.video_id for record in used if column not in record.labels]
+        if unlabelled:
+            raise DataError(
+                f"{len(unlabelled)} of {len(used)} videos have no `{column}`, such as {unlabelled[0]}. Evaluation "
+                "needs the labels of every video. Add them, or leave these videos out of the set."
+            )
+    for column in columns:
+        classes = {record.labels[column] for record in train}
         if len(classes) < 2:
             raise DataError(
                 f"all training videos have the same `{column}`, {classes.pop()}. Evaluation needs two or more classes."
             )
+    if protocol == "factors" and len(columns) < 2:
+        raise DataError(
+            "`factors` shows which of several labels can be predicted from which task and level, but the videos have "
+            f"only `{columns[0]}`. Use a CSV manifest with two or more columns named label_..., or evaluate `linear`."
+        )
     return columns
 
 

@@ -29,7 +29,7 @@ def draw_views(experiment: Experiment, videos: TrainingVideos) -> bytes:
             clips = videos.store.clips(record, indices[0])
             windows.append(videos.policy(clips).numpy() if videos.policy else clips)
         except VideoDecodeError as error:
-            videos.failures.add(error)
+            videos.failures.add(error, record.video_id)
         if len(windows) == GALLERY_VIDEOS:
             break
     # A separate generator: draws from the model's generator would change the views of the training.

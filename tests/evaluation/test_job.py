@@ -2,12 +2,15 @@
 
 import csv
 import json
+import re
 import shutil
 import statistics
+from dataclasses import replace
 
 import pytest
 
-from hdc_keras.errors import ConfigError, RunError
+from hdc_keras.data.records import VideoRecord
+from hdc_keras.errors import ConfigError, DataError, RunError
 from hdc_keras.evaluation.job import evaluate
 from hdc_keras.evaluation.splits import load_splits
 from hdc_keras.runs.directory import RunDirectory
@@ -109,3 +112,40 @@ def test_a_run_that_cannot_be_written_is_refused_before_any_work(run, ucf101, tm
         evaluate(run, experiment, load_splits(experiment, "own")[0], ["knn"], lambda *task: reported.append(task))
 
     assert not reported
+
+
+@pytest.mark.parametrize(
+    ("protocol", "labels", "message"),
+    [
+        ("knn", ["a", "b", "", "b"], "1 of 4 videos have no `label`, such as video2"),
+        ("finetune-vcop", ["a", "b", "a", ""], "1 of 4 videos have no `label`, such as video3"),
+        ("linear", ["", "", "", ""], "the videos have no labels"),
+        ("retrieval", ["a", "a", "a", "b"], "all training videos have the same `label`, a"),
+        ("factors", ["a", "b", "a", "b"], "the videos have only `label`"),
+    ],
+)
+def test_labels_are_checked_before_anything_is_extracted(run, protocol, labels, message):
+    # None of the files exists, so the evaluation would fail with another error if it read one.
+    records = [
+        VideoRecord(f"nowhere/{number}.mp4", f"video{number}", {"label": label} if label else {}, split)
+        for number, (label, split) in enumerate(zip(labels, ("train", "train", "train", "test"), strict=True))
+    ]
+    reported = []
+
+    with pytest.raises(DataError, match=re.escape(message)):
+        evaluate(run, experiment_on("nowhere"), {"1": records}, ["knn", protocol], lambda *task: reported.append(task))
+
+    assert not reported
+
+
+@pytest.mark.parametrize("protocol", ["knn", "finetune-vcop"])
+def test_two_videos_that_share_one_broken_file_are_left_out(run, partly_broken, protocol):
+    experiment = experiment_on(partly_broken, finetune_epochs=1, finetune_batch_size=4)
+    records = load_splits(experiment, "own")[0]["1"]
+    twin = next(record for record in records if record.video_id == BROKEN[0])
+
+    result = evaluate(run, experiment, {"1": [*records, replace(twin, video_id="twin")]}, [protocol])[protocol]
+
+    asked = {"knn": 38, "finetune-vcop": 23}[protocol]
+    counts = result["counts"]
+    assert (counts["asked"], counts["decoded"], len(counts["failed"])) == (asked, asked - 4, 3)

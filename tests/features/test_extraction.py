@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -58,3 +60,14 @@ def test_three_crops_are_evenly_spaced_views_of_each_clip(shapes_folder, small_m
     # The views of a clip follow each other, and the second of its three crops is the centre crop.
     np.testing.assert_allclose(three.views["P5"][:, 1::3], one.views["P5"], atol=1e-5)
     assert np.abs(three.views["P5"][:, 0::3] - three.views["P5"][:, 2::3]).max() > 1e-4
+
+
+def test_videos_that_share_one_broken_file_count_one_by_one(shapes_folder, encoder, experiment, store, tmp_path):
+    good, (broken,) = read_records(shapes_folder)[:2], broken_videos(tmp_path, 1)
+    twins = [broken, replace(broken, video_id="again")]
+
+    features = extract_features(encoder, [*good, *twins], experiment, store)
+
+    assert features.records == good and list(features.failed) == [broken.path]
+    with pytest.raises(DataError, match="2 of 3 videos cannot be decoded"):
+        extract_features(encoder, [good[0], *twins], experiment, store)

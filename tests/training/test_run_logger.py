@@ -75,8 +75,8 @@ def test_bad_videos_are_counted_and_listed(tmp_path):
     log_epoch(logger, 0, loss=3.0)
     assert not (tmp_path / "failures.csv").exists()
 
-    failures.add(VideoDecodeError("b.mp4", "no stream"))
-    failures.add(VideoDecodeError("a.mp4", "truncated"))
+    failures.add(VideoDecodeError("b.mp4", "no stream"), "b")
+    failures.add(VideoDecodeError("a.mp4", "truncated"), "a")
     log_epoch(logger, 1, loss=3.0)
 
     assert [row["videos_failed"] for row in RunDirectory(tmp_path).read_metrics()] == ["0", "2"]
