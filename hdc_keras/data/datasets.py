@@ -6,10 +6,9 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
 
 from hdc_keras.config import DataConfig
-from hdc_keras.data.records import VIDEO_SUFFIXES, VideoRecord, read_records
+from hdc_keras.data.records import VIDEO_SUFFIXES, VideoRecord, VideoSet, read_videos
 from hdc_keras.data.remote import is_remote
 from hdc_keras.data.shards import is_prepared, read_prepared
 from hdc_keras.errors import DataError
@@ -29,13 +28,6 @@ _NAMES_SHOWN = 3
 # Number of video names that are checked to detect a layout.
 _NAMES_CHECKED = 20
 _PROBLEMS_SHOWN = 20
-
-
-class VideoSet(NamedTuple):
-    """Videos, and notes for the user on how they were found, one sentence each."""
-
-    records: list[VideoRecord]
-    notes: list[str]
 
 
 def read_local_dataset(data: DataConfig) -> VideoSet:
@@ -68,14 +60,14 @@ def read_dataset(data: DataConfig) -> VideoSet:
         share = f"{len(failed)} of {len(records) + len(failed)} videos could not be prepared"
         return VideoSet(records, [f"{share}; {folder}/report.json lists the reasons"] if failed else [])
     if is_remote(data.path):
-        return VideoSet(read_records(data.path), [])
+        return read_videos(data.path)
     path = Path(data.path)
     annotations = Path(data.annotations) if data.annotations else None
     if annotations and not annotations.exists():
         raise DataError(f"{annotations}: no such file or folder (data.annotations).")
     layout = _detect(path, annotations) if data.layout == "auto" else data.layout
     if layout == "plain":
-        return VideoSet(read_records(path), [])
+        return read_videos(path)
     if not path.is_dir():
         raise DataError(f"{path}: no such folder. The layout {layout} needs the folder that contains the videos.")
     if layout == "kinetics":

@@ -8,6 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 from hdc_keras.data.remote import is_remote, list_files
 from hdc_keras.data.sampling import random_generator
@@ -34,6 +35,8 @@ VIDEO_SUFFIXES = frozenset(
 )
 MANIFEST_SUFFIXES = (".csv", ".jsonl")
 SPLITS = ("train", "val", "test")
+# The split of a folder of that name, in lower case.
+_SPLIT_FOLDERS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 _LABEL_PREFIX = "label_"
 _ERRORS_SHOWN = 20
 
@@ -84,13 +87,26 @@ class VideoRecord:
         return next(iter(self.labels.values()), None)
 
 
+class VideoSet(NamedTuple):
+    """Videos, and notes for the user on how they were found, one sentence each."""
+
+    records: list[VideoRecord]
+    notes: list[str]
+
+
 def read_records(path: str | Path) -> list[VideoRecord]:
+    """The videos of `read_videos`, without its notes."""
+    return read_videos(path).records
+
+
+def read_videos(path: str | Path) -> VideoSet:
     """Read a set of videos.
 
     Args:
         path: a CSV or JSONL manifest; a folder that contains one (`manifest.csv`, `manifest.jsonl`, or a single CSV
-            with a `path` column); a folder of classes, one sub-folder each; or a folder of videos without labels. A
-            folder may be a URL.
+            with a `path` column); a folder of classes, one sub-folder each; a folder of videos without labels; or a
+            folder with such a folder for each split (`train`, `val`, `valid`, `validation`, `test`). A folder may be
+            a URL.
 
     Raises:
         DataError: `path` does not exist, or its content is not valid; the message lists every problem.
@@ -108,9 +124,9 @@ def read_records(path: str | Path) -> list[VideoRecord]:
                 f"{path}: expected a folder of videos or a manifest (*.csv, *.jsonl). To use single videos, list them "
                 "in a CSV with a `path` column."
             )
-        return read_manifest(path)
+        return VideoSet(read_manifest(path), [])
     manifest = _find_manifest(path)
-    return read_manifest(manifest) if manifest else read_folder(path)
+    return VideoSet(read_manifest(manifest), []) if manifest else read_folder(path)
 
 
 def read_manifest(path: Path) -> list[VideoRecord]:
@@ -201,32 +217,49 @@ def _jsonl_rows(path: Path) -> tuple[Sequence[str], _Rows]:
     ]
 
 
-def read_folder(folder: Path) -> list[VideoRecord]:
-    """Read a folder with one sub-folder per class (searched recursively), or a folder of videos without labels."""
+def read_folder(folder: Path) -> VideoSet:
+    """Read a folder without a manifest.
+
+    It has one sub-folder per class (searched recursively), or videos without labels. Both may be in split folders.
+    """
     return _from_names(str(folder), [path.relative_to(folder).as_posix() for path in folder.rglob("*")], f"{folder}/")
 
 
-def _from_names(folder: str, files: Iterable[str], prefix: str) -> list[VideoRecord]:
+def _from_names(folder: str, files: Iterable[str], prefix: str) -> VideoSet:
     names = sorted(name for name in files if PurePosixPath(name).suffix.lower() in VIDEO_SUFFIXES)
     if not names:
         raise DataError(
             f"{folder}: contains no videos. Expected files ending in {', '.join(sorted(VIDEO_SUFFIXES))}, directly or "
             "in one sub-folder per class."
         )
-    loose = [name for name in names if "/" not in name]
-    if loose and len(loose) != len(names):
-        raise DataError(
-            f"{folder}: some videos are in class folders and some are not (such as {loose[0]}). Move them, or list "
-            "them in a CSV manifest."
-        )
-    return [
-        VideoRecord(
-            path=prefix + name,
-            video_id=name,
-            labels={} if loose else {"label": name.partition("/")[0]},
-        )
-        for name in names
-    ]
+    splits, notes = _splits_of_folders(names)
+    records = []
+    for top in splits or [""]:
+        inside = [name.removeprefix(top) for name in names if name.startswith(top)]
+        loose = [name for name in inside if "/" not in name]
+        if loose and len(loose) != len(inside):
+            raise DataError(
+                f"{folder}: some videos are in class folders and some are not (such as {top}{loose[0]}). Move them, "
+                "or list them in a CSV manifest."
+            )
+        for name in inside:
+            labels = {} if loose else {"label": name.partition("/")[0]}
+            records.append(VideoRecord(f"{prefix}{top}{name}", f"{top}{name}", labels, splits.get(top)))
+    return VideoSet(records, notes)
+
+
+def _splits_of_folders(names: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """The split of each first-level folder (`train/`, ...), and a note; both empty unless all folders name splits."""
+    counts = Counter("".join(name.partition("/")[:2]) for name in names)
+    splits = {top: _SPLIT_FOLDERS.get(top.removesuffix("/").casefold(), "") for top in sorted(counts)}
+    if not all(splits.values()) or not all(top.endswith("/") for top in splits):
+        return {}, []
+    note = "splits are taken from folders (number of videos): " + ", ".join(f"{top} ({counts[top]})" for top in splits)
+    if "test" not in splits.values() and "val" in splits.values():
+        alone = ", ".join(top for top, split in splits.items() if split == "val")
+        note += f"; {alone} serves as the test split, because there is no folder test/"
+        splits = {top: "test" if split == "val" else split for top, split in splits.items()}
+    return splits, [note]
 
 
 def with_splits(records: Sequence[VideoRecord], holdout: float, seed: int) -> list[VideoRecord]:

@@ -2,7 +2,7 @@ from collections import Counter
 
 import pytest
 
-from hdc_keras.data.records import VideoRecord, at_most_per_class, read_records, with_splits
+from hdc_keras.data.records import VideoRecord, at_most_per_class, read_records, read_videos, with_splits
 from hdc_keras.errors import DataError
 
 
@@ -34,6 +34,58 @@ def test_a_plain_folder_is_unlabelled(tmp_path):
     touch(tmp_path, "1.mp4", "2.mp4")
 
     assert [r.label for r in read_records(tmp_path)] == [None, None]
+
+
+def test_folders_named_like_splits_give_splits(tmp_path):
+    touch(tmp_path, "train/run/1.mp4", "train/walk/1.mp4", "valid/run/1.mp4", "Test/walk/deep/1.mp4", "logs/notes.txt")
+
+    records, notes = read_videos(tmp_path)
+
+    assert [(r.video_id, r.label, r.split) for r in records] == [
+        ("Test/walk/deep/1.mp4", "walk", "test"),
+        ("train/run/1.mp4", "run", "train"),
+        ("train/walk/1.mp4", "walk", "train"),
+        ("valid/run/1.mp4", "run", "val"),
+    ]
+    assert all(r.path == str(tmp_path / r.video_id) for r in records)
+    assert notes == ["splits are taken from folders (number of videos): Test/ (1), train/ (2), valid/ (1)"]
+
+
+@pytest.mark.parametrize("name", ["val", "valid", "validation"])
+def test_a_validation_folder_without_a_test_folder_becomes_the_test_split(tmp_path, name):
+    touch(tmp_path, "train/run/1.mp4", f"{name}/run/1.mp4")
+
+    records, (note,) = read_videos(tmp_path)
+
+    assert [(r.label, r.split) for r in records] == [("run", "train"), ("run", "test")]
+    assert note.endswith(f"{name}/ (1); {name}/ serves as the test split, because there is no folder test/")
+
+
+def test_loose_videos_in_split_folders_are_unlabelled(tmp_path):
+    touch(tmp_path, "train/1.mp4", "train/2.mp4", "test/run/1.mp4")
+
+    assert [(r.video_id, r.label, r.split) for r in read_records(tmp_path)] == [
+        ("test/run/1.mp4", "run", "test"),
+        ("train/1.mp4", None, "train"),
+        ("train/2.mp4", None, "train"),
+    ]
+
+
+def test_videos_next_to_class_folders_in_a_split_folder_are_refused(tmp_path):
+    touch(tmp_path, "train/run/1.mp4", "train/2.mp4", "test/run/1.mp4")
+
+    with pytest.raises(DataError, match=r"some are not \(such as train/2.mp4\)"):
+        read_records(tmp_path)
+
+
+@pytest.mark.parametrize("other", ["run/1.mp4", "trains/1.mp4"])
+def test_a_folder_that_names_no_split_makes_all_folders_classes(tmp_path, other):
+    touch(tmp_path, "train/fast/1.mp4", "test/slow/1.mp4", other)
+
+    records, notes = read_videos(tmp_path)
+
+    assert {r.label for r in records} == {"train", "test", other.partition("/")[0]} and notes == []
+    assert {r.split for r in records} == {None}
 
 
 def test_a_jsonl_manifest_has_one_object_per_line(tmp_path):

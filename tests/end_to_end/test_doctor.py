@@ -24,6 +24,20 @@ def test_a_file_that_is_not_a_video_is_named_and_fails_the_command(class_folder,
     assert f"{class_folder / 'across' / 'notes.mp4'}: " in done.out and "Traceback" not in done.out
 
 
+def test_split_folders_are_recognised_and_named(tmp_path, class_folder, hdc_keras_in_process):
+    for path in sorted(class_folder.rglob("*.mp4")):
+        split = "val" if path.stem == "3" else "train"
+        target = tmp_path / "set" / split / path.parent.name / path.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        path.rename(target)
+
+    done = hdc_keras_in_process("doctor", "--data", tmp_path / "set")
+
+    flat = " ".join(done.out.split())
+    assert done.code == 0 and "│ across │ 3 │ 0 │ 1 │ │ around │ 3 │ 0 │ 1 │" in flat
+    assert "splits are taken from folders (number of videos): train/ (6), val/ (2); val/ serves as the test" in flat
+
+
 def test_an_official_layout_is_recognised(tmp_path, class_folder, hdc_keras_in_process):
     for number, path in enumerate(sorted(class_folder.rglob("*.mp4"))):
         action = path.parent.name.capitalize()
