@@ -75,15 +75,18 @@ def sample_windows(seed: int, epoch: int, keys: np.ndarray, frame_counts: np.nda
 
 
 def evenly_spaced_clips(frame_count: int, clips: int, frames: int, stride: int) -> np.ndarray:
-    """Frame indices of `clips` clips, evenly spaced from the start of the video to its end.
+    """Frame indices of `clips` clips, evenly spaced from the start of the video to its end; one clip is the middle one.
 
     Returns:
-        (clips, frames) int64. A video shorter than a clip is looped.
+        (clips, frames) int64. A video shorter than a clip is looped; a single clip of it starts at the first frame.
     """
     if frame_count < 1:
         raise ValueError(f"`frame_count` must be at least 1. Received: {frame_count}")
-    last_start = int(_start_counts(np.array(frame_count), frames, np.array(stride))) - 1
-    starts = np.linspace(0, last_start, clips).round().astype(np.int64)
+    if clips == 1:
+        starts = np.array([max(0, frame_count - (frames - 1) * stride - 1) // 2])
+    else:
+        last_start = int(_start_counts(np.array(frame_count), frames, np.array(stride))) - 1
+        starts = np.linspace(0, last_start, clips).round().astype(np.int64)
     return (starts[:, None] + stride * np.arange(frames)) % frame_count
 
 

@@ -18,7 +18,7 @@ from hdc_keras.features.video_features import Arrays, VideoFeatures
 from hdc_keras.files import replacing_stream
 
 # Increase this whenever a code change alters the features of the same network and videos.
-_VERSION = 1
+_VERSION = 2
 
 
 class FeatureStore:

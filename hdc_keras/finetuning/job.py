@@ -70,7 +70,8 @@ class FineTuningJob:
         sets = [[record.video_id for record in records] for records in (self.train, self.validation, self.test)]
         weights = digest_of_weights(self.backbone) if self.backbone else None
         evaluate, train = self.experiment.evaluate, self.experiment.train
-        used = [evaluate.clips, evaluate.crops, train.precision, self.experiment.model.backbone, self.column, self.seed]
+        clips = "middle" if evaluate.clips == 1 else evaluate.clips  # 0.1.0 took the first clip, under the digest of 1
+        used = [clips, evaluate.crops, train.precision, self.experiment.model.backbone, self.column, self.seed]
         parts = [asdict(self.recipe), self.experiment.data.model_dump(mode="json"), used, sets, weights]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 

@@ -105,7 +105,7 @@ def changed(published: FineTuning, used: FineTuning) -> dict[str, list[Any]]:
 
 FINE_TUNING = {
     "finetune-vcop": FineTuning(
-        version=1,
+        version=2,  # 1 validated on the first clip, not the middle one
         source="VCOP (Xu et al., CVPR 2019), as in its code, ft_classify.py",
         frames=16,
         stride=1,

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from hdc_keras.data.sampling import WindowSpec, epoch_order, evenly_spaced_clips, sample_windows, video_keys
+from hdc_keras.report.thumbnails import middle_frames
 
 SPEC = WindowSpec(frames=8, stride=2, min_gap=10, strides=(1, 2, 3))
 
@@ -101,6 +102,22 @@ def test_evenly_spaced_clips_span_the_video():
     assert clips.shape == (10, 8)
     assert clips[0, 0] == 0 and clips[-1, -1] == 99
     assert np.ptp(np.diff(clips[:, 0])) <= 1
+
+
+@pytest.mark.parametrize(
+    ("count", "frames", "stride", "expected"),
+    [
+        (100, 4, 2, [46, 48, 50, 52]),  # frames 46 to 52: 46 before them, 47 after them
+        (9, 4, 1, [2, 3, 4, 5]),
+        (4, 4, 1, [0, 1, 2, 3]),
+        (3, 5, 1, [0, 1, 2, 0, 1]),
+    ],
+)
+def test_a_single_clip_is_the_middle_one(count, frames, stride, expected):
+    np.testing.assert_array_equal(evenly_spaced_clips(count, 1, frames, stride), [expected])
+    if count >= frames:  # thumbnails show the same clip
+        shown = middle_frames(count, frames, stride)
+        assert (shown[0], shown[-1]) == (expected[0], expected[-1])
 
 
 def test_short_videos_are_looped():

@@ -90,7 +90,7 @@ def test_fine_tuning_counts_test_videos_and_reports_differences_from_the_publica
     result = evaluate_own_split(run, experiment, "finetune-vcop")
 
     require_34_predictions_and_3_failures(run, partly_broken, "finetune-vcop", result, asked=22)
-    assert (result["protocol"], result["version"]) == ("finetune-vcop", 1) and "VCOP" in result["source"]
+    assert (result["protocol"], result["version"]) == ("finetune-vcop", 2) and "VCOP" in result["source"]
     reduced = result["reduced"]
     assert (reduced["epochs"], reduced["frames"], reduced["size"]) == ([150, 1], [16, 4], [112, 16])
     assert reduced["labels_per_class"] == ["all", 4]
