@@ -111,13 +111,13 @@ def _knn(question: Question) -> Judgement:
 
 def _retrieval(question: Question) -> Judgement:
     train, test = joined(question.train, question.test, question.names)
-    ks = question.settings.recall_at
+    train_labels, ks = question.train_labels, question.settings.recall_at
     near = nearest_neighbours(test, train, max(*ks, _NEIGHBOURS_LISTED))
-    recalls = recall_at(near, question.test_labels, question.train_labels, ks)
+    recalls = recall_at(near, question.test_labels, train_labels, ks)
     listed = near.positions[:, :_NEIGHBOURS_LISTED]
     return Judgement(
         {f"R@{k}": value for k, value in recalls.items()},
-        [question.train_labels[row[0]] for row in listed],
+        [train_labels[row[0]] for row in listed],
         [[question.train.records[position].video_id for position in row] for row in listed],
     )
 
