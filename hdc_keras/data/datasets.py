@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 
 from hdc_keras.config import DataConfig
-from hdc_keras.data.records import VIDEO_SUFFIXES, VideoRecord, VideoSet, read_videos
+from hdc_keras.data.records import VideoRecord, VideosBelow, VideoSet, read_videos
 from hdc_keras.data.remote import is_remote
 from hdc_keras.data.shards import is_prepared, read_prepared
 from hdc_keras.errors import DataError
@@ -238,7 +238,7 @@ def _header(path: Path) -> list[str]:
 
 def _detect(path: Path, annotations: Path | None) -> str:
     """Detect the layout from the names of some videos; for Kinetics, the CSV lists must exist too."""
-    names = [video.stem for video in islice(_videos(path), _NAMES_CHECKED)] if path.is_dir() else []
+    names = [video.stem for video in islice(map(Path, VideosBelow(path)), _NAMES_CHECKED)] if path.is_dir() else []
     if not names:
         return "plain"
     if all(_UCF_NAME.fullmatch(name) for name in names):
@@ -261,10 +261,6 @@ def _folder_with(pattern: str, folder: Path, annotations: Path | None) -> Path |
 
 def _subfolders(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
-
-
-def _videos(folder: Path) -> Iterator[Path]:
-    return (path for path in folder.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES)
 
 
 def _require_lists(annotations: Path | None, expected: str) -> None:
@@ -321,7 +317,8 @@ class _Files:
     """
 
     def __init__(self, folder: Path, by_folder: bool, exact: bool = False):
-        self.paths = sorted(_videos(folder))
+        self.found = VideosBelow(folder)
+        self.paths = sorted(folder / name for name in self.found)
         self.by_folder = by_folder
         self.exact = exact
         self.by_key: dict[str, list[Path]] = defaultdict(list)
@@ -346,7 +343,7 @@ class _Files:
         return None
 
     def notes(self) -> list[str]:
-        """Notes for the user on missing, differently spelled and unlisted videos."""
+        """Notes for the user on missing, differently spelled and unlisted videos, and on links left out."""
         notes = []
         if self.missing:
             notes.append(f"listed videos that are missing: {len(self.missing)} ({_first_names(self.missing)})")
@@ -356,7 +353,7 @@ class _Files:
         unlisted = [path.name for path in self.paths if path not in self.used]
         if self.used and unlisted:
             notes.append(f"videos left out because no list names them: {len(unlisted)} ({_first_names(unlisted)})")
-        return notes
+        return notes + self.found.notes()
 
     def _key(self, folder: str, stem: str) -> str:
         name = f"{folder}/{stem}" if self.by_folder else stem

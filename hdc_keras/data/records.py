@@ -2,10 +2,11 @@
 
 import csv
 import difflib
+import heapq
 import json
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -39,6 +40,7 @@ SPLITS = ("train", "val", "test")
 _SPLIT_FOLDERS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 _LABEL_PREFIX = "label_"
 _ERRORS_SHOWN = 20
+_LINKS_SHOWN = 3
 
 
 @dataclass(frozen=True)
@@ -222,7 +224,62 @@ def read_folder(folder: Path) -> VideoSet:
 
     It has one sub-folder per class (searched recursively), or videos without labels. Both may be in split folders.
     """
-    return _from_names(str(folder), [path.relative_to(folder).as_posix() for path in folder.rglob("*")], f"{folder}/")
+    found = VideosBelow(folder)
+    records, notes = _from_names(str(folder), found, f"{folder}/")
+    return VideoSet(records, [*notes, *found.notes()])
+
+
+class VideosBelow:
+    """The names of the videos in a folder and its sub-folders, relative to it, in no particular order.
+
+    Links to folders are followed, after all other folders. Each folder is read once, so a link to a folder that was
+    read already, or that contains the link, is left out.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.left_out: list[str] = []
+
+    def __iter__(self) -> Iterator[str]:
+        self.left_out = []
+        read: set[str] = set()
+        folders, links = [""], list[str]()
+        while folders or links:
+            is_link = not folders
+            name = heapq.heappop(links) if is_link else folders.pop()
+            place = os.path.realpath(self.folder / name)
+            if place in read or (is_link and self._contains(place, name)):
+                self.left_out.append(name)
+                continue
+            read.add(place)
+            for entry in _entries(place):
+                below = f"{name}/{entry.name}" if name else entry.name
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(below)
+                elif entry.is_symlink() and Path(entry.path).is_dir():
+                    heapq.heappush(links, below)
+                elif PurePosixPath(below).suffix.lower() in VIDEO_SUFFIXES:
+                    yield below
+
+    def notes(self) -> list[str]:
+        """A note for the user on the links that were left out."""
+        if not self.left_out:
+            return []
+        names = ", ".join(self.left_out[:_LINKS_SHOWN]) + (", ..." if len(self.left_out) > _LINKS_SHOWN else "")
+        count = len(self.left_out)
+        return [f"links left out because their folder was read already, or contains the link: {count} ({names})"]
+
+    def _contains(self, place: str, link: str) -> bool:
+        """Whether a link is below the folder to which it leads."""
+        return Path(os.path.realpath((self.folder / link).parent)).is_relative_to(place)
+
+
+def _entries(folder: str) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(entries, key=lambda entry: entry.name)
+    except PermissionError:  # such as lost+found at the top of a disk
+        return []
 
 
 def _from_names(folder: str, files: Iterable[str], prefix: str) -> VideoSet:

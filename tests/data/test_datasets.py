@@ -82,6 +82,15 @@ def test_ucf101_names_match_regardless_of_case_and_suffix(ucf101):
     ]
 
 
+def test_ucf101_class_folders_that_are_links_are_read(ucf101):
+    (ucf101 / "UCF-101" / "ApplyEyeMakeup").rename(ucf101 / "elsewhere")
+    (ucf101 / "UCF-101" / "ApplyEyeMakeup").symlink_to(ucf101 / "elsewhere")
+
+    records, notes = read(ucf101 / "UCF-101")
+
+    assert notes == [] and len(records) == 8
+
+
 def test_missing_and_unlisted_videos_are_reported(ucf101):
     (ucf101 / "UCF-101/ApplyEyeMakeup/v_ApplyEyeMakeup_g01_c02.avi").unlink()
     touch(ucf101 / "UCF-101", "ApplyEyeMakeup/v_ApplyEyeMakeup_g09_c01.avi")

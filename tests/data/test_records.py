@@ -36,6 +36,43 @@ def test_a_plain_folder_is_unlabelled(tmp_path):
     assert [r.label for r in read_records(tmp_path)] == [None, None]
 
 
+def test_class_folders_that_are_links_are_followed(tmp_path):
+    touch(tmp_path, "elsewhere/a/1.mp4", "elsewhere/b/deep/2.mp4", "set/run/3.mp4")
+    (tmp_path / "set" / "jump").symlink_to("../elsewhere/a")
+    (tmp_path / "set" / "walk").symlink_to(tmp_path / "elsewhere" / "b", target_is_directory=True)
+    (tmp_path / "set" / "gone").symlink_to("nowhere")
+
+    records, notes = read_videos(tmp_path / "set")
+
+    assert [(r.video_id, r.label) for r in records] == [
+        ("jump/1.mp4", "jump"),
+        ("run/3.mp4", "run"),
+        ("walk/deep/2.mp4", "walk"),
+    ]
+    assert records[0].path == str(tmp_path / "set" / "jump" / "1.mp4") and notes == []
+
+
+def test_links_that_lead_in_circles_are_left_out_and_named(tmp_path):
+    touch(tmp_path, "set/run/1.mp4", "set/walk/2.mp4", "elsewhere/3.mp4")
+    for link, target in {
+        "set/again": "run",
+        "set/all": "..",
+        "set/itself": "itself",
+        "set/run/up": "../..",
+        "set/walk/run": "../run",
+        "elsewhere/back": "../set",
+        "set/there": "../elsewhere",
+    }.items():
+        (tmp_path / link).symlink_to(target)
+
+    records, (note,) = read_videos(tmp_path / "set")
+
+    assert [r.video_id for r in records] == ["run/1.mp4", "there/3.mp4", "walk/2.mp4"]
+    assert note == (
+        "links left out because their folder was read already, or contains the link: 5 (again, all, run/up, ...)"
+    )
+
+
 def test_folders_named_like_splits_give_splits(tmp_path):
     touch(tmp_path, "train/run/1.mp4", "train/walk/1.mp4", "valid/run/1.mp4", "Test/walk/deep/1.mp4", "logs/notes.txt")
 
