@@ -41,7 +41,7 @@ def compare(
     from hdc_keras.results.comparison_tables import check_suffix, explanation, render_comparison
     from hdc_keras.results.published import PUBLISHED
 
-    from .console import console
+    from .console import console, print_parts
 
     if out:
         check_suffix(out)
@@ -53,19 +53,19 @@ def compare(
     else:
         console.print("These runs have no comparable results.")
     for note in comparison.notes:
-        console.print(note, markup=False, style="yellow")
+        console.print(note, style="yellow")
     if published:
         _print_published(figures)
     if out:
         write_requested(out, render_comparison(comparison, figures, out.suffix.lower()).encode())
-        console.print(f"Wrote [bold]{out}[/]")
+        print_parts("Wrote ", (str(out), "bold"))
 
 
 def _table(comparison: "Comparison") -> "Table":
     """One row per metric, with coloured differences where the interval excludes zero."""
     from rich import box
-    from rich.markup import escape
     from rich.table import Table
+    from rich.text import Text
 
     from hdc_keras.results.comparison_tables import WORDS, cells, headers
 
@@ -74,10 +74,10 @@ def _table(comparison: "Comparison") -> "Table":
     # A common data set is named once, in the title, because terminals are narrow.
     words = [column for column in range(WORDS) if not (same_dataset and titles[column] == "data set")]
     figures = range(WORDS, WORDS + len(comparison.runs))
-    title = escape(f"Data set: {comparison.rows[0].dataset}") if same_dataset else None
+    title = f"Data set: {comparison.rows[0].dataset}" if same_dataset else None
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for column in [*words, *range(WORDS, len(titles))]:
-        table.add_column(escape(titles[column]), justify="right" if column >= WORDS else "left", overflow="fold")
+        table.add_column(titles[column], justify="right" if column >= WORDS else "left", overflow="fold")
     previous: Sequence[str] = ()
     for row, texts in zip(comparison.rows, cells(comparison), strict=True):
         if previous and texts[:3] != previous[:3]:
@@ -88,19 +88,18 @@ def _table(comparison: "Comparison") -> "Table":
             for column in words
         ]
         differences = [
-            f"[{'green' if difference.value > 0 else 'red'}]{text}[/]"
+            Text(text, style="green" if difference.value > 0 else "red")
             if difference is not None and difference.excludes_zero
             else text
-            for difference, text in zip(row.differences, map(escape, texts[figures.stop :]), strict=True)
+            for difference, text in zip(row.differences, texts[figures.stop :], strict=True)
         ]
-        table.add_row(*map(escape, (*shown, *(texts[column] for column in figures))), *differences)
+        table.add_row(*shown, *(texts[column] for column in figures), *differences)
         previous = texts
     return table
 
 
 def _print_published(figures: Sequence["PublishedFigure"]) -> None:
     from rich import box
-    from rich.markup import escape
     from rich.table import Table
 
     from hdc_keras.results.comparison_tables import published_tables
@@ -115,7 +114,7 @@ def _print_published(figures: Sequence["PublishedFigure"]) -> None:
         for column, name in enumerate(content.headers):
             table.add_column(name, justify="right" if first <= column < last else "left")
         for row in content.rows:
-            table.add_row(*map(escape, row))
+            table.add_row(*row)
         console.print(table)
     for text in (*sources, *CAVEATS):
-        console.print(text, markup=False, style="dim")
+        console.print(text, style="dim")

@@ -9,12 +9,12 @@ configs_app = typer.Typer(help="List and show the named configs.", no_args_is_he
 
 def list_configs() -> None:
     """List the named configs, with the purpose of each and the command that uses it."""
-    from .console import console
+    from .console import print_parts
     from .experiments import named_configs
 
     for name, path in named_configs().items():
         purpose, command, *_ = (line.lstrip("# ") for line in path.read_text(encoding="utf-8").splitlines())
-        console.print(f"[bold]{name}[/]  {purpose}\n  {command}")
+        print_parts((name, "bold"), f"  {purpose}\n  {command}")
 
 
 def show_config(

@@ -18,9 +18,11 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
-console = Console(highlight=False)
-errors = Console(stderr=True, highlight=False)
+# Text is printed as it is: `[x]` and `:name:` may be part of a name. Styles are passed to `print` or in a `Text`.
+console = Console(highlight=False, markup=False, emoji=False)
+errors = Console(stderr=True, highlight=False, markup=False, emoji=False)
 
 
 # Notices of native code that no setting turns off: TensorFlow prints them when it starts on a machine without a GPU,
@@ -67,13 +69,18 @@ def notices_hidden() -> Iterator[None]:
 def print_notes(notes: Sequence[str]) -> None:
     """Print the library's notes, one per line."""
     for note in notes:
-        console.print(note, markup=False)
+        console.print(note)
+
+
+def print_parts(*parts: str | tuple[str, str], soft_wrap: bool = False) -> None:
+    """Print parts as one text: a part is plain, or a pair of text and style, as in ("runs/a", "bold")."""
+    console.print(Text.assemble(*parts), soft_wrap=soft_wrap)
 
 
 def print_failures(failures: Sequence[str], shown: int) -> None:
     """Print the first `shown` failures in red, one per line, and how many more there are."""
     for failure in failures[:shown]:
-        console.print(failure, style="red", markup=False, soft_wrap=True)
+        console.print(failure, style="red", soft_wrap=True)
     if len(failures) > shown:
         console.print(f"and {len(failures) - shown} more", style="red")
 
@@ -81,13 +88,13 @@ def print_failures(failures: Sequence[str], shown: int) -> None:
 def progress_bar() -> Progress:
     """A bar with a count, the elapsed time, the remaining time and a note."""
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TextColumn("ETA"),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
         console=console,
     )
 

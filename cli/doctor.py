@@ -107,7 +107,6 @@ def _check_videos(data: str, overrides: list[str]) -> int:
 
 def _counts(records: Sequence["VideoRecord"]) -> "Table":
     """Number of videos by class and split."""
-    from rich.markup import escape
     from rich.table import Table
 
     from hdc_keras.data.records import SPLITS
@@ -121,7 +120,7 @@ def _counts(records: Sequence["VideoRecord"]) -> "Table":
     for split in SPLITS:
         table.add_column(split, justify="right")
     for label in labels[:_CLASSES_SHOWN]:
-        table.add_row(escape(label), *(str(counts[label, split]) for split in SPLITS))
+        table.add_row(label, *(str(counts[label, split]) for split in SPLITS))
     others = labels[_CLASSES_SHOWN:]
     if others:
         sums = (sum(counts[label, split] for label in others) for split in SPLITS)

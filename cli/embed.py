@@ -85,7 +85,7 @@ def embed(
                 best=best,
                 videos_per_part=videos_per_part,
                 progress=_EmbeddingBar(bar),
-                warn=lambda message: errors.print(message, style="yellow", markup=False),
+                warn=lambda message: errors.print(message, style="yellow"),
             )
     except KeyboardInterrupt:
         errors.print("Finished parts are kept. Run the same command again to resume.")
@@ -116,15 +116,16 @@ class _EmbeddingBar:
 def _print_outcome(outcome: "Embedded", out: Path) -> None:
     from hdc_keras.features.embedding_table import failures_file
 
-    from .console import console, print_failures
+    from .console import console, print_failures, print_parts
 
     print_failures([f"{failure['file']}: {failure['cause']}" for failure in outcome.failed], _FAILURES_SHOWN)
     if outcome.failed:
-        console.print(f"{failures_file(out)} lists every failure.", style="red", markup=False, soft_wrap=True)
+        console.print(f"{failures_file(out)} lists every failure.", style="red", soft_wrap=True)
     columns = ", ".join(f"{name} ({width})" for name, width in outcome.widths.items())
     console.print(f"Columns: {columns}", soft_wrap=True)
-    console.print(
-        f"Embedded {outcome.rows} of {outcome.asked} videos, {len(outcome.failed)} failed: [bold]{out}[/], from "
-        f"{outcome.checkpoint}",
+    print_parts(
+        f"Embedded {outcome.rows} of {outcome.asked} videos, {len(outcome.failed)} failed: ",
+        (str(out), "bold"),
+        f", from {outcome.checkpoint}",
         soft_wrap=True,
     )

@@ -65,7 +65,7 @@ def evaluate(
     from hdc_keras.runs.checkpoints import is_best
     from hdc_keras.runs.directory import RunDirectory
 
-    from .console import NamedBars, console, print_notes, progress_bar, start_backend
+    from .console import NamedBars, print_notes, print_parts, progress_bar, start_backend
     from .experiments import other_videos
 
     best = is_best(checkpoint)
@@ -87,7 +87,7 @@ def evaluate(
     print_notes(notes)
     for result in results.values():
         _print_result(result)
-    console.print(f"Results are in [bold]{directory.path / 'results'}[/]")
+    print_parts("Results are in ", (str(directory.path / "results"), "bold"))
 
 
 def _print_result(result: dict[str, Any]) -> None:
@@ -99,16 +99,17 @@ def _print_result(result: dict[str, Any]) -> None:
             f"{name} {_short(used)} instead of {_short(published)}"
             for name, (published, used) in result["reduced"].items()
         ]
-        console.print(f"Differs from the published protocol: {', '.join(differences)}", soft_wrap=True, markup=False)
+        console.print(f"Differs from the published protocol: {', '.join(differences)}", soft_wrap=True)
     counts = result["counts"]
     console.print(f"{counts['decoded']} of {counts['asked']} videos evaluated, {len(counts['failed'])} failed")
     for path, cause in counts["failed"].items():
-        console.print(f"  {path}: {cause}", soft_wrap=True, markup=False)
+        console.print(f"  {path}: {cause}", soft_wrap=True)
 
 
 def _table(result: dict[str, Any]) -> Any:
     """Metrics by label column and source; in brackets, the metrics of the networks to compare with."""
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(
         title=f"{result['protocol']} (version {result['version']}) on {result['dataset']}, {result['split']['test']} "
@@ -137,7 +138,8 @@ def _table(result: dict[str, Any]) -> Any:
                     deviation = deviations.get(network, {}).get(column, {}).get(source, {}).get(name)
                     if value is not None:
                         shown.append(f"{value:.3f}" + (f" ± {deviation:.3f}" if deviation is not None else ""))
-                cells.append(f"{shown[0]} [dim]({', '.join(shown[1:])})[/]" if shown else "")
+                others = f"({', '.join(shown[1:])})"
+                cells.append(Text.assemble(f"{shown[0]} ", (others, "dim")) if shown else "")
             table.add_row(column, source, *cells)
         table.add_section()
     return table

@@ -40,7 +40,7 @@ def export(
     from hdc_keras.results.store import read_results
     from hdc_keras.runs.directory import RunDirectory
 
-    from .console import console, notices_hidden, start_backend
+    from .console import console, notices_hidden, print_parts, start_backend
 
     directory = RunDirectory(run)
     experiment = directory.experiment()
@@ -58,9 +58,11 @@ def export(
     path = out or directory.path / "export" / FORMATS[format].file_name
     with console.status(f"writing {format} and comparing it with the Keras model"), notices_hidden():
         written = write(model, experiment, format, path, checkpoint=file, results=results, licence=licence)
-    console.print(
-        f"Wrote [bold]{written.path}[/] from {file.name}: {written.format}, {written.size:,} bytes, greatest "
-        f"difference from the Keras model {written.difference:.2g}",
+    print_parts(
+        "Wrote ",
+        (str(written.path), "bold"),
+        f" from {file.name}: {written.format}, {written.size:,} bytes, greatest difference from the Keras model "
+        f"{written.difference:.2g}",
         soft_wrap=True,
     )
-    console.print(f"Model card: [bold]{written.card}[/]", soft_wrap=True)
+    print_parts("Model card: ", (str(written.card), "bold"), soft_wrap=True)

@@ -4,7 +4,7 @@ import os
 import sys
 
 import typer
-from rich.markup import escape
+from rich.text import Text
 
 from hdc_keras.errors import HDCError, StoppedError
 
@@ -54,10 +54,10 @@ def main() -> None:
     try:
         app()
     except StoppedError as error:
-        errors.print(escape(str(error)), soft_wrap=True)
+        errors.print(str(error), soft_wrap=True)
         sys.exit(error.exit_code)
     except HDCError as error:
-        errors.print(f"[bold red]Error:[/] {escape(str(error))}", soft_wrap=True)
+        errors.print(Text.assemble(("Error:", "bold red"), f" {error}"), soft_wrap=True)
         sys.exit(error.exit_code)
 
 

@@ -109,7 +109,7 @@ def _print_outcome(report: dict[str, Any], out: Path) -> int:
 
     print_failures([f"{failure['path']}: {failure['cause']}" for failure in report["failed"]], _FAILURES_SHOWN)
     if report["failed"]:
-        console.print(f"{out / 'report.json'} lists every failure.", style="red", markup=False, soft_wrap=True)
+        console.print(f"{out / 'report.json'} lists every failure.", style="red", soft_wrap=True)
     console.print(
         f"Prepared {report['videos_read']} of {report['videos_asked']} videos, {report['videos_failed']} failed, "
         f"{report['videos_to_come']} remaining: {report['frames']:,} frames, {report['bytes'] / 1e9:.2f} GB, "
@@ -137,6 +137,9 @@ def _verify(out: Path) -> int:
         task = bar.add_task("checking shards", total=None, note="")
         problems = verify(out, lambda done, total: bar.update(task, completed=done, total=total))
     for problem in problems:
-        console.print(problem, style="red", markup=False, soft_wrap=True)
-    console.print(f"{len(problems)} problem(s)" if problems else "[green]All shards are intact.[/]")
+        console.print(problem, style="red", soft_wrap=True)
+    if problems:
+        console.print(f"{len(problems)} problem(s)")
+    else:
+        console.print("All shards are intact.", style="green")
     return 1 if problems else 0

@@ -75,7 +75,7 @@ def pretrain(
     """
     from hdc_keras.errors import ConfigError
 
-    from .console import console, start_backend
+    from .console import print_parts, start_backend
     from .experiments import resolve
 
     if resume:
@@ -90,9 +90,9 @@ def pretrain(
         chosen = config or (_config_for_videos() if data else DEFAULT_CONFIG)
         experiment = resolve(chosen, preset, data, set_ or [], smoke, init_from)
         if not config:
-            console.print(f"Config: [bold]{chosen}[/] (the default; --config selects another)")
+            print_parts("Config: ", (chosen, "bold"), " (the default; --config selects another)")
     if experiment.data.path is None:
-        console.print("Data: [bold]moving shapes[/], generated on this machine (--data selects your own videos)")
+        print_parts("Data: ", ("moving shapes", "bold"), ", generated on this machine (--data selects your own videos)")
 
     start_backend()
     from .pretrain_job import dry_run_job, run_job

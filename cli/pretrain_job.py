@@ -21,7 +21,7 @@ from hdc_keras.training.distribution import Distribution
 from hdc_keras.training.dry_run import dry_run
 from hdc_keras.training.pretraining import Outcome, pretrain
 
-from .console import console, print_notes, progress_bar
+from .console import console, print_notes, print_parts, progress_bar
 
 # Minimum seconds between two redraws. Each redraw copies the metrics from the device.
 _REDRAW_S = 0.5
@@ -95,7 +95,7 @@ def _load_videos(experiment: Experiment) -> tuple[list[VideoRecord], list[str]]:
 
 
 def _warn(text: str) -> None:
-    console.print(text, style="yellow", markup=False, soft_wrap=True)
+    console.print(text, style="yellow", soft_wrap=True)
 
 
 def _print_setup(run: RunDirectory, experiment: Experiment, records: list[VideoRecord], notes: list[str]) -> None:
@@ -107,21 +107,24 @@ def _print_setup(run: RunDirectory, experiment: Experiment, records: list[VideoR
         + (f", in {groups} groups that are not split" if groups else "")
     )
     print_notes([f"  {note}" for note in notes])
-    console.print(
-        f"Run: [bold]{run.path}[/]   backbone {experiment.model.backbone}, {_device()}, {keras.backend.backend()}"
+    print_parts(
+        "Run: ",
+        (str(run.path), "bold"),
+        f"   backbone {experiment.model.backbone}, {_device()}, {keras.backend.backend()}",
     )
 
 
 def _print_outcome(run: RunDirectory, experiment: Experiment, outcome: Outcome) -> int:
     """Print how the run ended and what to do next, and return the exit code."""
     if outcome.failed_videos:
-        console.print(
-            f"[yellow]{len(outcome.failed_videos)} video(s) could not be decoded and were skipped[/]; "
-            f"{run.path / 'failures.csv'} lists them."
+        print_parts(
+            (f"{len(outcome.failed_videos)} video(s) could not be decoded and were skipped", "yellow"),
+            f"; {run.path / 'failures.csv'} lists them.",
         )
     if outcome.skipped:
-        console.print(
-            f"[yellow]The gradient of {outcome.skipped} step(s) was discarded[/] because it or the loss was non-finite."
+        print_parts(
+            (f"The gradient of {outcome.skipped} step(s) was discarded", "yellow"),
+            " because it or the loss was non-finite.",
         )
     if not outcome.finished:
         console.print(
@@ -131,7 +134,7 @@ def _print_outcome(run: RunDirectory, experiment: Experiment, outcome: Outcome) 
         # No signal: another process of the cluster received it.
         return 128 + (outcome.signal or signal.SIGTERM)
     console.print(f"{run.path / 'views.png'} shows the views of the first videos.")
-    console.print(f"[green]Done[/]: {outcome.epochs} epochs. The run is in [bold]{run.path}[/]. Next:")
+    print_parts(("Done", "green"), f": {outcome.epochs} epochs. The run is in ", (str(run.path), "bold"), ". Next:")
     console.print(f"  hdc-keras evaluate --run {run.path} --protocol linear")
     console.print(f"  hdc-keras export --run {run.path} --format saved_model")
     return 0

@@ -23,7 +23,7 @@ def report(
     from hdc_keras.errors import ConfigError
     from hdc_keras.runs.directory import RunDirectory
 
-    from .console import NamedBars, console, progress_bar, start_backend
+    from .console import NamedBars, print_parts, progress_bar, start_backend
 
     directory = RunDirectory(run)
     directory.experiment()
@@ -38,4 +38,4 @@ def report(
     with progress_bar() as bar:
         page = build_report(directory, NamedBars(bar)).encode()
     write_requested(file, page)
-    console.print(f"Wrote [bold]{file}[/], {len(page) / 1e6:.1f} MB")
+    print_parts("Wrote ", (str(file), "bold"), f", {len(page) / 1e6:.1f} MB")
