@@ -4,11 +4,12 @@ import csv
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
 from hdc_keras.config import DataConfig
-from hdc_keras.data.records import VideoRecord, VideosBelow, VideoSet, read_videos
+from hdc_keras.data.records import VideoRecord, VideosBelow, VideoSet, read_videos, splits_of_folders
 from hdc_keras.data.remote import is_remote
 from hdc_keras.data.shards import is_prepared, read_prepared
 from hdc_keras.errors import DataError
@@ -92,7 +93,7 @@ def read_ucf101(folder: Path, annotations: Path | None = None, split: int = 1) -
     if lists is None:
         _require_lists(annotations, _UCF_LISTS["train"].format(split))
         records = [_ucf_record(path, path.parent.name, None) for path in files.paths if _UCF_NAME.fullmatch(path.stem)]
-        return VideoSet(records, [_no_lists(_UCF_LISTS["train"].format(split)), *files.notes()])
+        return _without_lists(records, files, _UCF_LISTS["train"].format(split))
     problems = _Problems()
     labels = _ucf_classes(lists / "classInd.txt", problems)
     records = []
@@ -146,7 +147,7 @@ def read_hmdb51(folder: Path, annotations: Path | None = None, split: int = 1) -
     if lists is None:
         _require_lists(annotations, f"CLASS_test_split{split}.txt")
         records = [_hmdb_record(path, path.parent.name, None) for path in files.paths]
-        return VideoSet(records, [_no_lists(f"CLASS_test_split{split}.txt"), *files.notes()])
+        return _without_lists(records, files, f"CLASS_test_split{split}.txt")
     problems = _Problems()
     records, unused = [], 0
     for file in sorted(lists.glob(f"*_test_split{split}.txt")):
@@ -268,11 +269,26 @@ def _require_lists(annotations: Path | None, expected: str) -> None:
         raise DataError(f"{annotations}: contains no official lists. Expected {expected}.")
 
 
-def _no_lists(expected: str) -> str:
-    return (
-        f"no official lists were found in or next to the videos ({expected}), so held-out videos are drawn by group; "
-        "if you have the lists, set data.annotations to their folder"
+def _without_lists(records: list[VideoRecord], files: "_Files", expected: str) -> VideoSet:
+    """The videos of a set without its official lists. Split folders give the splits; otherwise there are none."""
+    names = [Path(record.path).relative_to(files.folder).as_posix() for record in records]
+    splits, notes = splits_of_folders(names)
+    if splits:
+        records = [
+            replace(
+                record,
+                video_id=name,  # the usual id leaves out the split folder, and two splits may hold files of one name
+                labels=record.labels if name.count("/") > 1 else {},
+                split=splits[name.partition("/")[0] + "/"],
+            )
+            for record, name in zip(records, names, strict=True)
+        ]
+    drawn = "" if splits else ", so held-out videos are drawn by group"
+    note = (
+        f"no official lists were found in or next to the videos ({expected}){drawn}; if you have the lists, set "
+        "data.annotations to their folder"
     )
+    return VideoSet(records, [note, *notes, *files.notes()])
 
 
 def _lines(path: Path, problems: "_Problems") -> Iterator[tuple[int, str]]:
@@ -317,6 +333,7 @@ class _Files:
     """
 
     def __init__(self, folder: Path, by_folder: bool, exact: bool = False):
+        self.folder = folder
         self.found = VideosBelow(folder)
         self.paths = sorted(folder / name for name in self.found)
         self.by_folder = by_folder

@@ -289,7 +289,7 @@ def _from_names(folder: str, files: Iterable[str], prefix: str) -> VideoSet:
             f"{folder}: contains no videos. Expected files ending in {', '.join(sorted(VIDEO_SUFFIXES))}, directly or "
             "in one sub-folder per class."
         )
-    splits, notes = _splits_of_folders(names)
+    splits, notes = splits_of_folders(names)
     records = []
     for top in splits or [""]:
         inside = [name.removeprefix(top) for name in names if name.startswith(top)]
@@ -305,7 +305,7 @@ def _from_names(folder: str, files: Iterable[str], prefix: str) -> VideoSet:
     return VideoSet(records, notes)
 
 
-def _splits_of_folders(names: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+def splits_of_folders(names: Sequence[str]) -> tuple[dict[str, str], list[str]]:
     """The split of each first-level folder (`train/`, ...), and a note; both empty unless all folders name splits."""
     counts = Counter("".join(name.partition("/")[:2]) for name in names)
     splits = {top: _SPLIT_FOLDERS.get(top.removesuffix("/").casefold(), "") for top in sorted(counts)}

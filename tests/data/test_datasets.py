@@ -117,6 +117,17 @@ def test_without_its_lists_ucf101_is_split_by_group(ucf101):
     assert len(sides) == 4 and all(len(found) == 1 for found in sides.values())
 
 
+def test_without_its_lists_ucf101_is_split_by_its_split_folders(tmp_path):
+    names = ["train/Run/v_Run_g01_c01.avi", "train/Run/v_Run_g02_c01.avi", "val/Run/v_Run_g03_c01.avi"]
+    touch(tmp_path, *names)
+
+    records, notes = read(tmp_path)
+
+    assert splits(records) == dict(zip(names, ["train", "train", "test"], strict=True))
+    assert {r.label for r in records} == {"Run"} and [r.group for r in records] == ["Run_g01", "Run_g02", "Run_g03"]
+    assert "no official lists" in notes[0] and "by group" not in notes[0] and "train/ (2), val/ (1)" in notes[1]
+
+
 def test_every_malformed_line_of_the_lists_is_reported(ucf101):
     lists = ucf101 / "ucfTrainTestlist"
     write(
