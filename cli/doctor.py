@@ -43,7 +43,6 @@ def doctor(
 
 
 def _machine() -> "Table":
-    import os
     import platform
     import shutil
 
@@ -53,15 +52,16 @@ def _machine() -> "Table":
 
     from hdc_keras import __version__
     from hdc_keras.data.synthetic import cache_folder
-    from hdc_keras.devices import list_devices, uses_xla
+    from hdc_keras.devices import list_devices, total_memory, usable_cores, uses_xla
 
     table = Table(title="This machine", show_header=False, title_justify="left")
     table.add_row("hdc-keras", f"{__version__}, Python {platform.python_version()}, Keras {keras.__version__}")
     backend = keras.backend.backend()
     table.add_row("backend", f"{backend} {_version(backend)}, XLA {'on' if uses_xla('auto') else 'off'} by default")
     table.add_row("devices", ", ".join(list_devices()))
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    table.add_row("processor", f"{len(os.sched_getaffinity(0))} cores, {memory / 1e9:.0f} GB of memory")
+    memory = total_memory()
+    in_gb = f", {memory / 1e9:.0f} GB of memory" if memory else ""
+    table.add_row("processor", f"{usable_cores()} cores{in_gb}")
     for name, folder in (("working folder", Path.cwd()), ("cache", cache_folder())):
         existing = next(place for place in (folder, *folder.parents) if place.exists())
         table.add_row(name, f"{shutil.disk_usage(existing).free / 1e9:.0f} GB free on disk ({folder})")

@@ -72,24 +72,20 @@ def embed(
     from hdc_keras.features.embed_job import embed as embed_videos
     from hdc_keras.features.embed_job import read_videos
 
-    try:
-        with progress_bar() as bar:
-            rendering = partial(NamedBars(bar), "rendering moving shapes")
-            records, notes = read_videos(experiment) if data else load_videos(experiment, rendering)
-            print_notes(notes)
-            outcome = embed_videos(
-                directory,
-                experiment,
-                records,
-                out,
-                best=best,
-                videos_per_part=videos_per_part,
-                progress=_EmbeddingBar(bar),
-                warn=lambda message: errors.print(message, style="yellow"),
-            )
-    except KeyboardInterrupt:
-        errors.print("Finished parts are kept. Run the same command again to resume.")
-        raise
+    with progress_bar() as bar:
+        rendering = partial(NamedBars(bar), "rendering moving shapes")
+        records, notes = read_videos(experiment) if data else load_videos(experiment, rendering)
+        print_notes(notes)
+        outcome = embed_videos(
+            directory,
+            experiment,
+            records,
+            out,
+            best=best,
+            videos_per_part=videos_per_part,
+            progress=_EmbeddingBar(bar),
+            warn=lambda message: errors.print(message, style="yellow"),
+        )
     _print_outcome(outcome, out)
 
 

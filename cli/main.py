@@ -1,7 +1,10 @@
 """The command `hdc-keras`. Each command imports the library only when it runs, which keeps `--help` fast."""
 
+import functools
 import os
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import typer
 from rich.text import Text
@@ -20,6 +23,33 @@ from .prepare import prepare
 from .pretrain import pretrain
 from .report import report
 
+_RESUMES = "Finished parts are kept. Run the same command again to resume."
+# What Ctrl-C leaves behind, by command.
+_INTERRUPTED = {
+    "prepare": _RESUMES,
+    "evaluate": _RESUMES,
+    "embed": _RESUMES,
+    "report": "The report was not written.",
+    "export": "The export was not finished.",
+}
+
+
+def _interruptible(command: Callable[..., None]) -> Callable[..., None]:
+    """The command, which says after Ctrl-C what is kept and ends with exit code 130."""
+
+    @functools.wraps(command)
+    def run(**options: Any) -> None:
+        try:
+            command(**options)
+        except KeyboardInterrupt:
+            # `prepare --verify` writes nothing.
+            kept = "" if options.get("verify") else _INTERRUPTED.get(command.__name__, "")
+            errors.print(f"Stopped. {kept}".rstrip(), soft_wrap=True)
+            raise typer.Exit(130) from None
+
+    return run
+
+
 app = typer.Typer(
     help="Pretrain a video backbone on unlabelled videos, measure what it learned, and export it.\n\n"
     "Exit codes: 0 success, 1 failure, 2 wrong usage or configuration, 130 or 143 stopped by Ctrl-C or SIGTERM.",
@@ -29,7 +59,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for command in (prepare, pretrain, evaluate, compare, report, embed, export, doctor):
-    app.command(help=help_text(command))(command)
+    app.command(help=help_text(command))(_interruptible(command))
 app.add_typer(configs_app, name="configs")
 
 
@@ -47,7 +77,8 @@ def _version(
 def main() -> None:
     """Run the command line. Errors that the library explains are printed without a traceback.
 
-    Typer ends Ctrl-C with exit code 130; while a network trains, Ctrl-C is a `StoppedError`.
+    `_interruptible` ends Ctrl-C with exit code 130, and Typer does so in `configs`. While a network trains, Ctrl-C is a
+    `StoppedError`.
     """
     # Hides TensorFlow's start-up notices; its warnings and errors are still shown.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")

@@ -1,7 +1,7 @@
 """The devices of this machine, and what the active backend can do on them."""
 
 import os
-import resource
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -36,7 +36,10 @@ def has_accelerator() -> bool:
 
 
 def peak_memory() -> tuple[float, str]:
-    """Peak memory so far in GiB, and whose it is: the first accelerator's, or this process's if there is none."""
+    """Peak memory so far in GiB, and whose it is: the first accelerator's, or this process's if there is none.
+
+    It is NaN where the system does not measure a process, as on Windows.
+    """
     backend = keras.backend.backend()
     if backend == "tensorflow":
         import tensorflow as tf
@@ -54,7 +57,27 @@ def peak_memory() -> tuple[float, str]:
 
         if torch.cuda.is_available():
             return torch.cuda.max_memory_allocated() / 2**30, "of the GPU"
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, "of this process"
+    try:
+        import resource
+    except ImportError:  # Windows
+        return float("nan"), "not measured on this system"
+    unit = 1 if sys.platform == "darwin" else 2**10  # macOS counts bytes, Linux KiB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30, "of this process"
+
+
+def usable_cores() -> int:
+    """Processor cores that this process may use; on macOS and Windows, all of the machine."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def total_memory() -> int | None:
+    """Memory of the machine in bytes, or `None` where it is unknown, as on Windows."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return None
 
 
 def make_deterministic() -> None:

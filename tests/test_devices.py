@@ -1,10 +1,13 @@
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
 
+import hdc_keras
 from hdc_keras import HDC, R3DTiny
 from hdc_keras.devices import has_accelerator
 from hdc_keras.errors import ConfigError
@@ -45,3 +48,18 @@ def test_bfloat16_is_refused_where_gradients_would_be_wrong(monkeypatch):
     monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", "0")
     model.compile("sgd")
     assert np.isfinite(float(model.optimizer.learning_rate))
+
+
+def test_nothing_is_needed_that_only_unix_has():
+    code = (
+        "import os, sys; sys.modules['resource'] = None; del os.sched_getaffinity, os.sysconf\n"
+        "from hdc_keras.devices import peak_memory, total_memory, usable_cores\n"
+        "print(*peak_memory(), total_memory(), usable_cores() == os.cpu_count())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+
+    assert done.returncode == 0, done.stderr
+    assert has_accelerator() or done.stdout.strip() == "nan not measured on this system None True"
+    # "%-d" is refused by Windows. Other directives with a hyphen are as well.
+    package = Path(hdc_keras.__file__).parent
+    assert not [path for path in package.rglob("*.py") if re.search(r"%-[a-zA-Z]", path.read_text(encoding="utf-8"))]

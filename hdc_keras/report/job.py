@@ -83,11 +83,12 @@ def build_report(run: RunDirectory, progress: Progress | None = None) -> str:
 
 
 def _header(run: RunDirectory, experiment: Experiment, environment: dict[str, Any], metrics: Sequence[Row]) -> Content:
+    now = datetime.now().astimezone()
     return {
         "name": experiment.name,
         "run": str(run.path),
         "quoted_run": shlex.quote(str(run.path)),
-        "made": datetime.now().astimezone().strftime("%-d %B %Y, %H:%M"),
+        "made": f"{now.day} {now:%B %Y, %H:%M}",
         "version": __version__,
         "lead": _summary(experiment, environment, metrics),
     }

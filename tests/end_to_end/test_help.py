@@ -11,6 +11,7 @@ from typer.main import get_command
 
 pytestmark = pytest.mark.end_to_end
 
+OLD_RUN = Path(__file__).parents[1] / "fixtures" / "run-0.1.0"
 INSTALLED = Path(sys.executable).parent / "hdc-keras"
 COMMANDS = ("prepare", "pretrain", "evaluate", "compare", "report", "embed", "export", "doctor")
 # Packages that take long to import.
@@ -114,3 +115,29 @@ def test_ctrl_c_outside_of_training_ends_with_its_exit_code(hdc_keras_in_process
     done = hdc_keras_in_process("configs", "list")
 
     assert done.code == 130 and "Traceback" not in done.out, done.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["evaluate", "--protocol", "knn", "--run"], "run the same command again to resume"),
+        (["embed", "--out", "out.parquet", "--run"], "run the same command again to resume"),
+        (["report", "--run"], "the report was not written"),
+        (["export", "--run"], "the export was not finished"),
+        (["prepare", "--out", "out", "--data"], "run the same command again to resume"),
+        (["doctor", "--data"], "stopped."),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_ctrl_c_says_in_one_line_what_is_kept(hdc_keras_in_process, class_folder, monkeypatch, arguments, says):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("hdc_keras_cli.console.start_backend", interrupted)
+    monkeypatch.setattr("hdc_keras_cli.console.print_notes", lambda notes: None)
+    folder = class_folder if arguments[0] in ("prepare", "doctor") else OLD_RUN
+
+    done = hdc_keras_in_process(*arguments, folder)
+
+    assert done.code == 130, done.out
+    assert len(done.out.splitlines()) == 1 and done.out.startswith("Stopped.") and says in done.out.lower(), done.out
