@@ -39,7 +39,8 @@ def info_nce(
         negative_weight: each additional negative counts as this many ordinary ones.
 
     Returns:
-        The loss, and the accuracy: the share of embeddings whose partner is the nearest candidate.
+        The loss, and the accuracy: the share of embeddings whose partner is nearer than any other
+        candidate. A tie does not count, so the accuracy of equal embeddings is 0.
     """
     logits = ops.matmul(anchor, ops.transpose(positive)) / temperature  # (anchors, positives)
     backward_logits = ops.transpose(logits)
@@ -54,5 +55,6 @@ def _cross_entropy(logits: Tensor) -> ContrastResult:
     """Softmax cross-entropy and accuracy of (rows, candidates) logits; candidate i is the correct one for row i."""
     correct = ops.diagonal(logits)
     loss = ops.mean(ops.logsumexp(logits, axis=1) - correct)
-    accuracy = ops.mean(ops.cast(correct >= ops.max(logits, axis=1), "float32"))
+    at_least = ops.sum(ops.cast(logits >= correct[:, None], "int32"), axis=1)  # the correct candidate is one of them
+    accuracy = ops.mean(ops.cast(at_least == 1, "float32"))
     return ContrastResult(loss, accuracy)

@@ -48,6 +48,29 @@ def test_equal_embeddings_cost_the_log_of_the_number_of_candidates(kinds):
     assert float(loss) == pytest.approx((np.log(6) + np.log(6 + kinds)) / 2, abs=1e-5)
 
 
+@pytest.mark.parametrize("kinds", [0, 2])
+@pytest.mark.parametrize("batch", [2, 7, 64])
+def test_a_tie_is_no_hit(batch, kinds):
+    same = np.tile(np.array([0.5, 0.5, -0.5, 0.5], "float32"), (batch, 1))
+    negatives = np.tile(same, (kinds, 1, 1)) if kinds else None
+
+    assert float(info_nce(same, same, 0.1, negatives).accuracy) == 0.0
+
+
+def test_accuracy_is_the_share_of_partners_nearer_than_any_other_candidate():
+    anchor, positive = np.eye(4, dtype="float32"), np.eye(4, dtype="float32")[[0, 1, 1, 3]]
+
+    # Anchors 0 and 3 are hits; 1 has two equal candidates, 2 has four. Positives 0, 1 and 3 are hits.
+    assert float(info_nce(anchor, positive, 0.1).accuracy) == (2 / 4 + 3 / 4) / 2
+
+
+def test_a_temporal_negative_as_near_as_the_partner_is_no_hit():
+    pairs = np.eye(4, dtype="float32")
+    negatives = np.stack([pairs[[0, 2, 3, 1]]])  # only that of video 0 equals the partner
+
+    assert float(info_nce(pairs, pairs, 0.5, negatives).accuracy) == (1 + 3 / 4) / 2
+
+
 def test_orthogonal_pairs_have_a_closed_form():
     pairs = np.eye(5, dtype="float32")
     result = info_nce(pairs, pairs, 0.5)
