@@ -1,5 +1,6 @@
 """Where output goes, and the progress bars that all commands share."""
 
+import json
 import logging
 import os
 import re
@@ -7,6 +8,8 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
 
 from rich.console import Console
 from rich.progress import (
@@ -19,6 +22,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.text import Text
+
+from hdc_keras.errors import ConfigError, did_you_mean
 
 # Text is printed as it is: `[x]` and `:name:` may be part of a name. Styles are passed to `print` or in a `Text`.
 console = Console(highlight=False, markup=False, emoji=False)
@@ -33,13 +38,42 @@ _NOTICE = re.compile(
 )
 
 
+# What installs each backend.
+_BACKENDS = {"tensorflow": "tensorflow", "jax": "'hdc-keras[jax]'", "torch": "'hdc-keras[torch]'"}
+
+
 def start_backend() -> None:
-    """Import Keras with its backend and detect the devices, hiding the start-up notices."""
+    """Import Keras with its backend and detect the devices, hiding the start-up notices.
+
+    Raises:
+        ConfigError: the backend is unknown or not installed.
+    """
+    _require_backend()
     with notices_hidden():
         from hdc_keras.devices import list_devices
 
         list_devices()
     logging.getLogger("tensorflow").addFilter(_is_not_about_retracing)
+
+
+def _require_backend() -> None:
+    # Keras reads the variable first, then its config file. It is not asked, because it imports the backend at once.
+    name, source = os.environ.get("KERAS_BACKEND"), "KERAS_BACKEND"
+    if not name:
+        file = Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras") / "keras.json"
+        try:
+            name, source = json.loads(file.read_text(encoding="utf-8"))["backend"], f"`backend` in {file}"
+        except (OSError, ValueError, KeyError, TypeError):
+            name, source = "tensorflow", "the default backend"
+    if name not in _BACKENDS:
+        known = ", ".join(_BACKENDS)
+        raise ConfigError(f"{source}: expected one of {known}. Received: {name}.{did_you_mean(str(name), _BACKENDS)}")
+    if find_spec(name) is None:
+        others = " or ".join(other for other in _BACKENDS if other != name)
+        raise ConfigError(
+            f"{source}: {name} is not installed. Install it with: pip install {_BACKENDS[name]}, or set "
+            f"KERAS_BACKEND to {others}."
+        )
 
 
 def _is_not_about_retracing(record: logging.LogRecord) -> bool:

@@ -388,7 +388,7 @@ class Experiment(_Section):
     """The whole configuration of a run."""
 
     name: str = Field("experiment", min_length=1, description="name of the experiment and of its run directory")
-    seed: Annotated[int, Field(ge=0)] = Field(0, description="seed of all random choices")
+    seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = Field(0, description="seed of all random choices")
     data: DataConfig = DataConfig()
     views: ViewsConfig = ViewsConfig()
     model: ModelConfig = ModelConfig()

@@ -1,10 +1,22 @@
 """What a user gets for bad input: a short message that says what to do, an exit code, and nothing written."""
 
 import shutil
+import sys
+from pathlib import Path
 
 import pytest
 
 pytestmark = pytest.mark.end_to_end
+
+OLD_RUN = Path(__file__).parents[1] / "fixtures" / "run-0.1.0"
+STARTING = [
+    ["doctor"],
+    ["pretrain", "--smoke"],
+    ["evaluate", "--run", OLD_RUN, "--protocol", "knn"],
+    ["embed", "--run", OLD_RUN, "--out", "out.parquet"],
+    ["report", "--run", OLD_RUN],
+    ["export", "--run", OLD_RUN],
+]
 
 
 @pytest.mark.parametrize(
@@ -15,6 +27,7 @@ pytestmark = pytest.mark.end_to_end
         (["--set", "train.epochs"], ["expected section.key=value"]),
         (["--config", "moving-shape"], ["no config of that name", "Did you mean `moving-shapes`?"]),
         (["--preset", "coupld"], ["preset `coupld`", "Did you mean `coupled`?"]),
+        (["--set", "seed=4294967296"], ["`seed`", "less than or equal to 4294967295", "Received: 4294967296"]),
         (["--resume"], ["--resume continues the run that --run names", "takes no other option"]),
         (["--resume", "--run", "runs/mine", "--init-from", "other"], ["--resume", "takes no other option"]),
         (["--epochs", "3"], ["No such option"]),
@@ -98,3 +111,36 @@ def test_a_checkpoint_of_another_architecture(refused, smoke_run, tmp_path):
     (tmp_path / "changed" / "config.yaml").write_text(config.replace("r3d_tiny", "r3d18"))
     says = ["a different model", "config has r3d18; checkpoint has r3d_tiny"]
     refused("evaluate", "--run", "changed", "--protocol", "knn", code=1, says=says)
+
+
+@pytest.mark.parametrize("command", STARTING, ids=lambda command: command[0])
+@pytest.mark.parametrize("backend", ["mxnet", "jacks"])
+def test_an_unknown_backend(refused, monkeypatch, command, backend):
+    monkeypatch.setenv("KERAS_BACKEND", backend)
+    refused(*command, code=2, says=["KERAS_BACKEND: expected one of tensorflow, jax, torch.", f"Received: {backend}."])
+
+
+def test_a_backend_that_is_unknown_is_refused_before_it_is_imported(hdc_keras_command, monkeypatch):
+    monkeypatch.setenv("KERAS_BACKEND", "mxnet")
+    for command in STARTING:
+        done = hdc_keras_command(*command)
+        assert done.code == 2 and "Error: KERAS_BACKEND: expected one of" in done.out, done.out
+        assert "Traceback" not in done.out, done.out
+
+
+@pytest.mark.parametrize(
+    ("backend", "install"),
+    [("jax", "'hdc-keras[jax]'"), ("torch", "'hdc-keras[torch]'"), ("tensorflow", "tensorflow")],
+)
+def test_a_backend_that_is_not_installed(refused, monkeypatch, backend, install):
+    monkeypatch.setenv("KERAS_BACKEND", backend)
+    monkeypatch.setitem(sys.modules, backend, None)
+    says = [f"KERAS_BACKEND: {backend} is not installed. Install it with: pip install {install}, or set KERAS_BACKEND"]
+    refused("doctor", code=2, says=says)
+
+
+def test_a_backend_of_keras_config_file_that_is_unknown(refused, monkeypatch, tmp_path):
+    (tmp_path / "keras.json").write_text('{"backend": "mxnet"}')
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    monkeypatch.delenv("KERAS_BACKEND", raising=False)
+    refused("doctor", code=2, says=["keras.json: expected one of tensorflow, jax, torch. Received: mxnet."])
