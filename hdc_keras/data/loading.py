@@ -267,6 +267,11 @@ class WindowBatches(keras.utils.PyDataset):
 
 def count_steps(videos: int, batch_size: int) -> int:
     """Number of batches per epoch. Raises `DataError` if the videos do not fill one batch."""
+    if not videos:
+        raise DataError(
+            "the set has no training videos: all of them are in other splits. Add videos for training, such as a "
+            "folder train/, or list the videos in a manifest with a `split` column."
+        )
     if videos < batch_size:
         raise DataError(
             f"only {videos} training videos, but `train.batch_size` is {batch_size} and every batch needs that many "

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hdc_keras.data.loading import DecodeFailures, FrameStore, WindowBatches, WindowLoader, clip_batches
+from hdc_keras.data.loading import DecodeFailures, FrameStore, WindowBatches, WindowLoader, clip_batches, count_steps
 from hdc_keras.data.pipeline import windows_dataset
 from hdc_keras.data.preparing import prepare
 from hdc_keras.data.records import VideoRecord, read_records
@@ -178,6 +178,8 @@ def test_too_many_videos_that_cannot_be_decoded_end_the_run(batches, videos):
 def test_fewer_videos_than_a_batch_are_refused(batches, videos):
     with pytest.raises(DataError, match=r"only 10 training videos, but `train.batch_size` is 16"):
         batches(videos, 1, batch_size=16)
+    with pytest.raises(DataError, match="the set has no training videos"):
+        count_steps(0, 4)
 
 
 def test_a_store_keeps_videos_within_its_budget_and_decodes_the_others_every_time(videos, tmp_path):
