@@ -1,6 +1,7 @@
 """The checkpoints of a run: saves them atomically, prunes them, keeps the best one, and skips damaged ones."""
 
 import json
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -97,7 +98,7 @@ class Checkpoints:
         Args:
             compiled: whether to load the optimizer too, to continue training.
             best: load the best checkpoint (see `keep_best`), not the newest.
-            warn: called with a message for every damaged checkpoint that is skipped.
+            warn: called with a message for every damaged checkpoint that is skipped; `warnings.warn` when `None`.
 
         Returns:
             The model and its file.
@@ -117,12 +118,12 @@ class Checkpoints:
                 model = read_model(file, compiled)
             except WeightsError as error:
                 damaged.append(str(error))
-                if warn:
-                    warn(f"{error}; skipped")
                 continue
+            for problem in damaged:
+                (warn or warnings.warn)(f"{problem} It is skipped: {file.name} is used.")
             self._check_model(model, file)
             return model, file
-        raise RunError("; ".join(damaged))
+        raise RunError("\n".join(damaged))
 
     def remove_unfinished(self) -> None:
         """Delete unfinished files of killed processes. Do not call this while another process trains in the run."""

@@ -1,5 +1,6 @@
 """Reads `.keras` files, including checkpoints in the layout of earlier versions of this package."""
 
+import struct
 import tempfile
 import zipfile
 import zlib
@@ -16,6 +17,11 @@ _MOVED = {
     "heads": "layers/contrast_objective/heads",
     "invariance_weights": "layers/contrast_objective/invariance_weights",
 }
+# What the readers of zip archives, JSON, HDF5 and Keras models raise for a damaged file.
+_UNREADABLE = (
+    *(OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, OverflowError),
+    *(zipfile.BadZipFile, zlib.error, struct.error),
+)
 
 
 def read_model(file: Path, compiled: bool = False) -> Any:
@@ -26,26 +32,39 @@ def read_model(file: Path, compiled: bool = False) -> Any:
         compiled: whether to load the optimizer too, to continue training.
 
     Raises:
-        WeightsError: the file cannot be read, or is damaged.
+        WeightsError: the file does not exist, cannot be read, or is damaged.
     """
     import keras
 
     import hdc_keras.model  # noqa: F401, registers the classes of a checkpoint with Keras
 
+    if not file.exists():
+        raise WeightsError(f"{file} cannot be loaded: no such file.")
+    if file.is_dir():
+        raise WeightsError(f"{file} cannot be loaded: it is a folder. Expected a `.keras` file.")
     try:
         with _in_current_layout(file) as current:
             return keras.models.load_model(current, compile=compiled)
-    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile, zlib.error, EOFError) as error:
-        raise WeightsError(f"{file} cannot be loaded: {_cause(file, error)}") from error
+    except _UNREADABLE as error:
+        problem = _damage(file) or " ".join(str(error).split())[:300]
+        raise WeightsError(
+            f"{file} cannot be loaded: {problem}. Use another checkpoint, or restore this file from a copy."
+        ) from error
 
 
-def _cause(file: Path, error: Exception) -> str:
-    """Why a file cannot be loaded, in one line. Keras calls every file that is not a zip archive "not found"."""
-    if not file.exists():
-        return "no such file"
-    if file.is_file() and not zipfile.is_zipfile(file):
-        return "it is damaged, or not a `.keras` file"
-    return " ".join(str(error).split())[:300]
+def _damage(file: Path) -> str | None:
+    """What is damaged in a `.keras` file; `None` if its content is as it was written."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            missing = {"config.json", _WEIGHTS} - set(archive.namelist())
+            changed = archive.testzip()
+    except PermissionError:
+        return None
+    except _UNREADABLE as error:
+        return f"it is damaged, or not a `.keras` file ({error})"
+    if missing:
+        return f"it is damaged, or not a `.keras` file ({', '.join(sorted(missing))} is missing)"
+    return f"it is damaged (the content of {changed} has changed)" if changed else None
 
 
 @contextmanager
@@ -53,9 +72,6 @@ def _in_current_layout(file: Path) -> Iterator[Path]:
     """The file itself if its layout is current, else a temporary copy in which the weights have been moved."""
     import h5py
 
-    if not zipfile.is_zipfile(file):  # Keras will explain what is wrong with it
-        yield file
-        return
     with zipfile.ZipFile(file) as archive:
         with archive.open(_WEIGHTS) as stream, h5py.File(stream, "r") as weights:
             is_current = not any(name in weights for name in _MOVED)

@@ -22,7 +22,13 @@ def copy_weights(model: HDC, source: str) -> None:
     """
     path = Path(source)
     if path.is_dir():
-        found, path = RunDirectory(path).checkpoints.load()
+        run = RunDirectory(path)
+        if not run.config_file.exists():
+            raise RunError(
+                f"model.init_from: {path} is a folder without {run.config_file.name}. Expected a run directory or a "
+                "`.keras` file."
+            )
+        found, path = run.checkpoints.load()
     else:
         try:
             found = read_model(path)

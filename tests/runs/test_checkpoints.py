@@ -1,4 +1,5 @@
 import json
+import re
 import resource
 import signal
 import zipfile
@@ -8,6 +9,7 @@ import pytest
 
 from hdc_keras.errors import RunError, WeightsError
 from hdc_keras.runs.model_files import read_model
+from hdc_keras.training.initial_weights import copy_weights
 from hdc_keras.training.models import build_model
 from tests.training.small_runs import changed
 
@@ -68,6 +70,10 @@ def cut_short(file):
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
 
 
+def emptied(file):
+    file.write_bytes(b"")
+
+
 def no_checkpoint(file):
     file.write_bytes(b"not a checkpoint")
 
@@ -77,34 +83,65 @@ def without_weights(file):
         archive.writestr("config.json", "{}")
 
 
-@pytest.mark.parametrize("damage", [cut_short, no_checkpoint, without_weights])
-def test_a_damaged_checkpoint_is_named_and_the_previous_one_is_loaded(run, model, damage):
+def one_byte_changed(file):
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 255
+    file.write_bytes(content)
+
+
+def replaced_by_a_folder(file):
+    file.unlink(missing_ok=True)
+    file.mkdir()
+
+
+DAMAGES = {
+    cut_short: r"it is damaged, or not a `\.keras` file \(File is not a zip file\)",
+    emptied: r"it is damaged, or not a `\.keras` file \(File is not a zip file\)",
+    no_checkpoint: r"it is damaged, or not a `\.keras` file \(File is not a zip file\)",
+    without_weights: r"it is damaged, or not a `\.keras` file \(model\.weights\.h5 is missing\)",
+    one_byte_changed: r"it is damaged \(the content of model\.weights\.h5 has changed\)",
+    replaced_by_a_folder: "it is a folder",
+}
+
+
+@pytest.mark.parametrize(("damage", "message"), DAMAGES.items())
+def test_a_damaged_checkpoint_is_named_and_the_previous_one_is_loaded(run, model, damage, message):
     for step in (1, 2):
         run.checkpoints.save(model, step, keep=2)
     first, second = run.checkpoints.files()
     damage(second)
+    expected = rf"{second} cannot be loaded: {message}.*It is skipped: step-000000001\.keras is used\."
+
+    with pytest.warns(UserWarning, match=expected):
+        assert run.checkpoints.load()[1] == first
     warnings = []
-
-    _, file = run.checkpoints.load(warn=warnings.append)
-
-    assert file == first and len(warnings) == 1
-    assert warnings[0].startswith(f"{second} cannot be loaded: ") and warnings[0].endswith("; skipped")
+    run.checkpoints.load(warn=warnings.append)
+    assert len(warnings) == 1 and re.fullmatch(expected, warnings[0])
 
 
-def test_a_file_that_exists_is_not_said_to_be_missing(tmp_path):
-    (tmp_path / "half.keras").write_bytes(b"PK")
+@pytest.mark.parametrize(("damage", "message"), DAMAGES.items())
+def test_a_damaged_file_is_not_said_to_be_missing(run, model, damage, message):
+    file = run.checkpoints.save(model, 1, keep=1)
+    damage(file)
 
-    with pytest.raises(WeightsError, match=r"half\.keras cannot be loaded: it is damaged, or not a `\.keras` file"):
-        read_model(tmp_path / "half.keras")
+    with pytest.raises(WeightsError, match=rf"step-000000001\.keras cannot be loaded: {message}"):
+        read_model(file)
+    with pytest.raises(RunError, match=rf"model\.init_from: {file} (cannot be loaded: {message}|is a folder without)"):
+        copy_weights(model, str(file))
+
+
+def test_a_file_that_does_not_exist_is_said_to_be_missing(model, tmp_path):
     with pytest.raises(WeightsError, match=r"none\.keras cannot be loaded: no such file"):
         read_model(tmp_path / "none.keras")
+    with pytest.raises(RunError, match=r"model\.init_from: .*none\.keras cannot be loaded: no such file"):
+        copy_weights(model, str(tmp_path / "none.keras"))
 
 
 def test_damaged_checkpoints_are_all_named(run):
     for step in (1, 2):
         no_checkpoint(run.checkpoints.folder / f"step-{step:09d}.keras")
 
-    with pytest.raises(RunError, match=r"step-000000002\.keras cannot be loaded.*step-000000001\.keras cannot be"):
+    with pytest.raises(RunError, match=r"step-000000002\.keras cannot be loaded.*\n.*step-000000001\.keras cannot be"):
         run.checkpoints.load()
 
 
