@@ -26,9 +26,14 @@ def embed(
         ),
     ] = None,
     checkpoint: Annotated[str, typer.Option(help="Checkpoint to use: newest or best.")] = "newest",
-    videos_per_part: Annotated[
-        int, typer.Option(min=1, help="Videos saved at a time. After a kill, at most this many are embedded again.")
-    ] = 256,
+    part: Annotated[
+        str,
+        typer.Option(help="I/N: extract only the I-th of N parts and write no file. Run without --part afterwards."),
+    ] = "1/1",
+    features: Annotated[
+        Path | None,
+        typer.Option(help="Folder that keeps the extracted features.", show_default="features/ of the run"),
+    ] = None,
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", help="Override a config key, as in evaluate.clips=5. Repeatable."),
@@ -41,25 +46,30 @@ def embed(
     level (P2 ... P5), one for each level and task (P2_spatial, P5_temporal, ...), and embedding, which concatenates
     the tasks. Vectors are averaged over evenly spaced clips.
 
-    After an interruption, run the same command again to resume. Videos that cannot be decoded are printed, and listed
-    in a CSV file next to the Parquet file.
+    After an interruption, run the same command again to resume. Several processes may run the same command at once,
+    also on machines that share a disk: they divide the videos among themselves. Videos that cannot be decoded are
+    printed, and listed in a CSV file next to the Parquet file.
 
     Examples:
       hdc-keras embed --run runs/mine --data path/to/videos --out videos.parquet
       hdc-keras embed --run runs/mine --out videos.parquet --checkpoint best \\
         --set evaluate.clips=5
+      hdc-keras embed --run runs/mine --data path/to/videos --out videos.parquet \\
+        --part $((SLURM_ARRAY_TASK_ID + 1))/$SLURM_ARRAY_TASK_COUNT
     """
     from hdc_keras.config import load_experiment
+    from hdc_keras.data.preparing import Part
     from hdc_keras.errors import ConfigError
     from hdc_keras.runs.checkpoints import is_best
     from hdc_keras.runs.directory import RunDirectory
 
-    from .console import NamedBars, errors, print_notes, progress_bar, start_backend
+    from .console import NamedBars, console, errors, print_notes, progress_bar, start_backend
     from .experiments import other_videos
 
     if out.suffix != ".parquet" or ":/" in out.as_posix():  # Path("s3://bucket") becomes "s3:/bucket"
         raise ConfigError(f"--out {out}: expected a local file ending in .parquet.")
     best = is_best(checkpoint)
+    share = Part.parse(part)
     directory = RunDirectory(run)
     directory.experiment()
     experiment = load_experiment(directory.config_file, set_, literals=other_videos(data))
@@ -82,11 +92,15 @@ def embed(
             records,
             out,
             best=best,
-            videos_per_part=videos_per_part,
+            store=features,
+            part=share,
             progress=_EmbeddingBar(bar),
             warn=lambda message: errors.print(message, style="yellow"),
         )
-    _print_outcome(outcome, out)
+    if outcome is None:
+        console.print(f"Part {part} is extracted. Once all parts are, run the command without --part to write {out}.")
+    else:
+        _print_outcome(outcome, out)
 
 
 class _EmbeddingBar:

@@ -34,6 +34,14 @@ def evaluate(
         Path | None,
         typer.Option(help="Also evaluate torchvision's Kinetics weights: a local .pth file of r3d_18 or r2plus1d_18."),
     ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder for results, features and fine-tunings.", show_default="the run directory"),
+    ] = None,
+    part: Annotated[
+        str,
+        typer.Option(help="I/N: extract the features of the I-th of N parts of the videos only, and evaluate nothing."),
+    ] = "1/1",
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", help="Override a config key, as in evaluate.clips=5. Repeatable."),
@@ -49,8 +57,9 @@ def evaluate(
     level, and draws a bar chart. The `finetune-` protocols train the whole network with labels, as the named
     publication does, and print the settings that differ from it.
 
-    After an interruption, run the same command again to resume. docs/evaluation.md describes the protocols and their
-    sources.
+    After an interruption, run the same command again to resume. Several processes that run the same command divide the
+    extraction of features among themselves; --part divides it in advance. docs/evaluation.md describes the protocols
+    and their sources.
 
     Examples:
       hdc-keras evaluate --run runs/moving-shapes --protocol linear --protocol knn
@@ -62,13 +71,15 @@ def evaluate(
         --set evaluate.crops=3
     """
     from hdc_keras.config import load_experiment
+    from hdc_keras.data.preparing import Part
     from hdc_keras.runs.checkpoints import is_best
     from hdc_keras.runs.directory import RunDirectory
 
-    from .console import NamedBars, print_notes, print_parts, progress_bar, start_backend
+    from .console import NamedBars, console, print_notes, print_parts, progress_bar, start_backend
     from .experiments import other_videos
 
     best = is_best(checkpoint)
+    share = Part.parse(part)
     directory = RunDirectory(run)
     directory.experiment()
     experiment = load_experiment(directory.config_file, set_, literals=other_videos(data))
@@ -83,11 +94,14 @@ def evaluate(
         bars = NamedBars(bar)
         videos, notes = load_splits(experiment, splits, partial(bars, "rendering moving shapes"))
         weights = str(supervised) if supervised else None
-        results = evaluate_run(directory, experiment, videos, protocol, bars, weights, best)
+        results = evaluate_run(directory, experiment, videos, protocol, bars, weights, best, out, share)
     print_notes(notes)
+    if share.of > 1:
+        console.print(f"Part {part} is extracted. Once all parts are, run the command without --part to evaluate.")
+        return
     for result in results.values():
         _print_result(result)
-    print_parts("Results are in ", (str(directory.path / "results"), "bold"))
+    print_parts("Results are in ", (str((out or directory.path) / "results"), "bold"))
 
 
 def _print_result(result: dict[str, Any]) -> None:

@@ -70,14 +70,18 @@ def write_requested(file: Path, content: bytes) -> None:
         raise RunError(f"{file} cannot be written ({error.strerror or error}). Choose another with --out.") from error
 
 
-def require_writable(folder: Path) -> None:
+def require_writable(folder: Path, name: str = "probe") -> None:
     """Create a folder if needed, and find out whether files can be written there, before long work begins.
+
+    Args:
+        folder: the folder.
+        name: a file that will be written there; `remove_leftovers` of it removes the rest of a killed process.
 
     Raises:
         OSError: they cannot.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    probe = temporary_beside(folder / "probe")
+    probe = temporary_beside(folder / name)
     try:
         probe.write_bytes(b"0")
     finally:

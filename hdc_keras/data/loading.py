@@ -30,18 +30,22 @@ class DecodeFailures:
         max_share: maximum fraction of the videos that may fail, in [0, 1].
 
     Attributes:
-        reasons: why each failed video could not be decoded, by path.
-        videos: ids of the failed videos. Several videos may share one file.
+        by_id: the error of each failed video, by its id.
         fatal: the error that ended reading, or `None`.
     """
 
     def __init__(self, total: int, max_share: float):
         self.total = total
         self.max_share = max_share
-        self.reasons: dict[str, str] = {}
-        self.videos: set[str] = set()
+        self.by_id: dict[str, VideoDecodeError] = {}
         self.fatal: DataError | None = None
         self._lock = threading.Lock()
+
+    @property
+    def reasons(self) -> dict[str, str]:
+        """Why videos could not be decoded, by path. Several videos may share one file."""
+        with self._lock:
+            return {error.path: error.cause for error in self.by_id.values()}
 
     def add(self, error: VideoDecodeError, video_id: str) -> None:
         """Record a video that cannot be decoded.
@@ -56,12 +60,12 @@ class DecodeFailures:
         with self._lock:
             if self.fatal:  # Videos are decoded in parallel: beyond the limit, all threads raise the same error.
                 raise self.fatal
-            self.reasons[error.path] = error.cause
-            self.videos.add(video_id)
-            if len(self.videos) > self.max_share * self.total:
-                listed = "\n  ".join(f"{path}: {cause}" for path, cause in list(self.reasons.items())[:5])
+            # A copy without traceback, which would keep decoded frames in memory.
+            self.by_id[video_id] = VideoDecodeError(error.path, error.cause)
+            if len(self.by_id) > self.max_share * self.total:
+                listed = "\n  ".join(dict.fromkeys(f"{one.path}: {one.cause}" for one in [*self.by_id.values()][:5]))
                 self.fatal = DataError(
-                    f"{len(self.videos)} of {self.total} videos cannot be decoded, more than `data.max_failed_share` "
+                    f"{len(self.by_id)} of {self.total} videos cannot be decoded, more than `data.max_failed_share` "
                     f"({self.max_share:g}) allows. The first ones:\n  {listed}\nRepair or remove them, or raise the "
                     "limit with --set data.max_failed_share=..."
                 )
@@ -206,7 +210,7 @@ class WindowLoader:
             row = int(order[shifted % len(order)])
             record = self.records[row]
             try:
-                if record.video_id not in self.failures.videos:
+                if record.video_id not in self.failures.by_id:
                     count = np.array([self.store.count(record)])
                     windows = sample_windows(self.seed, epoch, self._keys[row : row + 1], count, self.spec)
                     return np.int64(row), self.store.clips(record, windows[0])

@@ -21,20 +21,22 @@ class Evaluation:
     """The inputs of every protocol.
 
     Attributes:
-        run: the run that is evaluated.
+        output: where results, features and fine-tunings are written: the run itself, or another folder.
         experiment: the experiment of the run, or a copy with other `data` or `evaluate` sections.
         splits: the videos of each split, by its name.
         networks: the networks to compare: "metrics" (the pretrained one), "random_weights", and maybe "supervised".
         checkpoint: file of the pretrained weights.
         progress: called with (description of the current task, items done, total items).
+        supervised: the file of the "supervised" weights, if there are any.
     """
 
-    run: RunDirectory
+    output: RunDirectory
     experiment: Experiment
     splits: Splits
     networks: dict[str, HDC]
     checkpoint: Path
     progress: Progress | None
+    supervised: Path | None = None
 
     @property
     def seeds(self) -> list[int]:

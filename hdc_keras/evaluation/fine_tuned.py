@@ -59,7 +59,7 @@ def judge_fine_tuned(evaluation: Evaluation, protocol: str) -> ProtocolOutcomes:
                         column=column,
                         seed=seed,
                     )
-                    scores = fine_tune(job, evaluation.run.fine_tuning_folder, store, evaluation.progress)
+                    scores = fine_tune(job, evaluation.output.fine_tuning_folder, store, evaluation.progress)
                     labels = [record.labels[column] for record in scores.records]
                     judgement = judged_by_scores(scores.scores, job.classes, labels)
                     outcomes.append(Outcome(name, split, Answer(column, "fine-tuned", seed, judgement), scores.records))

@@ -1,16 +1,20 @@
 """The evaluation job: run protocols on the network of a run, and write the results."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from hdc_keras.config import Experiment
-from hdc_keras.errors import ConfigError
+from hdc_keras.config import Experiment, dump_experiment
+from hdc_keras.data.preparing import Part
+from hdc_keras.errors import ConfigError, RunError
 from hdc_keras.evaluation.context import Evaluation, Progress
 from hdc_keras.evaluation.fine_tuned import judge_fine_tuned
-from hdc_keras.evaluation.frozen import features_by_network, judge_features
+from hdc_keras.evaluation.frozen import extract, extractions, judge_features
 from hdc_keras.evaluation.protocols import require_known
 from hdc_keras.evaluation.result import write_outcomes
 from hdc_keras.evaluation.splits import Splits, with_labels_per_class
+from hdc_keras.features.encoder import require_network_of
+from hdc_keras.files import write_text
 from hdc_keras.finetuning.recipes import FINE_TUNING
 from hdc_keras.model import HDC
 from hdc_keras.probes.registry import PROBES, require_labels
@@ -27,11 +31,14 @@ def evaluate(
     progress: Progress | None = None,
     supervised: str | None = None,
     best: bool = False,
+    out: Path | None = None,
+    part: Part = Part(),
 ) -> dict[str, dict[str, Any]]:
     """Evaluate a checkpoint of a run and the same network with random weights, and write the results.
 
-    Features are extracted once for all protocols and splits, and cached in the run's `features/`; fine-tunings are
-    kept in its `fine-tuning/`. After an interruption, the same call does only the work that is missing.
+    Features are extracted once for all protocols and splits, and kept in the run's `features/`; fine-tunings are kept
+    in its `fine-tuning/`. After an interruption, the same call does only the work that is missing. Several processes
+    may extract features at once.
 
     Args:
         run: the run to evaluate.
@@ -42,13 +49,16 @@ def evaluate(
         supervised: a `.pth` file with torchvision's Kinetics weights of the same network, to evaluate as well. It shows
             what training with labels achieves. It has no projection heads, so only its features are evaluated.
         best: evaluate the best checkpoint instead of the newest.
+        out: folder to write to instead of the run, which may be read-only.
+        part: with more than one part, extract the features of this part only, and evaluate nothing.
 
     Returns:
-        The result of each protocol, by its name, as written to `results/{protocol}-{data}.json`. `factors` also writes
-        a bar chart as `.png`.
+        The result of each protocol, by its name, as written to `results/{protocol}-{data}-{digest}.json`. `factors`
+        also writes a bar chart as `.png`. Empty if only a part was extracted.
 
     Raises:
-        ConfigError: a protocol is unknown, or several processes were started.
+        ConfigError: a protocol is unknown or uses no features although `part` is given, `experiment` describes another
+            network, or several processes were started.
         DataError: there are no labels, a split has no training or no test videos, or too many videos cannot be decoded.
         RunError: there is no checkpoint, it does not belong to the run, or a file cannot be written.
         StoppedError: a signal stopped a fine-tuning.
@@ -58,7 +68,11 @@ def evaluate(
     require_known(protocols)
     if is_multi_process():
         raise ConfigError("evaluation runs in one process, which can use all GPUs of its machine. Start it only once.")
-    run.require_writable("results")
+    require_network_of(run, experiment)
+    if part.of > 1 and (others := [name for name in protocols if name not in PROBES]):
+        raise ConfigError(f"--part divides the extraction of features, which `{others[0]}` does not use. Leave it out.")
+    output = _output(run, out)
+    output.require_writable("results")
     used = {name: with_labels_per_class(records, experiment) for name, records in splits.items()}
     for protocol in protocols:
         validates = protocol in FINE_TUNING and FINE_TUNING[protocol].validation > 0
@@ -68,19 +82,39 @@ def evaluate(
     networks = {"metrics": model, "random_weights": _new_network(experiment, None)}
     if supervised:
         networks["supervised"] = _new_network(experiment, supervised)
-    evaluation = Evaluation(run, experiment, used, networks, checkpoint, progress)
+    weights = Path(supervised) if supervised else None
+    evaluation = Evaluation(output, experiment, used, networks, checkpoint, progress, weights)
 
+    features = {}
     on_features = [name for name in protocols if name in PROBES]
-    keep_views = any(PROBES[name].needs_views for name in on_features)
-    features = features_by_network(evaluation, keep_views) if on_features else {}
+    if on_features:
+        found = extractions(evaluation, any(PROBES[name].needs_views for name in on_features))
+        extract(evaluation, found, part)
+        if part.of > 1:
+            return {}
+        features = {name: extraction.read() for name, extraction in found.items()}
     results = {}
     for protocol in protocols:
         if protocol in PROBES:
-            found = judge_features(evaluation, protocol, features)
+            outcomes = judge_features(evaluation, protocol, features)
         else:
-            found = judge_fine_tuned(evaluation, protocol)
-        results[protocol] = write_outcomes(evaluation, protocol, found)
+            outcomes = judge_fine_tuned(evaluation, protocol)
+        results[protocol] = write_outcomes(evaluation, protocol, outcomes)
     return results
+
+
+def _output(run: RunDirectory, out: Path | None) -> RunDirectory:
+    """The folder to write to. A folder other than the run gets a copy of its config, so that `compare` can read it."""
+    if out is None or out.resolve() == run.path.resolve():
+        return run
+    output = RunDirectory(out)
+    if output.config_file.exists() and output.experiment() != run.experiment():
+        raise ConfigError(f"--out {out}: holds the evaluation of another run. Choose another folder.")
+    try:
+        write_text(output.config_file, dump_experiment(run.experiment()))
+    except OSError as error:
+        raise RunError(f"--out {out}: cannot be written ({error.strerror or error}).") from error
+    return output
 
 
 def _new_network(experiment: Experiment, weights: str | None) -> HDC:

@@ -1,13 +1,17 @@
 """Write the outcomes of a protocol to its result files."""
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hdc_keras.data.records import VideoRecord
 from hdc_keras.evaluation.context import Evaluation
 from hdc_keras.evaluation.factors_chart import draw_factors
-from hdc_keras.files import digest
+from hdc_keras.evaluation.splits import Splits
+from hdc_keras.files import digest as file_digest
 from hdc_keras.results.outcomes import Outcome, summarise
 from hdc_keras.results.store import write_result
 
@@ -31,7 +35,10 @@ class ProtocolOutcomes:
 
 
 def write_outcomes(evaluation: Evaluation, protocol: str, found: ProtocolOutcomes) -> dict[str, Any]:
-    """Write `results/{protocol}-{data}.json` and `.videos.csv`; for `factors`, also a bar chart as `.png`.
+    """Write `results/{protocol}-{data}-{digest}.json` and `.videos.csv`; for `factors`, also a bar chart as `.png`.
+
+    The digest is of everything that the figures depend on: another checkpoint, other videos or settings have another
+    file, and the same evaluation replaces its file.
 
     Returns:
         The content of the JSON file.
@@ -39,30 +46,74 @@ def write_outcomes(evaluation: Evaluation, protocol: str, found: ProtocolOutcome
     Raises:
         RunError: a file cannot be written.
     """
-    experiment = evaluation.experiment
     means, deviations, repeats = summarise(found.outcomes)
     first = next(iter(evaluation.splits.values()))
+    depends_on = _depends_on(evaluation, protocol, found)
+    dataset = evaluation.experiment.data.path or "moving-shapes"
+    digest = hashlib.sha256(json.dumps(depends_on, sort_keys=True).encode()).hexdigest()[:8]
+    name = f"{protocol}-{Path(dataset).stem}-{digest}"
     result = {
-        "protocol": protocol,
+        "name": name,
+        **depends_on,
         **found.recipe,
-        "dataset": experiment.data.path or "moving-shapes",
-        "splits": list(evaluation.splits),
+        "dataset": dataset,
         "split": {side: sum(record.split == side for record in first) for side in ("train", "val", "test")},
-        "architecture": evaluation.networks["metrics"].backbone.name,
         "checkpoint": evaluation.checkpoint.name,
-        "weights_sha256": digest(evaluation.checkpoint),
-        "seed": experiment.seed,
-        "seeds": sorted({outcome.answer.seed for outcome in found.outcomes}),
-        "clips": experiment.evaluate.clips,
-        "views": f"{experiment.evaluate.clips}x{experiment.evaluate.crops}",
         "counts": found.counts,
         "chance": found.chance,
         **means,
         "deviation": deviations,
         "repeats": repeats,
     }
-    name = f"{protocol}-{Path(str(result['dataset'])).stem}"
-    write_result(evaluation.run, name, result, found.outcomes)
+    write_result(evaluation.output, name, result, found.outcomes)
     if protocol == "factors":
-        evaluation.run.write_bytes(f"results/{name}.png", draw_factors(result))
+        evaluation.output.write_bytes(f"results/{name}.png", draw_factors(result))
     return result
+
+
+def _depends_on(evaluation: Evaluation, protocol: str, found: ProtocolOutcomes) -> dict[str, Any]:
+    """Everything that the figures of a result depend on, as JSON values."""
+    experiment = evaluation.experiment
+    data, settings = experiment.data, experiment.evaluate
+    return {
+        "protocol": protocol,
+        "version": found.recipe["version"],
+        "settings": found.recipe["settings"],
+        "labels_per_class": settings.labels_per_class,
+        "splits": list(evaluation.splits),
+        "videos_sha256": digest_of_videos(evaluation.splits),
+        "architecture": evaluation.networks["metrics"].backbone.name,
+        "weights_sha256": file_digest(evaluation.checkpoint),
+        "supervised_weights_sha256": file_digest(evaluation.supervised) if evaluation.supervised else None,
+        "precision": experiment.train.precision,
+        "seed": experiment.seed,
+        "seeds": sorted({outcome.answer.seed for outcome in found.outcomes}),
+        "clips": settings.clips,
+        "views": f"{settings.clips}x{settings.crops}",
+        "frames": data.frames,
+        "stride": data.stride,
+        "decode_size": list(data.decode_size),
+        "decoder": data.decoder,
+    }
+
+
+def digest_of_videos(splits: Splits) -> str:
+    """SHA-256 of what an evaluation depends on of its videos: ids, sizes of the files, labels, groups and splits."""
+    facts = {
+        name: sorted(
+            [record.video_id, _bytes(record), sorted(record.labels.items()), record.group or "", record.split or ""]
+            for record in records
+        )
+        for name, records in splits.items()
+    }
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+
+def _bytes(record: VideoRecord) -> int:
+    """Size of a video in bytes; 0 if there is no such file."""
+    if record.stored:
+        return record.stored.size
+    try:
+        return Path(record.path).stat().st_size
+    except OSError:
+        return 0

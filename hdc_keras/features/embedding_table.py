@@ -1,36 +1,29 @@
-"""The parquet file that `hdc-keras embed` writes, and the parts it is assembled from.
-
-A part is a complete parquet file in a hidden folder beside the final one, so a killed job loses at most one part. The
-metadata of a part record what it was made from and which of its videos failed. Parts made from other weights, settings
-or videos are refused. Once all parts exist, they are merged, a few at a time, into the final file.
-"""
+"""The parquet file that `hdc-keras embed` writes from the features of a set, and the CSV that lists its failures."""
 
 import csv
 import hashlib
 import io
 import json
-import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hdc_keras.data.records import VideoRecord
-from hdc_keras.errors import DataError, RunError
-from hdc_keras.files import remove_leftovers, replacing, replacing_stream, write_text
+from hdc_keras.errors import DataError, RunError, VideoDecodeError
+from hdc_keras.features.video_features import VideoFeatures
+from hdc_keras.files import remove_leftovers, replacing, require_writable, write_text
+from hdc_keras.locks import exclusive
 
-# Metadata key, in the file and in each part: what it was made from, as JSON.
+# Metadata key: what the file was made from, as JSON.
 METADATA_KEY = b"hdc_keras"
-# Metadata key, in each part: the cause of failure by video id, as JSON.
-_FAILED_KEY = b"hdc_keras_failed"
-_FORMAT = 1
+_FORMAT = 2
 # Number of rows in a row group, which is merged, and later read, in one piece: 30 MB for R3D-18 (our choice).
 _ROWS_PER_GROUP = 4096
-_PART_NAME = "part-{:06d}.parquet"
 # The column is not called `path`: a CSV with that column in a folder of videos would be read as the folder's manifest.
 _FAILURE_COLUMNS = ("video_id", "file", "cause")
 
@@ -40,179 +33,98 @@ def failures_file(file: Path) -> Path:
     return file.with_suffix(".failures.csv")
 
 
-def parts_folder(file: Path) -> Path:
-    """Folder that holds the parts until the file is complete."""
-    return file.with_name(f".{file.name}.parts")
-
-
 def check_free(file: Path) -> None:
-    """Refuse to overwrite an existing file.
-
-    A file with its parts beside it is accepted: its job may have been killed before it could remove them, and
-    `EmbeddingTable` checks whether they belong together.
-
-    Raises:
-        RunError: it exists.
-    """
-    if file.exists() and not parts_folder(file).exists():
+    """Refuse to overwrite an existing file. Raises `RunError` if it exists."""
+    if file.exists():
         raise _already_exists(file)
 
 
 class EmbeddingTable:
-    """A parquet file of embeddings that is being written, part by part; continues with the parts that already exist.
+    """A parquet file of embeddings, with one row per video.
 
     Args:
-        file: path of the final parquet file.
+        file: path of the file.
         records: its videos, in the order of its rows.
         widths: number of channels of each embedding, by name.
         made_from: everything the embeddings depend on, and where they come from, as JSON values. It is kept in the
             metadata of the file.
-        videos_per_part: number of videos saved at a time.
-
-    Attributes:
-        failed: for each existing part, the cause by video id for the videos that failed.
 
     Raises:
-        DataError: several videos share an id.
-        RunError: the file exists, its parts were made from something else, or nothing can be written there.
+        DataError: several videos share an id, or a path is not valid UTF-8.
+        RunError: the file exists, or nothing can be written there.
     """
 
     def __init__(
-        self,
-        file: Path,
-        records: Sequence[VideoRecord],
-        widths: Mapping[str, int],
-        made_from: Mapping[str, Any],
-        videos_per_part: int,
+        self, file: Path, records: Sequence[VideoRecord], widths: Mapping[str, int], made_from: Mapping[str, Any]
     ):
         self.file = file
-        self.folder = parts_folder(file)
         self.records = records
         self.widths = dict(widths)
-        self.videos_per_part = videos_per_part
         self.labels = list(dict.fromkeys(name for record in records for name in record.labels)) or ["label"]
-        self.made_from = {
-            **made_from,
-            "videos": len(records),
-            "videos_per_part": videos_per_part,
-            "videos_sha256": _digest(records),
-            "format": _FORMAT,
-        }
+        self.made_from = {**made_from, "videos": len(records), "videos_sha256": _digest(records), "format": _FORMAT}
         check_free(file)
-        if self.is_complete and _read_made_from(file) != self.made_from:
-            raise _already_exists(file)
-        self.failed = self._failed_by_part()
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            require_writable(file.parent, file.name)
         except OSError as error:
             raise self._unwritable(error) from error
 
-    @property
-    def parts(self) -> int:
-        """Total number of parts."""
-        return -(-len(self.records) // self.videos_per_part)
+    def write(self, read: Callable[[Sequence[VideoRecord]], VideoFeatures]) -> tuple[int, list[dict[str, str]]]:
+        """Write the file, and list the videos that failed in a CSV beside it.
 
-    @property
-    def is_complete(self) -> bool:
-        """Whether the final file exists; its parts may still exist too."""
-        return self.file.exists()
-
-    def records_of(self, part: int) -> Sequence[VideoRecord]:
-        """The videos of a part."""
-        return self.records[part * self.videos_per_part : (part + 1) * self.videos_per_part]
-
-    def write_part(
-        self, part: int, records: Sequence[VideoRecord], arrays: Mapping[str, np.ndarray], failed: Mapping[str, str]
-    ) -> None:
-        """Save a part, atomically.
+        Another process may run the same job: one of them writes the file, and the others wait for it.
 
         Args:
-            part: its number.
-            records: its videos that were decoded.
-            arrays: (videos, channels) float32 by name, in the order of `records`; ignored if `records` is empty.
-            failed: cause by video id for the videos that could not be decoded.
-
-        Raises:
-            DataError: a video of the part is neither in `records` nor in `failed`.
-            RunError: it cannot be written.
-        """
-        asked = self.records_of(part)
-        if {*(record.video_id for record in records), *failed} != {record.video_id for record in asked}:
-            raise DataError(_counts_differ(len(asked), len(records), len(failed)))
-        metadata = {METADATA_KEY: json.dumps(self.made_from), _FAILED_KEY: json.dumps(dict(failed))}
-        table = self._table(records, arrays).replace_schema_metadata(metadata)
-        try:
-            with replacing_stream(self.folder / _PART_NAME.format(part)) as stream:
-                pq.write_table(table, stream, compression="zstd")
-        except OSError as error:
-            raise self._unwritable(error) from error
-        self.failed[part] = dict(failed)
-
-    def finish(self) -> tuple[int, list[dict[str, str]]]:
-        """Merge the parts into the final file, list the failures in a CSV beside it, and remove the parts.
+            read: returns the features of some of the videos, and why the others failed. About one row group of features
+                is in memory at a time.
 
         Returns:
             The number of videos in the file; and `video_id`, `file` and `cause` of each video that failed. Both are
             read back from the files.
 
         Raises:
-            DataError: no video could be decoded, or some video is neither embedded nor listed as failed. No new
-                file is written then.
-            RunError: it cannot be written, or a part cannot be read.
+            DataError: no video could be decoded, or some video is neither embedded nor listed as failed. No file is
+                written then.
+            RunError: it cannot be written, or another file has appeared there.
         """
-        if not self.is_complete:
-            failures = self._failures()
-            if len(failures) == len(self.records):
-                shutil.rmtree(self.folder)  # so the next try decodes the videos again
-                first = failures[0]
-                raise DataError(
-                    f"none of {len(failures)} videos can be decoded. The first:\n  {first['file']}: {first['cause']}"
-                )
-            for written in (self.file, failures_file(self.file)):
-                remove_leftovers(written)
-            try:
-                with replacing(self.file) as temporary:
-                    with temporary.open("wb") as stream:
-                        self._merge(stream)
-                    _require_all(len(self.records), pq.read_metadata(temporary).num_rows, len(failures))
-                    # Written before the file appears, so the file never exists without its list of failures.
-                    self._write_failures(failures)
-            except OSError as error:
-                raise self._unwritable(error) from error
+        with exclusive(self.file):
+            if not self.file.exists():
+                self._write(read)
+            elif _read_made_from(self.file) != self.made_from:
+                raise _already_exists(self.file)
         rows, failures = pq.read_metadata(self.file).num_rows, _read_failures(self.file)
         _require_all(len(self.records), rows, len(failures))
-        shutil.rmtree(self.folder, ignore_errors=True)
         return rows, failures
 
-    def _failed_by_part(self) -> dict[int, dict[str, str]]:
-        """Read which videos failed in each existing part. Damaged parts are left out, so they are written again."""
-        failed = {}
-        for part in range(self.parts):
-            file = self.folder / _PART_NAME.format(part)
-            made_from = _read_made_from(file) if file.exists() else None
-            if made_from is None:
-                continue
-            if made_from != self.made_from:
-                raise self._made_from_something_else(made_from)
-            failed[part] = json.loads(pq.read_schema(file).metadata[_FAILED_KEY])
-        return failed
+    def _write(self, read: Callable[[Sequence[VideoRecord]], VideoFeatures]) -> None:
+        for written in (self.file, failures_file(self.file)):
+            remove_leftovers(written)
+        failures: list[dict[str, str]] = []
+        try:
+            with replacing(self.file) as temporary:
+                with pq.ParquetWriter(temporary, self._schema(), compression="zstd") as writer:
+                    for first in range(0, len(self.records), _ROWS_PER_GROUP):
+                        asked = self.records[first : first + _ROWS_PER_GROUP]
+                        features = read(asked)
+                        writer.write_table(self._table(features), row_group_size=_ROWS_PER_GROUP)
+                        failures += [_failure(one, features.failed) for one in asked if one.video_id in features.failed]
+                if len(failures) == len(self.records):
+                    raise DataError(
+                        f"none of {len(failures)} videos can be decoded. The first:\n  {failures[0]['file']}: "
+                        f"{failures[0]['cause']}"
+                    )
+                _require_all(len(self.records), pq.read_metadata(temporary).num_rows, len(failures))
+                # Written before the file appears, so the file never exists without its list of failures.
+                self._write_failures(failures)
+        except OSError as error:
+            raise self._unwritable(error) from error
 
-    def _made_from_something_else(self, before: Mapping[str, Any]) -> RunError:
-        now = self.made_from
-        names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
-        differences = "\n  ".join(f"{name}: {before.get(name)} before, {now.get(name)} now" for name in names)
-        return RunError(
-            f"{self.folder} holds parts of an unfinished file that was started with other weights, settings or videos. "
-            f"Such parts are never mixed.\n  {differences}\nRepeat the command that started the file, choose another "
-            "file with --out, or delete that folder to start over."
-        )
-
-    def _table(self, records: Sequence[VideoRecord], arrays: Mapping[str, np.ndarray]) -> pa.Table:
+    def _table(self, features: VideoFeatures) -> pa.Table:
+        records = features.records
         columns: list[Any] = [[record.video_id for record in records], [record.path for record in records]]
         columns += [[record.labels.get(name) for record in records] for name in self.labels]
         columns += [[record.split for record in records], [record.group for record in records]]
         for name, width in self.widths.items():
-            values = arrays[name] if records else np.zeros((0, width))
+            values = features.arrays[name] if records else np.zeros((0, width))
             flat = pa.array(np.ascontiguousarray(values, np.float32).ravel())
             columns.append(pa.FixedSizeListArray.from_arrays(flat, width))
         return pa.table(columns, self._schema())
@@ -223,29 +135,6 @@ class EmbeddingTable:
         texts = [pa.field(name, pa.string()) for name in ("video_id", "path", *labels, "split", "group")]
         vectors = [pa.field(name, pa.list_(pa.float32(), width)) for name, width in self.widths.items()]
         return pa.schema([*texts, *vectors], {METADATA_KEY: json.dumps(self.made_from)})
-
-    def _merge(self, stream: BinaryIO) -> None:
-        """Write the rows of all parts, holding about one row group in memory at a time."""
-        with pq.ParquetWriter(stream, self._schema(), compression="zstd") as writer:
-            waiting: list[pa.Table] = []
-            for part in range(self.parts):
-                file = self.folder / _PART_NAME.format(part)
-                try:
-                    # Not `pq.read_table`: it reads folders named `key=value` as partition columns.
-                    waiting.append(pq.ParquetFile(file).read())
-                except (pa.ArrowException, OSError) as error:
-                    raise RunError(f"{file} cannot be read ({error}). Delete it and repeat the command.") from error
-                if sum(table.num_rows for table in waiting) >= _ROWS_PER_GROUP or part == self.parts - 1:
-                    writer.write_table(pa.concat_tables(waiting), row_group_size=_ROWS_PER_GROUP)
-                    waiting = []
-
-    def _failures(self) -> list[dict[str, str]]:
-        return [
-            dict(zip(_FAILURE_COLUMNS, (record.video_id, record.path, failed[record.video_id]), strict=True))
-            for part, failed in sorted(self.failed.items())
-            for record in self.records_of(part)
-            if record.video_id in failed
-        ]
 
     def _write_failures(self, failures: Sequence[Mapping[str, str]]) -> None:
         file = failures_file(self.file)
@@ -265,8 +154,15 @@ class EmbeddingTable:
         )
 
 
+def _failure(record: VideoRecord, failed: Mapping[str, VideoDecodeError]) -> dict[str, str]:
+    """A row of the list of failures. The file is the video, also if the frames are in a shard."""
+    error = failed[record.video_id]
+    cause = error.cause if error.path == record.path else f"{error.path}: {error.cause}"
+    return dict(zip(_FAILURE_COLUMNS, (record.video_id, record.path, cause), strict=True))
+
+
 def _read_made_from(file: Path) -> dict[str, Any] | None:
-    """What a file or part was made from; `None` if it cannot be read."""
+    """What a file was made from; `None` if it cannot be read."""
     try:
         return json.loads((pq.read_schema(file).metadata or {})[METADATA_KEY])
     except (pa.ArrowException, OSError, KeyError, ValueError):

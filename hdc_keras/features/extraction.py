@@ -1,29 +1,176 @@
 """Extract frozen features: pass every video of a set through a network once."""
 
+import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
 from hdc_keras.config import Experiment
 from hdc_keras.data.loading import DecodeFailures, FrameStore, clip_batches
+from hdc_keras.data.preparing import Part
 from hdc_keras.data.records import VideoRecord
 from hdc_keras.errors import DataError
 from hdc_keras.features.encoder import ClipEncoder
 from hdc_keras.features.store import FeatureStore
 from hdc_keras.features.video_features import Arrays, VideoFeatures
+from hdc_keras.files import remove_leftovers
+from hdc_keras.locks import try_exclusive
 
 # (videos done, total videos).
 Progress = Callable[[int, int], None]
+
+# Videos in a part: a killed process loses the work on one part at most (our choice).
+VIDEOS_PER_PART = 64
+# Seconds between two looks at a part that another process is extracting.
+_POLL_S = 1.0
+
+
+class Extraction:
+    """The extraction of the features of a set, in parts: `plan`, `run_part` for each part, `read`.
+
+    Several processes may run the same extraction at once. Each part is extracted by one of them; if that
+    process is killed, another one takes over.
+
+    Args:
+        encoder: the frozen network.
+        records: the videos, with unique ids.
+        experiment: its `data` and `evaluate` sections define the clips.
+        frames: decodes the videos.
+        store: where the features are kept; it was opened for the same network and experiment.
+
+    Attributes:
+        failures: the videos that are known not to be decodable.
+
+    Raises:
+        DataError: more videos than `data.max_failed_share` are known not to be decodable.
+    """
+
+    def __init__(
+        self,
+        encoder: ClipEncoder,
+        records: Sequence[VideoRecord],
+        experiment: Experiment,
+        frames: FrameStore,
+        store: FeatureStore,
+    ):
+        self.encoder = encoder
+        self.records = sorted(records, key=lambda record: record.video_id)
+        self.experiment = experiment
+        self.frames = frames
+        self.store = store
+        self.failures = DecodeFailures(len(records), experiment.data.max_failed_share)
+        self._count_failures(self.records)
+
+    def plan(self) -> list[list[VideoRecord]]:
+        """The videos of each part, by its number. It depends on the set only, not on what was extracted already."""
+        return [self.records[first : first + VIDEOS_PER_PART] for first in range(0, len(self.records), VIDEOS_PER_PART)]
+
+    def run_part(self, number: int, progress: Progress | None = None) -> bool:
+        """Extract what is missing of a part. Does nothing if nothing is missing.
+
+        Args:
+            number: its number in the plan.
+            progress: called with (videos done, total videos) of this part.
+
+        Returns:
+            Whether the part is finished; `False` if another process is at work on it.
+
+        Raises:
+            DataError: too many videos cannot be decoded, or a video is neither encoded nor listed as failed.
+            RunError: the part cannot be written.
+        """
+        missing = [record for record in self.plan()[number] if not self.store.has(record)]
+        if not missing:
+            return True
+        file = self.store.file_of(missing)
+        with try_exclusive(file) as is_mine:
+            if self.store.find_part(missing):
+                self._count_failures(missing)
+                return True
+            if is_mine:
+                remove_leftovers(file)
+                features = encode_videos(
+                    self.encoder,
+                    missing,
+                    self.experiment,
+                    self.frames,
+                    self.failures,
+                    progress,
+                    keep_views=self.store.keeps_views,
+                )
+                self.store.write_part(missing, features)
+        return is_mine
+
+    def run(self, part: Part = Part(), progress: Progress | None = None) -> None:
+        """Run all parts, or a share of them, and wait for those that other processes are extracting.
+
+        Args:
+            part: the share of this process.
+            progress: called with (videos done, total videos) of the share.
+
+        Raises:
+            DataError: as in `run_part`.
+            RunError: as in `run_part`.
+        """
+        plan = self.plan()
+        mine = [number for number in range(len(plan)) if part.holds(number)]
+        total = sum(len(plan[number]) for number in mine)
+        missing = {number: sum(not self.store.has(record) for record in plan[number]) for number in mine}
+        open_parts = deque(number for number in mine if missing[number])
+
+        shown = -1
+
+        def show(in_part: int = 0) -> None:
+            nonlocal shown
+            done = total - sum(missing.values()) + in_part
+            if progress and done != shown:
+                shown = done
+                progress(done, total)
+
+        show()
+        blocked = 0
+        while open_parts:
+            number = open_parts.popleft()
+            if self.run_part(number, lambda done, _: show(done)):
+                missing[number] = blocked = 0
+                show()
+                continue
+            open_parts.append(number)
+            blocked += 1
+            if blocked >= len(open_parts):
+                time.sleep(_POLL_S)
+                blocked = 0
+
+    def read(self, records: Sequence[VideoRecord] | None = None) -> VideoFeatures:
+        """The features of the set, or of some of its videos, once all parts are finished.
+
+        Raises:
+            DataError: the features of a video are missing, or too many videos could not be decoded.
+            RunError: a file is damaged.
+        """
+        records = self.records if records is None else records
+        missing = sum(not self.store.has(record) for record in records)
+        if missing:
+            raise DataError(f"the features of {missing} of {len(records)} videos have not been extracted.")
+        self._count_failures(records)
+        return self.store.read(records)
+
+    def _count_failures(self, records: Sequence[VideoRecord]) -> None:
+        """Count the videos that could not be decoded by an earlier process, or another one."""
+        for record in records:
+            failure = self.store.failure(record)
+            if failure and record.video_id not in self.failures.by_id:
+                self.failures.add(failure, record.video_id)
 
 
 def extract_features(
     encoder: ClipEncoder,
     records: Sequence[VideoRecord],
     experiment: Experiment,
-    store: FrameStore,
+    frames: FrameStore,
     progress: Progress | None = None,
-    cache: FeatureStore | None = None,
-    keep_views: bool = False,
+    store: FeatureStore | None = None,
 ) -> VideoFeatures:
     """Encode `evaluate.clips` evenly spaced clips of every video, `encoder.crops` crops of each, and average them.
 
@@ -31,37 +178,63 @@ def extract_features(
         encoder: the frozen network.
         records: the videos. The result contains the features of each, or lists it as failed.
         experiment: its `data` and `evaluate` sections define the clips.
-        store: decodes the videos.
+        frames: decodes the videos.
         progress: called with (videos done, total videos).
-        cache: searched first; newly extracted features are added to it. `None` for no cache.
+        store: features that it has are not extracted again; new ones are added to it. `None` keeps nothing.
+
+    Raises:
+        DataError: too many videos cannot be decoded, or a video is neither encoded nor listed as failed.
+        RunError: the features cannot be written.
+    """
+    if store is None:
+        failures = DecodeFailures(len(records), experiment.data.max_failed_share)
+        return encode_videos(encoder, records, experiment, frames, failures, progress)
+    extraction = Extraction(encoder, records, experiment, frames, store)
+    extraction.run(progress=progress)
+    return extraction.read(records)
+
+
+def encode_videos(
+    encoder: ClipEncoder,
+    records: Sequence[VideoRecord],
+    experiment: Experiment,
+    frames: FrameStore,
+    failures: DecodeFailures,
+    progress: Progress | None = None,
+    keep_views: bool = False,
+) -> VideoFeatures:
+    """Pass videos through a network, and keep the features in memory.
+
+    Args:
+        encoder: as in `extract_features`.
+        records: as in `extract_features`.
+        experiment: as in `extract_features`.
+        frames: as in `extract_features`.
+        failures: collects the videos that cannot be decoded.
+        progress: as in `extract_features`.
         keep_views: whether to keep the features of every single view too.
 
     Raises:
         DataError: too many videos cannot be decoded, or a video is neither encoded nor listed as failed.
     """
-    cached = cache.find(encoder, records, experiment, keep_views) if cache else None
-    if cached:
-        if progress:
-            progress(len(records), len(records))
-        return cached
-    failures = DecodeFailures(len(records), experiment.data.max_failed_share)
-    kept: list[VideoRecord] = []
+    decoded: list[VideoRecord] = []
     means: dict[str, list[np.ndarray]] = {}
     views: dict[str, list[np.ndarray]] = {}
     for batch, outputs in encoded_batches(
-        encoder.predict_on_batch, encoder.crops, records, experiment, store, failures, progress
+        encoder.predict_on_batch, encoder.crops, records, experiment, frames, failures, progress
     ):
-        kept += batch
+        decoded += batch
         for name, values in outputs.items():
             means.setdefault(name, []).append(values.mean(axis=1))
             if keep_views:
                 views.setdefault(name, []).append(values)
-    arrays = {name: np.concatenate(values) for name, values in means.items()}
-    kept_views = {name: np.concatenate(values) for name, values in views.items()}
-    features = VideoFeatures(kept, arrays, len(records), dict(failures.reasons), kept_views)
-    if cache:
-        cache.keep(encoder, records, experiment, features, keep_views)
-    return features
+    return VideoFeatures(
+        decoded,
+        {name: np.concatenate(values) for name, values in means.items()},
+        len(records),
+        {record.video_id: failures.by_id[record.video_id] for record in records if record.video_id in failures.by_id},
+        {name: np.concatenate(values) for name, values in views.items()},
+    )
 
 
 def encoded_batches(
@@ -69,7 +242,7 @@ def encoded_batches(
     crops: int,
     records: Sequence[VideoRecord],
     experiment: Experiment,
-    store: FrameStore,
+    frames: FrameStore,
     failures: DecodeFailures,
     progress: Progress | None = None,
 ) -> Iterator[tuple[list[VideoRecord], Arrays]]:
@@ -80,7 +253,7 @@ def encoded_batches(
         crops: number of crops that the network makes of each clip.
         records: as in `extract_features`.
         experiment: as in `extract_features`.
-        store: as in `extract_features`.
+        frames: as in `extract_features`.
         failures: collects the videos that cannot be decoded.
         progress: as in `extract_features`.
 
@@ -93,7 +266,7 @@ def encoded_batches(
     settings = experiment.evaluate
     reading = clip_batches(
         records,
-        store,
+        frames,
         failures,
         clips=settings.clips,
         frames=experiment.data.frames,
@@ -116,7 +289,6 @@ def encoded_batches(
         done += batch.asked
         if progress:
             progress(done, len(records))
-    if encoded + len(failures.videos) != len(records):
-        raise DataError(
-            f"{len(records)} videos were requested, but {encoded} were encoded and {len(failures.videos)} failed."
-        )
+    failed = sum(record.video_id in failures.by_id for record in records)
+    if encoded + failed != len(records):
+        raise DataError(f"{len(records)} videos were requested, but {encoded} were encoded and {failed} failed.")

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from hdc_keras.data.records import VideoRecord
+from hdc_keras.errors import VideoDecodeError
 
 Arrays = dict[str, np.ndarray]
 
@@ -19,15 +20,20 @@ class VideoFeatures:
         arrays: (videos, channels) float32 by name, each the mean over views. Names are those of the outputs of
             `ClipEncoder`: levels, `{level}_{task}` and `embedding`.
         asked: number of videos requested, decoded or not.
-        failed: cause by path for the videos that could not be decoded.
+        failed: the error of each video that could not be decoded, by its id.
         views: (videos, views, channels) float32 by name, the features of single views; empty if they were not kept.
     """
 
     records: list[VideoRecord]
     arrays: Arrays
     asked: int
-    failed: dict[str, str]
+    failed: dict[str, VideoDecodeError]
     views: Arrays = field(default_factory=dict)
+
+    @property
+    def causes(self) -> dict[str, str]:
+        """Why videos could not be decoded, by path. Several videos may share one file."""
+        return {error.path: error.cause for error in self.failed.values()}
 
     def of_split(self, split: str) -> "VideoFeatures":
         """The features of one split. `asked` and `failed` still describe the whole set."""

@@ -18,7 +18,7 @@ from hdc_keras.data.records import VideoRecord
 from hdc_keras.data.sampling import WindowSpec
 from hdc_keras.devices import dtype_policy, refuse_wrong_gradients, uses_xla
 from hdc_keras.errors import StoppedError, TrainingError
-from hdc_keras.features.store import digest_of_weights
+from hdc_keras.features.store import digest_of_weights, identity
 from hdc_keras.finetuning.classifier import VideoClassifier
 from hdc_keras.finetuning.directory import FineTuningDirectory, Scores
 from hdc_keras.finetuning.optimizer import recipe_optimizer
@@ -67,13 +67,15 @@ class FineTuningJob:
 
     def digest(self) -> str:
         """SHA-256 of everything that the scores depend on."""
-        sets = [[record.video_id for record in records] for records in (self.train, self.validation, self.test)]
+        videos = [
+            [[*identity(record), record.labels[self.column], record.group] for record in records]
+            for records in (self.train, self.validation, self.test)
+        ]
         weights = digest_of_weights(self.backbone) if self.backbone else None
-        evaluate, train = self.experiment.evaluate, self.experiment.train
-        clips = "middle" if evaluate.clips == 1 else evaluate.clips  # 0.1.0 took the first clip, under the digest of 1
-        used = [clips, evaluate.crops, train.precision, self.experiment.model.backbone, self.column, self.seed]
-        parts = [asdict(self.recipe), self.experiment.data.model_dump(mode="json"), used, sets, weights]
-        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+        data, evaluate = self.experiment.data, self.experiment.evaluate
+        clips = [evaluate.clips, evaluate.crops, data.frames, data.stride, data.decode_size, data.decoder]
+        used = [clips, self.experiment.train.precision, self.experiment.model.backbone, self.column, self.seed]
+        return hashlib.sha256(json.dumps([asdict(self.recipe), used, videos, weights]).encode()).hexdigest()
 
     def labels_of(self, records: Sequence[VideoRecord]) -> list[int]:
         """Index of each video's class in `classes`."""

@@ -110,6 +110,5 @@ def validation_metrics(
         batch_labels = [label_by_id[record.video_id] for record in batch]
         losses += [-log_softmax[row, label] for row, label in enumerate(batch_labels)]
         is_correct += list(logits.argmax(axis=1) == batch_labels)
-    failures.reasons.update(any_may_fail.reasons)
-    failures.videos |= any_may_fail.videos
+    failures.by_id.update(any_may_fail.by_id)
     return {"val_loss": float(np.mean(losses)), "val_top1": float(np.mean(is_correct))} if losses else {}

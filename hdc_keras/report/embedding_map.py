@@ -6,14 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from hdc_keras.config import Experiment
-from hdc_keras.data.loading import FrameStore
 from hdc_keras.data.records import VideoRecord
-from hdc_keras.features.encoder import ClipEncoder
-from hdc_keras.features.extraction import extract_features
-from hdc_keras.features.store import FeatureStore
 from hdc_keras.features.video_features import VideoFeatures, joined
-from hdc_keras.model import HDC
 
 # Size of the map in SVG units, and of the margin without points.
 WIDTH, HEIGHT, _MARGIN = 640, 460, 18
@@ -62,36 +56,6 @@ class EmbeddingMap:
         """What the page's script needs to move points and change their marks."""
         marks = {column: [[one.colour, one.shape] for one in classes] for column, classes in self.classes.items()}
         return {"places": self.places, "marks": marks, "classOf": self.class_of}
-
-
-def find_or_extract_features(
-    model: HDC,
-    records: Sequence[VideoRecord],
-    all_records: Sequence[VideoRecord],
-    experiment: Experiment,
-    store: FrameStore,
-    cache: FeatureStore,
-    progress: Callable[[int, int], None] | None = None,
-) -> VideoFeatures:
-    """Return the features of some videos: from the cache if it has the whole set; otherwise extract and cache them.
-
-    Args:
-        model: the pretrained model.
-        records: the videos to return.
-        all_records: the whole set, whose features `hdc-keras evaluate` has cached.
-        experiment: the experiment, with the settings that the evaluation used.
-        store: decodes the videos.
-        cache: cached features of the run.
-        progress: called with (videos done, total videos).
-
-    Raises:
-        DataError: too many videos cannot be decoded.
-    """
-    encoder = ClipEncoder(model, experiment.data.decode_size, experiment.evaluate.crops)
-    cached = cache.find(encoder, all_records, experiment)
-    if cached:
-        return cached.select(records)
-    return extract_features(encoder, records, experiment, store, progress, cache)
 
 
 def draw_map(

@@ -12,12 +12,14 @@ from typing import Any
 from hdc_keras.config import Experiment, dump_experiment
 from hdc_keras.data.from_experiment import frame_store, load_videos
 from hdc_keras.errors import DataError, RunError
+from hdc_keras.features.encoder import ClipEncoder
+from hdc_keras.features.extraction import extract_features
 from hdc_keras.features.store import FeatureStore
 from hdc_keras.model import HDC
 from hdc_keras.report.class_tables import class_panels
 from hdc_keras.report.cost import duration, run_cost
 from hdc_keras.report.curves import Row, draw_curves, read_rows, table_of, tasks_of
-from hdc_keras.report.embedding_map import HEIGHT, MIN_VIDEOS, WIDTH, EmbeddingMap, draw_map, find_or_extract_features
+from hdc_keras.report.embedding_map import HEIGHT, MIN_VIDEOS, WIDTH, EmbeddingMap, draw_map
 from hdc_keras.report.page import render_page
 from hdc_keras.report.result_tables import headline, protocol_rank, result_tables
 from hdc_keras.report.retrieval_gallery import retrieval_galleries
@@ -179,15 +181,10 @@ def _draw_map(
         return None, problem
     experiment = _as_evaluated(videos.experiment, results)
     try:
-        features = find_or_extract_features(
-            model,
-            videos.on_map,
-            videos.records,
-            experiment,
-            frame_store(experiment),
-            FeatureStore(run.feature_folder),
-            _named(progress, "features"),
-        )
+        encoder = ClipEncoder(model, experiment.data.decode_size, experiment.evaluate.crops)
+        store = FeatureStore(run.feature_folder, encoder, experiment)
+        frames = frame_store(experiment)
+        features = extract_features(encoder, videos.on_map, experiment, frames, _named(progress, "features"), store)
     except DataError as error:
         return None, str(error)
     if len(features.records) < MIN_VIDEOS:

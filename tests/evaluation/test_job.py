@@ -9,11 +9,15 @@ from dataclasses import replace
 
 import pytest
 
+from hdc_keras.data.loading import FrameStore
+from hdc_keras.data.preparing import Part
 from hdc_keras.data.records import VideoRecord
 from hdc_keras.errors import ConfigError, DataError, RunError
 from hdc_keras.evaluation.job import evaluate
 from hdc_keras.evaluation.splits import load_splits
+from hdc_keras.results.store import read_results
 from hdc_keras.runs.directory import RunDirectory
+from hdc_keras.training.models import build_model
 from tests.evaluation.conftest import BROKEN, experiment_on
 
 
@@ -51,14 +55,14 @@ def test_three_official_splits_are_evaluated_on_features_extracted_once(run, ucf
         assert result["metrics"]["label"]["features"]["top1"] == pytest.approx(statistics.mean(repeats))
         deviation = result["deviation"]["metrics"]["label"]["features"]["top1"]
         assert deviation == pytest.approx(statistics.stdev(repeats))
-        written = json.loads((run.path / "results" / f"{protocol}-{ucf101.name}.json").read_text())
+        written = json.loads((run.path / "results" / f"{result['name']}.json").read_text())
         assert written == result
 
 
 def test_saved_predictions_reproduce_the_metrics(run, ucf101):
     result = evaluate_own_split(run, experiment_on(ucf101), "retrieval")
 
-    rows = predictions(run, f"retrieval-{ucf101.name}")
+    rows = predictions(run, result["name"])
     for network in ("metrics", "random_weights"):
         network_rows = [row for row in rows if row["network"] == network]
         assert len(network_rows) == 6 and {row["source"] for row in network_rows} == {"features"}
@@ -74,7 +78,7 @@ def require_34_predictions_and_3_failures(run, folder, protocol, result, asked):
     """Check the counts, that the broken videos are listed, and that every other test video has a prediction."""
     assert result["counts"]["asked"] == asked and result["counts"]["decoded"] == asked - 3
     assert set(result["counts"]["failed"]) == {str(folder / name) for name in BROKEN}
-    predicted = {row["video_id"] for row in predictions(run, f"{protocol}-{folder.name}")}
+    predicted = {row["video_id"] for row in predictions(run, result["name"])}
     assert predicted == {f"{number:02d}.mp4" for number in range(15, 37)} - set(BROKEN)
 
 
@@ -95,6 +99,107 @@ def test_fine_tuning_counts_test_videos_and_reports_differences_from_the_publica
     assert (reduced["epochs"], reduced["frames"], reduced["size"]) == ([150, 1], [16, 4], [112, 16])
     assert reduced["labels_per_class"] == ["all", 4]
     assert set(result["metrics"]["label"]) == {"fine-tuned"} and set(result["random_weights"]) == {"label"}
+
+
+def test_whatever_changes_a_figure_changes_the_name_of_the_result(run, ucf101, partly_broken, tmp_path):
+    run = RunDirectory(shutil.copytree(run.path, tmp_path / "run", ignore=shutil.ignore_patterns("results")))
+    splits = load_splits(experiment_on(ucf101), "all")[0]
+    twin = shutil.copytree(partly_broken, tmp_path / "twin" / ucf101.name)  # another set of the same name
+
+    names = [
+        evaluate(run, experiment, videos, ["knn"])["knn"]["name"]
+        for experiment, videos in (
+            (experiment_on(ucf101), {"1": splits["1"]}),
+            (experiment_on(ucf101), {"2": splits["2"]}),
+            (experiment_on(ucf101), splits),
+            (experiment_on(ucf101, labels_per_class=3), {"1": splits["1"]}),
+            (experiment_on(ucf101, crops=3), {"1": splits["1"]}),
+            (experiment_on(ucf101, clips=1), {"1": splits["1"]}),
+            (experiment_on(ucf101, knn_neighbours=2), {"1": splits["1"]}),
+            (with_frames(experiment_on(ucf101), 2), {"1": splits["1"]}),
+            (experiment_on(twin), load_splits(experiment_on(twin), "own")[0]),
+        )
+    ]
+    run.checkpoints.save(build_model(experiment_on(ucf101).model_copy(update={"seed": 1})), 2, 2)
+    names.append(evaluate(run, experiment_on(ucf101), {"1": splits["1"]}, ["knn"])["knn"]["name"])
+
+    assert len(set(names)) == 10 == len(list((run.path / "results").glob("*.json")))
+    assert all(name.startswith(f"knn-{ucf101.name}-") for name in names)
+    again = evaluate(run, experiment_on(ucf101), {"1": splits["1"]}, ["knn"])["knn"]
+    assert again["name"] == names[-1] and (again["frames"], again["decode_size"]) == (4, [20, 24])
+
+
+def with_frames(experiment, frames):
+    return experiment.model_copy(update={"data": experiment.data.model_copy(update={"frames": frames})})
+
+
+def test_relabelled_videos_are_fine_tuned_again(run, ucf101):
+    experiment = experiment_on(ucf101, finetune_epochs=1, finetune_batch_size=4)
+    records = load_splits(experiment, "own")[0]["1"]
+    before = evaluate(run, experiment, {"1": records}, ["finetune-vcop"])["finetune-vcop"]
+    classes = sorted({record.label for record in records})
+    swapped = [replace(record, labels={"label": classes[record.label == classes[0]]}) for record in records]
+
+    after = evaluate(run, experiment, {"1": swapped}, ["finetune-vcop"])["finetune-vcop"]
+
+    assert before["name"] != after["name"]
+    assert len(list((run.path / "fine-tuning").iterdir())) >= 4  # both networks, both times
+
+
+def test_another_network_than_the_pretrained_one_is_refused(run, ucf101):
+    experiment = experiment_on(ucf101)
+    other = experiment.model_copy(update={"views": experiment.views.model_copy(update={"size": 20})})
+
+    with pytest.raises(ConfigError, match=r"views\.size: .* was pretrained with 16, .* Received: 20"):
+        evaluate(run, other, load_splits(experiment, "own")[0], ["knn"])
+
+
+def test_a_read_only_run_is_evaluated_into_another_folder(run, ucf101, tmp_path):
+    run = RunDirectory(
+        shutil.copytree(run.path, tmp_path / "run", ignore=shutil.ignore_patterns("results", "features"))
+    )
+    files = sorted(run.path.rglob("*"))
+    experiment, out = experiment_on(ucf101), tmp_path / "out"
+
+    result = evaluate(run, experiment, load_splits(experiment, "own")[0], ["knn"], out=out)["knn"]
+
+    assert sorted(run.path.rglob("*")) == files
+    assert [saved.values for saved in read_results(out)] == [result]
+    other = RunDirectory(tmp_path / "other")
+    other.create(experiment.model_copy(update={"seed": 1}))
+    with pytest.raises(ConfigError, match="holds the evaluation of another run"):
+        evaluate(other, experiment, load_splits(experiment, "own")[0], ["knn"], out=out)
+
+
+def test_a_part_extracts_its_features_only(run, ucf101, tmp_path, monkeypatch):
+    monkeypatch.setattr("hdc_keras.features.extraction.VIDEOS_PER_PART", 5)
+    experiment = experiment_on(ucf101)
+    splits = load_splits(experiment, "own")[0]
+    reported = []
+
+    for number in (1, 2):
+        assert evaluate(run, experiment, splits, ["knn"], out=tmp_path / "parts", part=Part(number, 2)) == {}
+    assert not list((tmp_path / "parts" / "results").glob("*.json"))
+    evaluate(run, experiment, splits, ["knn"], lambda *task: reported.append(task), out=tmp_path / "parts")
+
+    evaluate(run, experiment, splits, ["knn"], out=tmp_path / "whole")
+    assert reported[:2] == [("features, pretrained", 18, 18), ("features, random weights", 18, 18)]
+    whole, parts = (
+        {file.name: file.read_bytes() for file in (tmp_path / name / "results").iterdir()}
+        for name in ("whole", "parts")
+    )
+    assert whole == parts
+    with pytest.raises(ConfigError, match="--part divides the extraction of features, which `finetune-vcop`"):
+        evaluate(run, experiment, splits, ["knn", "finetune-vcop"], part=Part(1, 2))
+
+
+def test_a_protocol_that_needs_views_decodes_nothing_again(run, ucf101, tmp_path, monkeypatch):
+    experiment = experiment_on(ucf101)
+    splits = load_splits(experiment, "own")[0]
+    evaluate(run, experiment, splits, ["knn"], out=tmp_path)
+    monkeypatch.setattr(FrameStore, "clips", None)
+
+    assert evaluate(run, experiment, splits, ["linear-cvrl"], out=tmp_path)
 
 
 def test_unknown_protocols_are_refused_before_anything_is_read(run):

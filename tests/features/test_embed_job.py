@@ -9,8 +9,9 @@ import pytest
 from hdc_keras import HDC, R3D, __version__
 from hdc_keras.config import Experiment, validate
 from hdc_keras.data.loading import FrameStore
+from hdc_keras.data.preparing import Part
 from hdc_keras.data.records import StoredVideo, VideoRecord, read_records
-from hdc_keras.errors import ConfigError, DataError, RunError
+from hdc_keras.errors import ConfigError, DataError
 from hdc_keras.features.embed_job import embed, read_videos
 from hdc_keras.features.encoder import ClipEncoder
 from hdc_keras.features.extraction import extract_features
@@ -29,6 +30,13 @@ EXPERIMENT = validate(Experiment, SETTINGS, "test")
 
 def with_settings(**sections):
     return validate(Experiment, {k: v | sections.get(k, {}) for k, v in SETTINGS.items()}, "test")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_parts():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("hdc_keras.features.extraction.VIDEOS_PER_PART", 3)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +60,12 @@ def uninterrupted(run, records, tmp_path_factory):
     """The table of ten videos in parts of three, the outcome of the job, and the progress that it reported."""
     file, reported = tmp_path_factory.mktemp("uninterrupted") / "t.parquet", []
     outcome = embed(
-        run, EXPERIMENT, records[::-1], file, videos_per_part=3, progress=lambda *numbers: reported.append(numbers)
+        run,
+        EXPERIMENT,
+        records[::-1],
+        file,
+        store=file.with_name("features"),
+        progress=lambda *numbers: reported.append(numbers),
     )
     return file, outcome, reported
 
@@ -65,7 +78,7 @@ def test_rows_are_complete_sorted_by_id_and_equal_to_extract_features(run, recor
     assert table["video_id"].to_pylist() == sorted(record.video_id for record in records)
     assert table["label_motion"].to_pylist() == [record.labels["motion"] for record in records]
     assert reported[0] == (0, 10, 0) and reported[-1] == (10, 10, 0) and reported == sorted(reported)
-    assert [path.name for path in file.parent.iterdir()] == ["t.parquet"]
+    assert sorted(path.name for path in file.parent.iterdir()) == ["features", "t.parquet"]
 
     encoder = ClipEncoder(run.checkpoints.load()[0], (20, 20))
     expected = extract_features(encoder, records, EXPERIMENT, FrameStore((20, 20), 0.1)).arrays
@@ -97,31 +110,52 @@ def interrupt_after(videos):
 
 def test_an_interrupted_job_continues_with_the_missing_parts(run, records, uninterrupted, tmp_path):
     file, reported = tmp_path / "t.parquet", []
+    kept = {"store": tmp_path / "features"}
 
     with pytest.raises(KeyboardInterrupt):
-        embed(run, EXPERIMENT, records, file, videos_per_part=3, progress=interrupt_after(6))
+        embed(run, EXPERIMENT, records, file, progress=interrupt_after(6), **kept)
     assert not file.exists()
-    embed(run, EXPERIMENT, records, file, videos_per_part=3, progress=lambda *numbers: reported.append(numbers))
+    embed(run, EXPERIMENT, records, file, progress=lambda *numbers: reported.append(numbers), **kept)
 
     assert reported[0] == (6, 10, 0) and reported[-1] == (10, 10, 0)
     assert file.read_bytes() == uninterrupted[0].read_bytes()
-    assert [path.name for path in tmp_path.iterdir()] == ["t.parquet"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["features", "t.parquet"]
 
 
-def test_parts_with_other_weights_or_settings_are_refused(run, records, tmp_path):
+def test_parts_are_extracted_apart_and_joined_by_a_last_call(run, records, uninterrupted, tmp_path):
+    file, kept = tmp_path / "t.parquet", {"store": tmp_path / "features"}
+
+    assert embed(run, EXPERIMENT, records, file, part=Part(2, 2), **kept) is None
+    assert embed(run, EXPERIMENT, records, file, part=Part(1, 2), **kept) is None
+    assert not file.exists()
+    reported = []
+    embed(run, EXPERIMENT, records, file, progress=lambda *numbers: reported.append(numbers), **kept)
+
+    assert reported == [(10, 10, 0)] and file.read_bytes() == uninterrupted[0].read_bytes()
+
+
+def test_features_of_other_weights_or_settings_are_never_mixed(run, records, uninterrupted, tmp_path):
     changed_run = RunDirectory(shutil.copytree(run.path, tmp_path / "run"))
     file = tmp_path / "t.parquet"
-
     with pytest.raises(KeyboardInterrupt):
-        embed(changed_run, EXPERIMENT, records, file, videos_per_part=3, progress=interrupt_after(3))
+        embed(changed_run, EXPERIMENT, records, file, progress=interrupt_after(3))
     model = changed_run.checkpoints.load()[0]
     model.objective.heads["P2_spatial"].projection.bias.assign_add(np.ones(8))
     changed_run.checkpoints.save(model, 2, 3)
+    reported = []
 
-    with pytest.raises(RunError, match=r"checkpoint: step-000000001\.keras before, step-000000002\.keras now"):
-        embed(changed_run, EXPERIMENT, records, file, videos_per_part=3)
-    with pytest.raises(RunError, match="clips: 3 before, 2 now"):
-        embed(changed_run, with_settings(evaluate={"clips": 2}), records, file, videos_per_part=3)
+    embed(changed_run, EXPERIMENT, records, file, progress=lambda *numbers: reported.append(numbers))
+
+    assert reported[0] == (0, 10, 0)
+    new, old = (np.stack(pq.read_table(each)["P2_spatial"].to_numpy()) for each in (file, uninterrupted[0]))
+    assert (np.abs(new - old).max(axis=1) > 1e-3).all()
+
+
+def test_another_network_than_the_pretrained_one_is_refused(run, records, tmp_path):
+    other = with_settings(model={"backbone": "r3d18"})
+
+    with pytest.raises(ConfigError, match=r"model\.backbone: .* was pretrained with r3d_tiny.* Received: r3d18"):
+        embed(run, other, records, tmp_path / "t.parquet")
 
 
 def test_the_best_checkpoint_is_used_on_request(run, records, tmp_path):
@@ -141,7 +175,7 @@ def test_failed_videos_are_listed_by_id_with_their_file_or_position_in_a_shard(r
         VideoRecord("gone.mp4", "stored", stored=StoredVideo(str(tmp_path / "no.tfrecord"), 5, 10, 24, 25.0)),
     ]
 
-    outcome = embed(run, EXPERIMENT, [*records[:4], *bad], tmp_path / "t.parquet", videos_per_part=2)
+    outcome = embed(run, EXPERIMENT, [*records[:4], *bad], tmp_path / "t.parquet")
 
     assert (outcome.asked, outcome.rows) == (7, 4)
     failed = {failure["video_id"]: failure for failure in outcome.failed}
@@ -157,10 +191,8 @@ def test_too_many_failures_end_the_job_and_a_higher_limit_resumes_it(run, record
     strict, reported = with_settings(data={"max_failed_share": 0.1}), []
 
     with pytest.raises(DataError, match=r"1 of 5 videos cannot be decoded, more than `data\.max_failed_share`"):
-        embed(run, strict, videos, tmp_path / "t.parquet", videos_per_part=2)
-    outcome = embed(
-        run, EXPERIMENT, videos, tmp_path / "t.parquet", videos_per_part=2, progress=lambda *n: reported.append(n)
-    )
+        embed(run, strict, videos, tmp_path / "t.parquet")
+    outcome = embed(run, EXPERIMENT, videos, tmp_path / "t.parquet", progress=lambda *n: reported.append(n))
 
     assert reported[0] == (4, 5, 0) and (outcome.rows, len(outcome.failed)) == (4, 1)
 
