@@ -329,7 +329,7 @@ class TrainConfig(_Section):
         "gradient is never applied",
     )
     knn_every: Annotated[int, Field(ge=0)] = Field(
-        5, description="epochs between kNN checks on held-out videos, which need labels; 0: never"
+        5, description="epochs between kNN checks among training videos, which need labels; 0: never"
     )
     checkpoint_every: PositiveInt = Field(1, description="epochs between checkpoints")
     keep_checkpoints: PositiveInt = Field(2, description="newest checkpoints to keep, in addition to the best one")

@@ -37,7 +37,7 @@ def run(models, tmp_path_factory):
     run.create(EXPERIMENT)
     for step, model in models.items():
         checkpoint = run.checkpoints.save(model, step, keep=2)
-        run.checkpoints.keep_best(checkpoint, "knn", 1 / step)
+        run.checkpoints.keep_best(checkpoint, "knn_train", 1 / step)
     return run
 
 

@@ -46,7 +46,7 @@ def draw_curves(rows: Sequence[Row]) -> list[LineChart]:
         for number, name in enumerate(name for name in columns if name.startswith("knn_"))
     ]
     if knn:
-        charts.append(line_chart("kNN top-1 accuracy on held-out videos", knn, epochs))
+        charts.append(line_chart("kNN top-1 accuracy", knn, epochs))
     for name, title in (("loss", "Total loss"), ("learning_rate", "Learning rate")):
         if name in columns:
             charts.append(line_chart(title, [Series(title.lower(), "line-0", _points(rows, name))], epochs))

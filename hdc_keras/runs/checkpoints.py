@@ -67,11 +67,12 @@ class Checkpoints:
         return file
 
     def keep_best(self, checkpoint: Path, by: str, score: float) -> None:
-        """Keep a copy of `checkpoint` if it is the best so far. Any kNN score beats any loss.
+        """Keep a copy of `checkpoint` if it is the best so far. Any kNN check among training videos beats any loss.
 
         Args:
             checkpoint: a saved checkpoint.
-            by: what `score` is, "knn" or "loss".
+            by: what `score` is, "knn_train" or "loss". Version 0.1.0 wrote "knn" for a check on test videos; any kNN
+                check among training videos beats it.
             score: its score; higher is better, so a loss is passed with its sign changed.
 
         Raises:
@@ -82,7 +83,7 @@ class Checkpoints:
             best_so_far = json.loads(note.read_text()) if note.exists() and self.best.exists() else None
         except ValueError:
             best_so_far = None
-        if best_so_far and (best_so_far["by"] == "knn", best_so_far["score"]) >= (by == "knn", score):
+        if best_so_far and (best_so_far["by"] == "knn_train", best_so_far["score"]) >= (by == "knn_train", score):
             return
         try:
             link_or_copy(checkpoint, self.best)

@@ -147,10 +147,10 @@ def checkpoint_score(logs: Mapping[str, Any]) -> tuple[str, float]:
     """By what a checkpoint is judged, and its score; higher is better.
 
     Args:
-        logs: an epoch's. The mean of its kNN checks (one for each label column) counts, or else the validation loss, or
-            else the training loss.
+        logs: an epoch's. The mean of its kNN checks among training videos (one for each label column) counts, or else
+            the validation loss, or else the training loss.
     """
-    knn = [float(value) for name, value in logs.items() if name.startswith("knn_")]
+    knn = [float(value) for name, value in logs.items() if name.startswith("knn_train_")]
     if knn:
-        return "knn", sum(knn) / len(knn)
+        return "knn_train", sum(knn) / len(knn)
     return "loss", -float(logs.get("val_loss", logs["loss"]))

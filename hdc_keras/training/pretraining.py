@@ -60,11 +60,11 @@ def pretrain(
     Args:
         experiment: the experiment to run; when resuming, the one that the run was created with.
         run: a created run directory.
-        records: videos with splits; "train" is trained on, "test" serves the kNN check.
+        records: videos with splits; those of "train" are trained on, and serve the kNN check.
         resume: continue from the newest checkpoint.
         callbacks: further Keras callbacks, for progress.
         distribution: the devices to train on; chosen from `train.strategy` when `None`.
-        warn: called with a message for every damaged checkpoint that is skipped.
+        warn: called with a message for every damaged checkpoint that is skipped, and if the kNN check is not possible.
 
     Raises:
         DataError: too few videos, or too many that cannot be decoded.
@@ -92,7 +92,7 @@ def pretrain(
                 first_epoch=model.steps_taken // steps,
                 failures=videos.failures,
                 clips_per_step=train.batch_size * len(model.view_generator.view_names),
-                measure=KnnCheck(model, experiment, records, videos.store),
+                measure=KnnCheck(model, experiment, records, videos.store, warn),
                 waited=batches.waited,
             )
             if not resume:

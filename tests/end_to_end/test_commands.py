@@ -26,7 +26,14 @@ INSTALLED = Path(sys.executable).parent / "hdc-keras"
 def test_pretraining_prints_its_setup_its_progress_and_the_run_directory(smoke_run):
     run, printed = smoke_run
 
-    for expected in ("moving shapes", "16 for training, 16 held out", "loss", "clips/s", "P5 temporal", "knn motion"):
+    for expected in (
+        "moving shapes",
+        "16 for training, 16 held out",
+        "loss",
+        "clips/s",
+        "P5 temporal",
+        "knn train motion",
+    ):
         assert expected in printed
     assert f"The run is in runs/{run.name}" in printed and f"evaluate --run runs/{run.name}" in printed
     assert "Traceback" not in printed and "absl::" not in printed and "UserWarning" not in printed

@@ -27,12 +27,14 @@ def test_the_newest_checkpoints_are_kept(run, model):
 
 
 def test_the_best_checkpoint_is_kept_in_addition_and_any_knn_score_beats_any_loss(run, model):
-    for step, (by, score) in enumerate([("loss", -3.0), ("knn", 0.4), ("knn", 0.3), ("loss", 9.0), ("knn", 0.4)], 1):
+    for step, (by, score) in enumerate(
+        [("loss", -3.0), ("knn_train", 0.4), ("knn_train", 0.3), ("loss", 9.0), ("knn_train", 0.4)], 1
+    ):
         run.checkpoints.keep_best(run.checkpoints.save(model, step, keep=2), by, score)
 
     assert names(run) == ["step-000000004.keras", "step-000000005.keras"]
     assert json.loads((run.path / "best.json").read_text()) == {
-        "by": "knn",
+        "by": "knn_train",
         "score": 0.4,
         "checkpoint": "step-000000002",
     }
@@ -41,10 +43,10 @@ def test_the_best_checkpoint_is_kept_in_addition_and_any_knn_score_beats_any_los
 
 def test_a_damaged_note_of_the_best_checkpoint_is_replaced(run, model):
     file = run.checkpoints.save(model, 1, keep=1)
-    run.checkpoints.keep_best(file, "knn", 0.9)
+    run.checkpoints.keep_best(file, "knn_train", 0.9)
     (run.path / "best.json").write_text('{"by": "kn')
 
-    run.checkpoints.keep_best(file, "knn", 0.1)
+    run.checkpoints.keep_best(file, "knn_train", 0.1)
 
     assert json.loads((run.path / "best.json").read_text())["score"] == 0.1
 

@@ -45,7 +45,7 @@ def test_metrics_are_written_after_each_epoch(undisturbed):
     rows = undisturbed.read_metrics()
 
     assert [(int(row["epoch"]), int(row["step"])) for row in rows] == [(1, 3), (2, 6), (3, 9), (4, 12)]
-    assert [bool(row["knn_label"]) for row in rows] == [False, True, False, True]
+    assert [bool(row["knn_train_label"]) for row in rows] == [False, True, False, True]
     assert all(float(row["P2_spatial_weight"]) == float(row["P3_temporal_weight"]) == 1.0 for row in rows)
     for row in rows:  # one level per task, so weights are 1
         assert float(row["loss"]) == pytest.approx(
@@ -104,7 +104,7 @@ def test_the_knn_check_does_not_change_the_training(undisturbed, tmp_path):
 
     pretrain_run(run)
 
-    assert "knn_label" in undisturbed.read_metrics()[1] and "knn_label" not in run.read_metrics()[1]
+    assert "knn_train_label" in undisturbed.read_metrics()[1] and "knn_train_label" not in run.read_metrics()[1]
     assert_identical(weights_of(undisturbed), weights_of(run))
     assert undisturbed.checkpoints.load()[0].backbone.trainable
 

@@ -45,11 +45,13 @@ def test_rates_are_measured_for_each_epoch(tmp_path, ten_seconds_an_epoch):
 
 
 def test_measurements_are_logged_beside_the_loss(tmp_path):
-    logger = logger_of(RunDirectory(tmp_path), measure=lambda epoch: {"knn_label": epoch / 10} if epoch == 2 else {})
+    logger = logger_of(
+        RunDirectory(tmp_path), measure=lambda epoch: {"knn_train_label": epoch / 10} if epoch == 2 else {}
+    )
 
-    assert "knn_label" not in log_epoch(logger, 0, loss=3.0)
-    assert log_epoch(logger, 1, loss=2.0)["knn_label"] == 0.2
-    assert [row["knn_label"] for row in RunDirectory(tmp_path).read_metrics()] == ["", "0.2"]
+    assert "knn_train_label" not in log_epoch(logger, 0, loss=3.0)
+    assert log_epoch(logger, 1, loss=2.0)["knn_train_label"] == 0.2
+    assert [row["knn_train_label"] for row in RunDirectory(tmp_path).read_metrics()] == ["", "0.2"]
 
 
 def test_rows_after_the_checkpoint_are_dropped_when_a_run_resumes(tmp_path):
