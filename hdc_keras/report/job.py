@@ -26,7 +26,7 @@ from hdc_keras.report.retrieval_gallery import retrieval_galleries
 from hdc_keras.report.shown_videos import ShownVideos, find_videos
 from hdc_keras.report.thumbnails import ThumbnailSheet
 from hdc_keras.report.view_strips import ViewStrips, draw_views
-from hdc_keras.results.store import SavedResult, read_results
+from hdc_keras.results.store import SavedResult, newest, read_results
 from hdc_keras.runs.directory import RunDirectory
 from hdc_keras.version import __version__
 
@@ -113,7 +113,9 @@ def _summary(experiment: Experiment, environment: dict[str, Any], metrics: Seque
 
 def _result_sections(results: Sequence[SavedResult]) -> Content:
     tables = result_tables(results)
-    return {"tables": tables, "headline": headline(tables), "panels": class_panels(results)}
+    latest = newest(results)
+    shown = [table for table, result in zip(tables, results, strict=True) if result in latest]
+    return {"tables": tables, "headline": headline(shown), "panels": class_panels(latest)}
 
 
 def _training_section(metrics: Sequence[Row]) -> Content:
@@ -152,7 +154,7 @@ def _video_sections(
     progress: Progress | None,
 ) -> Content:
     """The retrieval gallery and the map. Thumbnails of the videos that they show are added to `sheet`."""
-    results = [result for result in results if result.dataset == videos.dataset]
+    results = newest(result for result in results if result.dataset == videos.dataset)
     by_id = videos.by_id()
     galleries = retrieval_galleries(results, by_id)
     embedding_map, problem = _draw_map(run, checkpoint, videos, results, progress)

@@ -147,7 +147,7 @@ def _result_table(number: int, result: SavedResult) -> ResultTable:
         f"result-{number}",
         protocol_title(result.protocol),
         values,
-        tuple(_facts(values)),
+        (("File", f"results/{result.name}.json"), *_facts(values)),
         tuple(
             (setting, _text(published), _text(used))
             for setting, (published, used) in (values.get("reduced") or {}).items()

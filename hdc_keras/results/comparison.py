@@ -97,28 +97,52 @@ def compare_runs(folders: Sequence[Path]) -> Comparison:
     if len(folders) < 2:
         raise ConfigError("compare needs two runs or more, for example: hdc-keras compare runs/a runs/b")
     names = distinct_names(folders)
-    results = [{result.name: result for result in require_results(folder)} for folder in folders]
+    results = [_by_kind(require_results(folder)) for folder in folders]
     rows: list[ComparedRow] = []
     notes: list[str] = []
-    for key in dict.fromkeys(name for by_name in results for name in by_name):
-        with_result = [run for run, by_name in enumerate(results) if key in by_name]
+    for kind in dict.fromkeys(name for by_kind in results for name in by_kind):
+        with_result = [run for run, by_kind in enumerate(results) if kind in by_kind]
         if len(with_result) < len(folders):
             without = ", ".join(names[run] for run in range(len(folders)) if run not in with_result)
-            notes.append(f"{key}: no result in {without}.")
+            notes.append(f"{kind}: no result in {without}.")
         if with_result[0] or len(with_result) < 2:  # not in the first run, or in no other
             continue
-        first = results[0][key]
+        first = results[0][kind][0]
+        notes += _several(kind, names[0], results[0][kind], first)
         others: list[SavedResult | None] = []
         for run in range(1, len(folders)):
-            other = results[run].get(key)
-            obstacles = _obstacles(first, other) if other else []
-            if obstacles:
-                notes.append(f"{key}: {names[run]} is not compared with {names[0]}: {'; '.join(obstacles)}.")
-            elif other:
-                notes += _caveats(key, first, other, names[run], names[0])
-            others.append(None if obstacles else other)
+            found = results[run].get(kind, [])
+            other = next((result for result in found if not _obstacles(first, result)), None)
+            if other:
+                notes += _several(kind, names[run], found, other)
+                notes += _caveats(kind, first, other, names[run], names[0])
+            elif found:
+                obstacles = "; ".join(_obstacles(first, found[0]))
+                notes.append(f"{kind}: {names[run]} is not compared with {names[0]}: {obstacles}.")
+            others.append(other)
         rows += _rows(first, others)
     return Comparison(tuple(names), tuple(rows), tuple(notes))
+
+
+def _by_kind(results: Sequence[SavedResult]) -> dict[str, list[SavedResult]]:
+    """The results of each protocol on each data set, the newest first."""
+    found: dict[str, list[SavedResult]] = {}
+    for result in sorted(results, key=lambda result: (-result.written, result.name)):
+        found.setdefault(result.kind, []).append(result)
+    return dict(sorted(found.items()))
+
+
+def _several(kind: str, run: str, results: Sequence[SavedResult], chosen: SavedResult) -> list[str]:
+    """A note on which of several results is compared."""
+    if len(results) < 2:
+        return []
+    which = "the newest" if chosen is results[0] else "the newest that is comparable"
+    return [f"{kind}: {run} has {len(results)} results; compared is {which}, {chosen.name} ({_origin(chosen)})."]
+
+
+def _origin(result: SavedResult) -> str:
+    values = result.values
+    return ", ".join(f"{name} {_shown(values[name])}" for name in ("checkpoint", "splits", "views") if values.get(name))
 
 
 def distinct_names(folders: Sequence[Path]) -> list[str]:
@@ -251,8 +275,17 @@ def _caveats(key: str, first: SavedResult, other: SavedResult, name: str, first_
             f"{key}: {name} was evaluated on {len(videos[0])} test videos and {first_name} on {len(videos[1])}. "
             f"Differences of top1 and R@1 are over the {len(videos[0] & videos[1])} that both have."
         )
-    for fact, shown in (("architecture", "architectures"), ("seeds", "seeds of the evaluation")):
+    for fact, shown in (
+        ("architecture", "architectures"),
+        ("seeds", "seeds of the evaluation"),
+        ("frames", "frames of a clip"),
+        ("stride", "strides between frames"),
+        ("decode_size", "frame sizes"),
+    ):
         values = [_shown(result.values.get(fact)) for result in (other, first)]
-        if other.values.get(fact) != first.values.get(fact):
+        if other.values.get(fact) != first.values.get(fact) and None not in (
+            other.values.get(fact),
+            first.values.get(fact),
+        ):
             notes.append(f"{key}: the {shown} differ: {values[0]} for {name}, {values[1]} for {first_name}.")
     return notes

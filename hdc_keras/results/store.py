@@ -56,14 +56,16 @@ class SavedResult:
     """The result of one protocol on one data set.
 
     Attributes:
-        name: file name without suffix: protocol and data set.
+        name: file name without suffix: protocol, data set, and a digest of everything else that the figures depend on.
         values: content of the JSON file.
         videos: the per-video predictions; empty if none were saved.
+        written: when the file was written, in seconds since 1970.
     """
 
     name: str
     values: dict[str, Any]
     videos: tuple[JudgedVideo, ...]
+    written: float = 0.0
 
     @property
     def protocol(self) -> str:
@@ -74,6 +76,11 @@ class SavedResult:
     def dataset(self) -> str:
         """Path of the data set, or "moving-shapes"."""
         return self.values["dataset"]
+
+    @property
+    def kind(self) -> str:
+        """Protocol and last name of the data set. A run may have several results of a kind: see `newest`."""
+        return f"{self.protocol}-{Path(self.dataset).stem}"
 
     def judged(self, network: str, column: str, source: str | None = None) -> list[JudgedVideo]:
         """The predictions of one network for one label column, from one source or (`None`) from all."""
@@ -101,7 +108,7 @@ def write_result(run: RunDirectory, name: str, result: dict[str, Any], outcomes:
 
 
 def read_results(run: Path) -> list[SavedResult]:
-    """Read all results of a run, sorted by name.
+    """Read all results in the `results/` of a run or of `evaluate --out`, sorted by name.
 
     Returns:
         The results; an empty list if the run was never evaluated.
@@ -112,6 +119,16 @@ def read_results(run: Path) -> list[SavedResult]:
     if not (run / "config.yaml").exists():
         raise RunError(f"{run} holds no run: there is no config.yaml. Start a run with `hdc-keras pretrain`.")
     return [_read_result(file) for file in sorted((run / "results").glob("*.json"))]
+
+
+def newest(results: Iterable[SavedResult]) -> list[SavedResult]:
+    """The newest result of each protocol on each data set, in the order of their first appearance."""
+    found: dict[tuple[str, str], SavedResult] = {}
+    for result in results:
+        key = (result.protocol, result.dataset)
+        if key not in found or result.written > found[key].written:
+            found[key] = result
+    return list(found.values())
 
 
 def require_results(run: Path) -> list[SavedResult]:
@@ -130,17 +147,20 @@ def require_results(run: Path) -> list[SavedResult]:
 
 def _read_result(file: Path) -> SavedResult:
     try:
+        written = file.stat().st_mtime
         values = json.loads(file.read_text(encoding="utf-8"))
         missing = [key for key in ("protocol", "version", "dataset", PRETRAINED) if key not in values]
     except (OSError, ValueError, TypeError) as error:
         raise RunError(f"{file}: cannot be read as a result ({error}). Evaluate the run again.") from error
+    if not missing and not isinstance(values[PRETRAINED], dict):
+        raise RunError(f"{file}: `{PRETRAINED}` is not an object. Restore the file, or evaluate the run again.")
     if missing:
         raise RunError(
             f"{file}: not a result, because these keys are missing: {', '.join(missing)}. Move it elsewhere, or "
             "evaluate the run again."
         )
     list_file = file.with_name(f"{file.stem}.videos.csv")
-    return SavedResult(file.stem, values, tuple(_read_videos(list_file)) if list_file.exists() else ())
+    return SavedResult(file.stem, values, tuple(_read_videos(list_file)) if list_file.exists() else (), written)
 
 
 def _read_videos(file: Path) -> Iterable[JudgedVideo]:

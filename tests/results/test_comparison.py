@@ -1,5 +1,6 @@
 import csv
 import json
+import os
 from itertools import product
 
 import numpy as np
@@ -90,6 +91,26 @@ def test_the_difference_of_a_run_to_itself_is_exactly_zero(two_runs):
 
 def test_intervals_are_reproducible(two_runs):
     assert compare_runs(two_runs) == compare_runs(two_runs)
+
+
+def test_of_several_results_the_newest_comparable_one_is_compared_and_named(two_runs):
+    videos = judgements(random_correctness(0.5, 1))
+    for run, stems in ((two_runs[0], ("old", "new")), (two_runs[1], ("ten", "thirty"))):
+        for age, stem in enumerate(stems):
+            views = "10x3" if stem == "thirty" else "10x1"
+            write_result(run, "knn", videos, stem=f"moving-shapes-{stem}", views=views)
+            for file in (run / "results").glob(f"knn-moving-shapes-{stem}.json"):
+                os.utime(file, (1000 + age, 1000 + age))
+
+    comparison = compare_runs(two_runs)
+
+    assert [row.protocol for row in comparison.rows] == ["knn", "linear"]
+    assert comparison.notes == (
+        "knn-moving-shapes: a has 2 results; compared is the newest, knn-moving-shapes-new (checkpoint "
+        "step-000000001.keras, splits 1, views 10x1).",
+        "knn-moving-shapes: b has 2 results; compared is the newest that is comparable, knn-moving-shapes-ten "
+        "(checkpoint step-000000001.keras, splits 1, views 10x1).",
+    )
 
 
 def test_rows_hold_values_and_the_difference_to_the_first_run(two_runs):
