@@ -197,7 +197,7 @@ class HDC(keras.Model):
         return self._loss_tracker
 
     def compute_metrics(self, x: Tensor, y: Tensor, y_pred: Tensor, sample_weight: Tensor = None) -> dict[str, Tensor]:
-        """Means of the epoch so far: `loss`, and `{level}_{task}_{loss|accuracy|weight|invariance}`."""
+        """Means of the epoch so far: `loss`, and `{level}_{task}_{loss|accuracy|weight|invariance|deviation}`."""
         return self.get_metrics_result()
 
     @property

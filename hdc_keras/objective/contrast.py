@@ -14,8 +14,23 @@ from hdc_keras.views.generator import positives_of
 
 Tensor = Any
 
-# Values monitored for each level and task, in the order in which `loss_of` stacks them.
+# Values monitored for each level and task, in the order in which `loss_of` stacks them. The deviations of all pairs
+# follow, because the record of steps in files of version 0.1.0 holds only the others.
 _MONITORED = ("loss", "accuracy", "weight", "invariance")
+_DEVIATION = "deviation"
+
+
+def embedding_deviation(embeddings: Tensor) -> Tensor:
+    """How much embeddings differ between videos, without a gradient.
+
+    Args:
+        embeddings: (batch, dim) float32 of unit length; zero vectors are allowed.
+
+    Returns:
+        The square root of the variance over the batch, summed over the channels: 1 if the embeddings are spread evenly
+        over the sphere, 0 if all are equal.
+    """
+    return ops.sqrt(ops.sum(ops.var(ops.stop_gradient(embeddings), axis=0)))
 
 
 class ContrastObjective(Objective):
@@ -47,7 +62,9 @@ class ContrastObjective(Objective):
         positives = positives_of(config.task)
         levels, tasks = config.used_levels, tuple(positives)
         pairs = tuple((level, task) for level in levels for task in tasks if level in config.levels_of(task))
-        super().__init__([f"{level}_{task}_{kind}" for level, task in pairs for kind in _MONITORED], **kwargs)
+        names = [f"{level}_{task}_{kind}" for level, task in pairs for kind in _MONITORED]
+        names += [f"{level}_{task}_{_DEVIATION}" for level, task in pairs]
+        super().__init__(names, **kwargs)
         self.config = config
         self.levels = levels
         self.tasks = tasks
@@ -94,6 +111,8 @@ class ContrastObjective(Objective):
             task_weight = self.config.temporal_weight if task == "temporal" else 1.0
             total = total + task_weight * weights[place] * result.loss
             monitored += [result.loss, result.accuracy, weights[place], measured[place]]  # in the order of _MONITORED
+        anchors = [outputs[f"{level}_{task}"][0] for level, task in self.pairs]
+        monitored += [embedding_deviation(embeddings) for embeddings in anchors]
         return ObjectiveOutput(total, ops.stack(monitored))
 
     def _info_nce(self, level: str, task: str, outputs: Mapping[str, Tensor]) -> ContrastResult:

@@ -9,13 +9,14 @@ from hdc_keras.report.charts import LineChart, Series, line_chart, thinned
 # The metrics of one epoch by name.
 Row = Mapping[str, float]
 
-_LEVEL_COLUMN = re.compile(r"(P\d)_([a-z]+)_(loss|accuracy|invariance|weight)")
+_LEVEL_COLUMN = re.compile(r"(P\d)_([a-z]+)_(loss|accuracy|invariance|weight|deviation)")
 # (suffix of the column, title), in the order to show.
 _LEVEL_CHARTS = (
     ("loss", "Loss by level and task"),
     ("invariance", "Measured invariance"),
     ("weight", "Weight of each level"),
     ("accuracy", "Contrastive accuracy"),
+    ("deviation", "Deviation of the embeddings (0: all equal)"),
 )
 _MAX_TABLE_ROWS = 24
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 Tensor = Any
@@ -45,6 +46,13 @@ class StepRecord(keras.layers.Layer):
         not_finite = ops.cast(ops.logical_not(ops.isfinite(values)), "float32")
         self._first_names.assign(ops.where(is_first, not_finite, self._first_names.value))
         self.skipped.assign(self.skipped + ops.cast(ops.logical_not(is_good), "int32"))
+
+    def load_own_variables(self, store: Any) -> None:
+        """Restore the record. Names that an earlier version did not have were finite."""
+        for place, variable in enumerate([self.steps, self.skipped, self._first_step]):
+            variable.assign(store[str(place)][()])
+        saved = store["3"][()]
+        self._first_names.assign(np.pad(saved, (0, max(0, len(self.names) - len(saved)))))
 
     def first_non_finite(self) -> str:
         """The first skipped step and what was non-finite in it, as in "step 12: P4_temporal_loss"."""

@@ -2,7 +2,7 @@
 
 import signal
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,10 @@ from hdc_keras.training.distribution import Distribution
 # Communicating with other processes and reading a value from the device take time, so neither happens at every step.
 _STEPS_BETWEEN_STOP_VOTES = 10
 _STEPS_BETWEEN_FINITE_CHECKS = 25
+
+# Embeddings with a smaller deviation have collapsed (our choice): their cosines are above 0.99, so that softmax at a
+# temperature of 0.1 hardly tells them apart.
+_LEAST_DEVIATION = 0.05
 
 
 class StopOnSignal(keras.callbacks.Callback):
@@ -111,6 +115,40 @@ class CountSkippedSteps(keras.callbacks.Callback):
         """Add `skipped_steps` to the logs."""
         if logs is not None:
             logs["skipped_steps"] = self.model.step_record.count("skipped")
+
+
+class WarnOfCollapse(keras.callbacks.Callback):
+    """Warns when the embeddings of a level and task have become almost equal for all videos.
+
+    Each collapse is reported once. `metrics.csv` has the deviation of every epoch.
+
+    Args:
+        warn: called with a message.
+    """
+
+    def __init__(self, warn: Callable[[str], None]):
+        super().__init__()
+        self.warn = warn
+        self._collapsed: list[str] = []
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Compare the mean deviations of the epoch with the limit, unless all its steps were skipped."""
+        if not float(self.model.objective.means.count):
+            return
+        deviations = {
+            name.removesuffix("_deviation").replace("_", " "): float(value)
+            for name, value in (logs or {}).items()
+            if name.endswith("_deviation")
+        }
+        before, self._collapsed = self._collapsed, [n for n, value in deviations.items() if value < _LEAST_DEVIATION]
+        found = [f"{name} {deviations[name]:.2g}" for name in self._collapsed if name not in before]
+        if found:
+            self.warn(
+                f"Epoch {epoch + 1}: collapse. The embeddings of all videos are almost equal; their deviation is "
+                f"{', '.join(found)} (1: spread evenly, 0: equal), and with equal embeddings nothing is learned. If it "
+                "stays, start a new run with a lower train.learning_rate or more train.warmup_epochs; see "
+                "docs/training.md."
+            )
 
 
 class SaveCheckpoints(keras.callbacks.Callback):

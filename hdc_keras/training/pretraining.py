@@ -14,7 +14,13 @@ from hdc_keras.errors import RunError
 from hdc_keras.model import HDC
 from hdc_keras.runs.directory import RunDirectory
 from hdc_keras.training.batches import Batches, TrainingVideos
-from hdc_keras.training.callbacks import CountSkippedSteps, SaveCheckpoints, StopOnNonFinite, StopOnSignal
+from hdc_keras.training.callbacks import (
+    CountSkippedSteps,
+    SaveCheckpoints,
+    StopOnNonFinite,
+    StopOnSignal,
+    WarnOfCollapse,
+)
 from hdc_keras.training.distribution import Distribution
 from hdc_keras.training.knn_check import KnnCheck
 from hdc_keras.training.loop import fit_epochs
@@ -64,7 +70,8 @@ def pretrain(
         resume: continue from the newest checkpoint.
         callbacks: further Keras callbacks, for progress.
         distribution: the devices to train on; chosen from `train.strategy` when `None`.
-        warn: called with a message for every damaged checkpoint that is skipped, and if the kNN check is not possible.
+        warn: called with a message for every damaged checkpoint that is skipped, for a collapse, and if there is no kNN
+            check.
 
     Raises:
         DataError: too few videos, or too many that cannot be decoded.
@@ -102,7 +109,7 @@ def pretrain(
         stop = StopOnSignal(distribution)
         non_finite = StopOnNonFinite(run) if train.on_nan == "stop" else CountSkippedSteps()
         save = SaveCheckpoints(run, train, distribution.is_chief)
-        log_and_save = [non_finite, logger, save] if logger else [non_finite, save]
+        log_and_save = [non_finite, WarnOfCollapse(warn), logger, save] if logger else [non_finite, save]
         try:
             with videos.failures.named():
                 fit_epochs(model, batches, steps, train.epochs, stop, [*log_and_save, *callbacks])
