@@ -1,6 +1,5 @@
 """The official layouts of UCF101, HMDB51 and Kinetics: folders of videos, and list files with classes and splits."""
 
-import csv
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -9,9 +8,11 @@ from itertools import islice
 from pathlib import Path
 
 from hdc_keras.config import DataConfig
-from hdc_keras.data.records import VideoRecord, VideosBelow, VideoSet, read_videos, splits_of_folders
+from hdc_keras.data.folders import VideosBelow, splits_of_folders
+from hdc_keras.data.records import VideoRecord, VideoSet, counted, read_videos
 from hdc_keras.data.remote import is_remote
 from hdc_keras.data.shards import is_prepared, read_prepared
+from hdc_keras.data.tables import Table, read_table, shown
 from hdc_keras.errors import DataError
 
 # v_{action}_g{group}_c{clip}. The action is spelled as in the lists, which may differ from the folder's name.
@@ -58,8 +59,11 @@ def read_dataset(data: DataConfig) -> VideoSet:
     folder = data.path.rstrip("/")
     if is_prepared(folder):
         records, failed = read_prepared(folder)
-        share = f"{len(failed)} of {len(records) + len(failed)} videos could not be prepared"
-        return VideoSet(records, [f"{share}; {folder}/report.json lists the reasons"] if failed else [])
+        notes = [f"prepared set: {folder}, {counted(records, 'video')}"]
+        if failed:
+            share = f"{len(failed)} of {len(records) + len(failed)} videos could not be prepared"
+            notes.append(f"{share}; {folder}/report.json lists the reasons")
+        return VideoSet(records, notes)
     if is_remote(data.path):
         return read_videos(data.path)
     path = Path(data.path)
@@ -93,7 +97,7 @@ def read_ucf101(folder: Path, annotations: Path | None = None, split: int = 1) -
     if lists is None:
         _require_lists(annotations, _UCF_LISTS["train"].format(split))
         records = [_ucf_record(path, path.parent.name, None) for path in files.paths if _UCF_NAME.fullmatch(path.stem)]
-        return _without_lists(records, files, _UCF_LISTS["train"].format(split))
+        return _without_lists("UCF101", records, files, _UCF_LISTS["train"].format(split))
     problems = _Problems()
     labels = _ucf_classes(lists / "classInd.txt", problems)
     records = []
@@ -109,7 +113,7 @@ def read_ucf101(folder: Path, annotations: Path | None = None, split: int = 1) -
             elif path := files.find(directory, stem):
                 records.append(_ucf_record(path, label, name))
     problems.raise_any()
-    return VideoSet(_found(records, folder, "UCF101"), files.notes())
+    return _with_lists("UCF101", f"official split {split}", [lists], records, files, [])
 
 
 def _ucf_record(path: Path, label: str, split: str | None) -> VideoRecord:
@@ -147,7 +151,7 @@ def read_hmdb51(folder: Path, annotations: Path | None = None, split: int = 1) -
     if lists is None:
         _require_lists(annotations, f"CLASS_test_split{split}.txt")
         records = [_hmdb_record(path, path.parent.name, None) for path in files.paths]
-        return _without_lists(records, files, f"CLASS_test_split{split}.txt")
+        return _without_lists("HMDB51", records, files, f"CLASS_test_split{split}.txt")
     problems = _Problems()
     records, unused = [], 0
     for file in sorted(lists.glob(f"*_test_split{split}.txt")):
@@ -164,7 +168,7 @@ def read_hmdb51(folder: Path, annotations: Path | None = None, split: int = 1) -
                 records.append(_hmdb_record(path, match["label"], _HMDB_SPLITS[code]))
     problems.raise_any()
     notes = [f"clips left out because official split {split} does not use them: {unused}"] if unused else []
-    return VideoSet(_found(records, folder, "HMDB51"), [*notes, *files.notes()])
+    return _with_lists("HMDB51", f"official split {split}", [lists], records, files, notes)
 
 
 def _hmdb_record(path: Path, label: str, split: str | None) -> VideoRecord:
@@ -196,28 +200,29 @@ def read_kinetics(folder: Path, annotations: Path | None = None) -> VideoSet:
     problems = _Problems()
     records, left_out = [], 0
     for file in lists:
-        with file.open(newline="", encoding="utf-8-sig") as opened:
-            reader = csv.DictReader(opened)
-            for row in reader:
-                try:
-                    start, end = (int(float(row[column])) for column in _KINETICS_COLUMNS[1:])
-                except (TypeError, ValueError):
-                    problems.add(file, reader.line_num, "expected numbers of seconds in time_start and time_end")
-                    continue
-                official = (row.get("split") or file.stem.split("_")[-1]).strip().lower()
-                if official not in _KINETICS_SPLITS:
-                    problems.add(file, reader.line_num, f"expected a split of train, val or test. Received: {official}")
-                    continue
-                youtube_id, label, split = row["youtube_id"], row.get("label"), _KINETICS_SPLITS[official]
-                path = files.find("", f"{youtube_id}_{start:06d}_{end:06d}", youtube_id)
-                left_out += bool(path and split is None)
-                if path and split:
-                    labels = {"label": label} if label else {}
-                    records.append(VideoRecord(str(path), path.stem, labels, split, youtube_id))
+        for line, row, problem in _kinetics_table(file).rows:
+            if problem:
+                problems.add(file, line, problem)
+                continue
+            try:
+                start, end = (int(float(row[column])) for column in _KINETICS_COLUMNS[1:])
+            except (ValueError, OverflowError):
+                problems.add(file, line, "expected numbers of seconds in time_start and time_end")
+                continue
+            official = (row.get("split") or file.stem.split("_")[-1]).lower()
+            if official not in _KINETICS_SPLITS:
+                problems.add(file, line, f"expected a split of train, val or test. Received: {shown(official)}")
+                continue
+            youtube_id, label, split = row["youtube_id"], row.get("label"), _KINETICS_SPLITS[official]
+            path = files.find("", f"{youtube_id}_{start:06d}_{end:06d}", youtube_id)
+            left_out += bool(path and split is None)
+            if path and split:
+                labels = {"label": label} if label else {}
+                records.append(VideoRecord(str(path), path.stem, labels, split, youtube_id))
     problems.raise_any()
     notes = ["the official validation set serves as the test set, as is usual for Kinetics"]
     notes += [f"clips left out because they belong to the official test set: {left_out}"] if left_out else []
-    return VideoSet(_found(records, folder, "Kinetics"), [*notes, *files.notes()])
+    return _with_lists("Kinetics", "official lists", lists, records, files, notes)
 
 
 def _kinetics_lists(folder: Path, annotations: Path | None) -> list[Path]:
@@ -226,15 +231,21 @@ def _kinetics_lists(folder: Path, annotations: Path | None) -> list[Path]:
     )
     for place in places:
         found = [place] if place.is_file() else sorted(place.glob("*.csv"))
-        found = [file for file in found if set(_KINETICS_COLUMNS) <= set(_header(file))]
+        found = [file for file in found if _is_kinetics_list(file)]
         if found:
             return found
     return []
 
 
-def _header(path: Path) -> list[str]:
-    with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
-        return next(csv.reader(file), [])
+def _is_kinetics_list(file: Path) -> bool:
+    try:
+        return set(_KINETICS_COLUMNS) <= set(_kinetics_table(file).columns)
+    except DataError:  # another file
+        return False
+
+
+def _kinetics_table(file: Path) -> Table:
+    return read_table(file, _KINETICS_COLUMNS[0], {*_KINETICS_COLUMNS, "label", "split"}.__contains__)
 
 
 def _detect(path: Path, annotations: Path | None) -> str:
@@ -269,26 +280,36 @@ def _require_lists(annotations: Path | None, expected: str) -> None:
         raise DataError(f"{annotations}: contains no official lists. Expected {expected}.")
 
 
-def _without_lists(records: list[VideoRecord], files: "_Files", expected: str) -> VideoSet:
+def _with_lists(
+    name: str, used: str, lists: Sequence[Path], records: list[VideoRecord], files: "_Files", notes: Sequence[str]
+) -> VideoSet:
+    """The videos that the official lists name. `lists` are the files, or the folder that contains them."""
+    if not records:
+        raise DataError(f"{files.folder}: contains none of the videos in the {name} lists.")
+    place = lists[0].parent if lists[0].is_file() else lists[0]
+    return VideoSet(records, [f"{name}: {used} in {place}, {counted(records, 'video')}", *notes, *files.notes(lists)])
+
+
+def _without_lists(name: str, records: list[VideoRecord], files: "_Files", expected: str) -> VideoSet:
     """The videos of a set without its official lists. Split folders give the splits; otherwise there are none."""
-    names = [Path(record.path).relative_to(files.folder).as_posix() for record in records]
-    splits, notes = splits_of_folders(names)
+    places = [Path(record.path).relative_to(files.folder).as_posix() for record in records]
+    splits, notes = splits_of_folders(places)
     if splits:
         records = [
             replace(
                 record,
-                video_id=name,  # the usual id leaves out the split folder, and two splits may hold files of one name
-                labels=record.labels if name.count("/") > 1 else {},
-                split=splits[name.partition("/")[0] + "/"],
+                video_id=place,  # the usual id leaves out the split folder, and two splits may hold files of one name
+                labels=record.labels if place.count("/") > 1 else {},
+                split=splits[place.partition("/")[0] + "/"],
             )
-            for record, name in zip(records, names, strict=True)
+            for record, place in zip(records, places, strict=True)
         ]
     drawn = "" if splits else ", so held-out videos are drawn by group"
     note = (
         f"no official lists were found in or next to the videos ({expected}){drawn}; if you have the lists, set "
         "data.annotations to their folder"
     )
-    return VideoSet(records, [note, *notes, *files.notes()])
+    return VideoSet(records, [f"{name}: {counted(records, 'video')}", note, *notes, *files.notes()])
 
 
 def _lines(path: Path, problems: "_Problems") -> Iterator[tuple[int, str]]:
@@ -299,12 +320,6 @@ def _lines(path: Path, problems: "_Problems") -> Iterator[tuple[int, str]]:
     for number, line in enumerate(path.read_text(encoding="utf-8-sig", errors="replace").splitlines(), 1):
         if line.strip():
             yield number, line.strip()
-
-
-def _found(records: list[VideoRecord], folder: Path, name: str) -> list[VideoRecord]:
-    if not records:
-        raise DataError(f"{folder}: contains none of the videos in the {name} lists.")
-    return records
 
 
 class _Problems:
@@ -359,8 +374,12 @@ class _Files:
         self.missing.append(f"{folder}/{stems[0]}" if folder else stems[0])
         return None
 
-    def notes(self) -> list[str]:
-        """Notes for the user on missing, differently spelled and unlisted videos, and on links left out."""
+    def notes(self, lists: Sequence[Path] = ()) -> list[str]:
+        """Notes for the user on missing, differently spelled and unlisted videos, links left out and ignored files.
+
+        Args:
+            lists: the official lists, or the folder that contains them; they do not count as ignored.
+        """
         notes = []
         if self.missing:
             notes.append(f"listed videos that are missing: {len(self.missing)} ({_first_names(self.missing)})")
@@ -370,7 +389,8 @@ class _Files:
         unlisted = [path.name for path in self.paths if path not in self.used]
         if self.used and unlisted:
             notes.append(f"videos left out because no list names them: {len(unlisted)} ({_first_names(unlisted)})")
-        return notes + self.found.notes()
+        used = [name for name in self.found.ignored if {self.folder / name, (self.folder / name).parent} & {*lists}]
+        return notes + self.found.notes(used)
 
     def _key(self, folder: str, stem: str) -> str:
         name = f"{folder}/{stem}" if self.by_folder else stem

@@ -1,46 +1,32 @@
 """Video records: read from class folders, plain folders and manifests, and divided into splits by group."""
 
-import csv
 import difflib
-import heapq
-import json
 import os
+import re
+import stat
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import NamedTuple
 
-from hdc_keras.data.remote import is_remote, list_files
+from hdc_keras.data.folders import VIDEO_SUFFIXES, VideosBelow, ignored_note, is_video, splits_of_folders
+from hdc_keras.data.remote import is_remote, list_files, url_problem
 from hdc_keras.data.sampling import random_generator
+from hdc_keras.data.tables import Row, Table, read_table, shown
 from hdc_keras.errors import DataError, did_you_mean
 
-VIDEO_SUFFIXES = frozenset(
-    [
-        ".3gp",
-        ".avi",
-        ".flv",
-        ".h264",
-        ".m4v",
-        ".mkv",
-        ".mov",
-        ".mp4",
-        ".mpeg",
-        ".mpg",
-        ".mts",
-        ".ogv",
-        ".ts",
-        ".webm",
-        ".wmv",
-    ]
-)
 MANIFEST_SUFFIXES = (".csv", ".jsonl")
 SPLITS = ("train", "val", "test")
-# The split of a folder of that name, in lower case.
-_SPLIT_FOLDERS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+_COLUMNS = frozenset(["path", "label", "split", "group", "video_id"])
 _LABEL_PREFIX = "label_"
+# What some file system does not allow in a name.
+_NOT_IN_NAMES = re.compile(r'[\x00-\x1f\x7f/\\:*?"<>|]')
+_LABEL_NAME_BYTES = 100
+# A CSV file that is not named manifest.csv must list this share of the videos of its folder.
+_MANIFEST_SHARE = 0.9
 _ERRORS_SHOWN = 20
-_LINKS_SHOWN = 3
+_CHARACTERS_SHOWN = 300
 
 
 @dataclass(frozen=True)
@@ -102,19 +88,21 @@ def read_records(path: str | Path) -> list[VideoRecord]:
 
 
 def read_videos(path: str | Path) -> VideoSet:
-    """Read a set of videos.
+    """Read a set of videos. The first note says how it was read.
 
     Args:
         path: a CSV or JSONL manifest; a folder that contains one (`manifest.csv`, `manifest.jsonl`, or a single CSV
-            with a `path` column); a folder of classes, one sub-folder each; a folder of videos without labels; or a
-            folder with such a folder for each split (`train`, `val`, `valid`, `validation`, `test`). A folder may be
-            a URL.
+            whose `path` column names at least nine tenths of the videos in the folder, and only files that exist); a
+            folder of classes, one sub-folder each; a folder of videos without labels; or a folder with such a folder
+            for each split (`train`, `val`, `valid`, `validation`, `test`). A folder may be a URL.
 
     Raises:
         DataError: `path` does not exist, or its content is not valid; the message lists every problem.
     """
     if is_remote(str(path)):
-        return _from_names(str(path), list_files(str(path)), f"{str(path).rstrip('/')}/")
+        names = list_files(str(path))
+        ignored = ignored_note(name for name in names if not is_video(name))
+        return _from_names(str(path), list(filter(is_video, names)), f"{str(path).rstrip('/')}/", ignored)
     path = Path(path)
     if not path.exists():
         raise DataError(
@@ -126,9 +114,16 @@ def read_videos(path: str | Path) -> VideoSet:
                 f"{path}: expected a folder of videos or a manifest (*.csv, *.jsonl). To use single videos, list them "
                 "in a CSV with a `path` column."
             )
-        return VideoSet(read_manifest(path), [])
-    manifest = _find_manifest(path)
-    return VideoSet(read_manifest(manifest), []) if manifest else read_folder(path)
+        return _from_manifest(path)
+    for suffix in MANIFEST_SUFFIXES:
+        if (path / f"manifest{suffix}").exists():
+            return _from_manifest(path / f"manifest{suffix}")
+    return _read_folder(path)
+
+
+def _from_manifest(path: Path) -> VideoSet:
+    records = read_manifest(path)
+    return VideoSet(records, [f"manifest: {path}, {counted(records, 'video')}"])
 
 
 def read_manifest(path: Path) -> list[VideoRecord]:
@@ -141,182 +136,155 @@ def read_manifest(path: Path) -> list[VideoRecord]:
         DataError: the manifest is not valid; the message lists every bad line with its number.
     """
     records: list[VideoRecord] = []
-    problems: list[str] = []
+    lines: list[int] = []
     seen: dict[str, int] = {}
-    columns, rows = (_jsonl_rows if path.suffix.lower() == ".jsonl" else _csv_rows)(path)
-    label_columns = {c: "label" for c in columns if c == "label"} or {
-        c: c.removeprefix(_LABEL_PREFIX) for c in columns if c.startswith(_LABEL_PREFIX)
+    files: dict[int | str, int] = {}  # row of each file
+    table = _read_rows(path)
+    label_columns = {c: "label" for c in table.columns if c == "label"} or {
+        c: c.removeprefix(_LABEL_PREFIX) for c in table.columns if c.startswith(_LABEL_PREFIX)
     }
-    for line, row in rows:
-        problem, record = (row, None) if isinstance(row, str) else _read_row(row, path.parent, label_columns)
+    problems = [problem for column in label_columns if (problem := _label_column_problem(column))]
+    for row in table.rows:
+        problem, record, file = _read_row(row, path.parent, label_columns)
         if record is None:
-            problems.append(f"line {line}: {problem}")
+            problems.append(f"line {row.line}: {problem}")
             continue
         if record.video_id in seen:
-            problems.append(f"line {line}: `{record.video_id}` is already listed on line {seen[record.video_id]}")
-        seen.setdefault(record.video_id, line)
+            problems.append(f"line {row.line}: `{record.video_id}` is already listed on line {seen[record.video_id]}")
+        elif file in files and _are_one_file(records[files[file]].path, record.path):
+            problems.append(
+                f"line {row.line}: the file of `{record.video_id}` is already listed on line {lines[files[file]]}"
+            )
+        seen.setdefault(record.video_id, row.line)
+        files.setdefault(file, len(records))
         records.append(record)
+        lines.append(row.line)
     divided = _divided_groups(records)
     problems += [f"group `{group}` is in several splits ({', '.join(splits)})" for group, splits in divided]
     if any(r.split for r in records) and not all(r.split for r in records):
         problems.append("some rows have a split and others do not; give every row a split, or none")
     if problems:
-        shown = "\n  ".join(problems[:_ERRORS_SHOWN])
+        listed = "\n  ".join(problems[:_ERRORS_SHOWN])
         more = f"\n  and {len(problems) - _ERRORS_SHOWN} more" if len(problems) > _ERRORS_SHOWN else ""
-        raise DataError(f"{path}: {len(problems)} problem(s):\n  {shown}{more}")
+        raise DataError(f"{path}: {len(problems)} problem(s):\n  {listed}{more}")
     if not records:
         raise DataError(f"{path}: lists no videos. Expected one line per video{_below_header(path)}.")
     return records
+
+
+def _read_rows(path: Path) -> Table:
+    return read_table(path, "path", lambda column: column in _COLUMNS or column.startswith(_LABEL_PREFIX))
 
 
 def _below_header(path: Path) -> str:
     return "" if path.suffix.lower() == ".jsonl" else " below the header"
 
 
-# (line number, content) of each line. For a line that cannot be read, the content is a description of the problem.
-_Rows = Iterable[tuple[int, Mapping[str, str] | str]]
+def _label_column_problem(column: str) -> str:
+    """Why a label column has a name that cannot be part of a file name, which any name of labels may become."""
+    name = column.removeprefix(_LABEL_PREFIX)
+    if name and not name.startswith(".") and not _NOT_IN_NAMES.search(name) and len(name.encode()) <= _LABEL_NAME_BYTES:
+        return ""
+    return (
+        f"column `{shown(column)}`: the name after `{_LABEL_PREFIX}` becomes part of file names. Expected 1 to "
+        f'{_LABEL_NAME_BYTES} bytes without / \\ : * ? " < > | and no dot at the beginning'
+    )
 
 
-def _csv_rows(path: Path) -> tuple[Sequence[str], _Rows]:
-    with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
-        columns = next(csv.reader(file), [])
-    if "path" not in columns:
-        raise DataError(
-            f"{path}, line 1: expected a header with a `path` column. Received: {', '.join(columns) or 'nothing'}"
-        )
-
-    def rows() -> _Rows:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, restkey="")
-            try:
-                for row in reader:
-                    yield reader.line_num, row
-            except (csv.Error, UnicodeDecodeError) as error:
-                yield reader.line_num + 1, f"not readable as UTF-8 CSV ({error})"
-
-    return columns, rows()
+def counted(items: Sequence[object], name: str, plural: str = "") -> str:
+    """The number of items with their name, as in "1 video" and "2 videos"."""
+    return f"{len(items)} {name if len(items) == 1 else plural or f'{name}s'}"
 
 
-def _jsonl_rows(path: Path) -> tuple[Sequence[str], _Rows]:
-    rows: list[tuple[int, Mapping[str, str] | str]] = []
-    columns: dict[str, None] = {}
-    for number, line in enumerate(path.read_bytes().splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            rows.append((number, f"not readable as JSON ({error})"))
-            continue
-        if not isinstance(row, dict) or "path" not in row:
-            rows.append((number, f"expected an object with a `path`. Received: {line.decode()[:80]}"))
-            continue
-        columns.update(dict.fromkeys(row))
-        rows.append((number, {key: "" if value is None else str(value) for key, value in row.items()}))
-    # A key that is missing from a line has an empty value.
-    return list(columns), [
-        (n, row if isinstance(row, str) else {c: "" for c in columns} | dict(row)) for n, row in rows
-    ]
+def _read_folder(folder: Path) -> VideoSet:
+    """Read a folder without a file named manifest.
 
-
-def read_folder(folder: Path) -> VideoSet:
-    """Read a folder without a manifest.
-
-    It has one sub-folder per class (searched recursively), or videos without labels. Both may be in split folders.
+    It has a CSV file that lists its videos, one sub-folder per class (searched recursively), or videos without labels.
+    Sub-folders and videos may be in split folders.
     """
     found = VideosBelow(folder)
-    records, notes = _from_names(str(folder), found, f"{folder}/")
-    return VideoSet(records, [*notes, *found.notes()])
+    names = list(found)
+    manifests, others = _manifests_among(folder, names)
+    if len(manifests) > 1:
+        listed = ", ".join(path.name for path in manifests)
+        raise DataError(
+            f"{folder}: contains several manifests ({listed}). Name the one to use, as in --data {manifests[0]}"
+        )
+    if manifests:
+        records, notes = _from_manifest(manifests[0])
+        return VideoSet(records, [*notes, *others.values()])
+    return _from_names(str(folder), names, f"{folder}/", [*others.values(), *found.notes(used=others)])
 
 
-class VideosBelow:
-    """The names of the videos in a folder and its sub-folders, relative to it, in no particular order.
-
-    Links to folders are followed, after all other folders. Each folder is read once, so a link to a folder that was
-    read already, or that contains the link, is left out.
-    """
-
-    def __init__(self, folder: Path):
-        self.folder = folder
-        self.left_out: list[str] = []
-
-    def __iter__(self) -> Iterator[str]:
-        self.left_out = []
-        read: set[str] = set()
-        folders, links = [""], list[str]()
-        while folders or links:
-            is_link = not folders
-            name = heapq.heappop(links) if is_link else folders.pop()
-            place = os.path.realpath(self.folder / name)
-            if place in read or (is_link and self._contains(place, name)):
-                self.left_out.append(name)
-                continue
-            read.add(place)
-            for entry in _entries(place):
-                below = f"{name}/{entry.name}" if name else entry.name
-                if entry.is_dir(follow_symlinks=False):
-                    folders.append(below)
-                elif entry.is_symlink() and Path(entry.path).is_dir():
-                    heapq.heappush(links, below)
-                elif PurePosixPath(below).suffix.lower() in VIDEO_SUFFIXES:
-                    yield below
-
-    def notes(self) -> list[str]:
-        """A note for the user on the links that were left out."""
-        if not self.left_out:
-            return []
-        names = ", ".join(self.left_out[:_LINKS_SHOWN]) + (", ..." if len(self.left_out) > _LINKS_SHOWN else "")
-        count = len(self.left_out)
-        return [f"links left out because their folder was read already, or contains the link: {count} ({names})"]
-
-    def _contains(self, place: str, link: str) -> bool:
-        """Whether a link is below the folder to which it leads."""
-        return Path(os.path.realpath((self.folder / link).parent)).is_relative_to(place)
+def _manifests_among(folder: Path, names: Sequence[str]) -> tuple[list[Path], dict[str, str]]:
+    """The CSV files in a folder that list its videos; and for others with a `path` column, by name, a note why not."""
+    manifests: list[Path] = []
+    notes: dict[str, str] = {}
+    videos: set[int | str] | None = None
+    for path in sorted(folder.glob("*.csv")):
+        try:
+            table = _read_rows(path)
+        except DataError:  # It has no `path` column.
+            continue
+        if path.name.startswith("."):
+            continue
+        if videos is None:
+            videos = {file for name in names if (file := _identity(str(folder / name)))}
+        reason = _reason_against(table, folder, videos)
+        if reason:
+            notes[path.name] = f"{path.name} is not used as manifest, because {reason}; to use it: --data {path}"
+        else:
+            manifests.append(path)
+    return manifests, notes
 
 
-def _entries(folder: str) -> list[os.DirEntry[str]]:
-    try:
-        with os.scandir(folder) as entries:
-            return sorted(entries, key=lambda entry: entry.name)
-    except PermissionError:  # such as lost+found at the top of a disk
-        return []
+def _reason_against(table: Table, folder: Path, videos: set[int | str]) -> str:
+    """Why a table is not taken for the list of the videos in a folder; empty if it is."""
+    paths = [row.values["path"] for row in table.rows if row.values.get("path")]
+    listed = [_identity(_located(path, folder)) for path in paths]
+    missing = listed.count(None)
+    if not paths:
+        return "it lists no videos"
+    if missing:
+        return f"{missing} of its {len(paths)} paths do not exist"
+    covered = len(videos.intersection(file for file in listed if file))
+    if covered < _MANIFEST_SHARE * len(videos):
+        return f"it lists only {covered} of the {len(videos)} videos in the folder"
+    return ""
 
 
-def _from_names(folder: str, files: Iterable[str], prefix: str) -> VideoSet:
-    names = sorted(name for name in files if PurePosixPath(name).suffix.lower() in VIDEO_SUFFIXES)
+def _from_names(folder: str, names: Sequence[str], prefix: str, other_notes: Sequence[str]) -> VideoSet:
     if not names:
+        reasons = "".join(f"\n  {note}" for note in other_notes)
         raise DataError(
             f"{folder}: contains no videos. Expected files ending in {', '.join(sorted(VIDEO_SUFFIXES))}, directly or "
-            "in one sub-folder per class."
+            f"in one sub-folder per class.{reasons}"
         )
+    names = sorted(names)
     splits, notes = splits_of_folders(names)
     records = []
     for top in splits or [""]:
         inside = [name.removeprefix(top) for name in names if name.startswith(top)]
         loose = [name for name in inside if "/" not in name]
         if loose and len(loose) != len(inside):
+            reasons = "".join(f"\n  {note}" for note in other_notes)
             raise DataError(
                 f"{folder}: some videos are in class folders and some are not (such as {top}{loose[0]}). Move them, "
-                "or list them in a CSV manifest."
+                f"or list them in a CSV manifest.{reasons}"
             )
         for name in inside:
             labels = {} if loose else {"label": name.partition("/")[0]}
             records.append(VideoRecord(f"{prefix}{top}{name}", f"{top}{name}", labels, splits.get(top)))
-    return VideoSet(records, notes)
+    return VideoSet(records, [_how_read(records), *notes, *other_notes])
 
 
-def splits_of_folders(names: Sequence[str]) -> tuple[dict[str, str], list[str]]:
-    """The split of each first-level folder (`train/`, ...), and a note; both empty unless all folders name splits."""
-    counts = Counter("".join(name.partition("/")[:2]) for name in names)
-    splits = {top: _SPLIT_FOLDERS.get(top.removesuffix("/").casefold(), "") for top in sorted(counts)}
-    if not all(splits.values()) or not all(top.endswith("/") for top in splits):
-        return {}, []
-    note = "splits are taken from folders (number of videos): " + ", ".join(f"{top} ({counts[top]})" for top in splits)
-    if "test" not in splits.values() and "val" in splits.values():
-        alone = ", ".join(top for top, split in splits.items() if split == "val")
-        note += f"; {alone} serves as the test split, because there is no folder test/"
-        splits = {top: "test" if split == "val" else split for top, split in splits.items()}
-    return splits, [note]
+def _how_read(records: Sequence[VideoRecord]) -> str:
+    classes = {record.label for record in records if record.label}
+    unlabelled = [record for record in records if not record.label]
+    if not classes:
+        return f"folder without labels: {counted(records, 'video')}"
+    without = f" ({len(unlabelled)} without a class)" if unlabelled else ""
+    return f"class folders: {counted(list(classes), 'class', 'classes')}, {counted(records, 'video')}{without}"
 
 
 def with_splits(records: Sequence[VideoRecord], holdout: float, seed: int) -> list[VideoRecord]:
@@ -401,27 +369,56 @@ def _require_both_sides(records: Sequence[VideoRecord]) -> None:
         )
 
 
-def _read_row(row: Mapping[str, str], folder: Path, label_columns: Mapping[str, str]) -> tuple[str, VideoRecord | None]:
-    """Read one row of a manifest. Returns a problem and `None`, or an empty string and the record."""
-    if row.get(""):
-        return "more values than the header has columns", None
-    if any(value is None for value in row.values()):
-        return "fewer values than the header has columns", None
-    if not row["path"]:
-        return "`path` is empty", None
-    # Strings are faster than `Path`, and a manifest may list a million files.
-    file = row["path"] if is_remote(row["path"]) else os.path.join(folder, row["path"])  # noqa: PTH118
-    if not is_remote(file) and not os.path.exists(file):  # noqa: PTH110
-        return f"no such file: {file}", None
-    split = row.get("split") or None
+def _read_row(row: Row, folder: Path, label_columns: Mapping[str, str]) -> tuple[str, VideoRecord | None, int | str]:
+    """Read one row of a manifest. Returns a problem, `None` and 0; or an empty string, the record and its file."""
+    values = row.values
+    if row.problem or not values["path"]:
+        return row.problem or "`path` is empty", None, 0
+    problem = url_problem(values["path"]) if is_remote(values["path"]) else ""
+    if problem:
+        return f"{shown(values['path'], _CHARACTERS_SHOWN)}: {problem}", None, 0
+    path = _located(values["path"], folder)
+    file = _identity(path)
+    if file is None:
+        what = "not a file" if Path(path).is_dir() else "no such file"
+        return f"{what}: {shown(path, _CHARACTERS_SHOWN)}", None, 0
+    split = values.get("split") or None
     if split is not None and split not in SPLITS:
         meant = did_you_mean(split, SPLITS)
-        return f"`split` must be one of {', '.join(SPLITS)}. Received: {split}{f'.{meant}' if meant else ''}", None
-    labels = {name: row[column] for column, name in label_columns.items() if row[column]}
+        return (
+            f"`split` must be one of {', '.join(SPLITS)}. Received: {shown(split)}{f'.{meant}' if meant else ''}",
+            None,
+            0,
+        )
+    labels = {name: values[column] for column, name in label_columns.items() if values[column]}
     if labels and len(labels) != len(label_columns):
-        return "some label columns are empty; fill all of them, or none", None
-    video_id = row.get("video_id") or Path(row["path"]).as_posix()
-    return "", VideoRecord(file, video_id, labels, split, row.get("group") or None)
+        return "some label columns are empty; fill all of them, or none", None, 0
+    video_id = values.get("video_id") or Path(values["path"]).as_posix()
+    return "", VideoRecord(path, video_id, labels, split, values.get("group") or None), file
+
+
+def _located(path: str, folder: Path) -> str:
+    # Strings are faster than `Path`, and a manifest may list a million files.
+    return path if is_remote(path) else os.path.join(folder, path)  # noqa: PTH118
+
+
+def _identity(path: str) -> int | str | None:
+    """The same for two paths of one file: a URL itself, or device and inode. `None` if there is no such file."""
+    if is_remote(path):
+        return path
+    try:
+        status = os.stat(path)  # noqa: PTH116
+    except OSError:
+        return None
+    return (status.st_dev << 64) + status.st_ino if stat.S_ISREG(status.st_mode) else None
+
+
+def _are_one_file(path: str, other: str) -> bool:
+    """Whether two paths of one identity are the same file, and not two hard links, whose content may differ elsewhere.
+
+    Some network disks also give two files one inode.
+    """
+    return is_remote(path) or os.path.realpath(path) == os.path.realpath(other)
 
 
 def _divided_groups(records: Iterable[VideoRecord]) -> list[tuple[str, list[str]]]:
@@ -431,24 +428,6 @@ def _divided_groups(records: Iterable[VideoRecord]) -> list[tuple[str, list[str]
         if record.group and record.split:
             splits[record.group].add(record.split)
     return [(group, sorted(found)) for group, found in sorted(splits.items()) if len(found) > 1]
-
-
-def _find_manifest(folder: Path) -> Path | None:
-    for suffix in MANIFEST_SUFFIXES:
-        if (folder / f"manifest{suffix}").exists():
-            return folder / f"manifest{suffix}"
-    manifests = [path for path in sorted(folder.glob("*.csv")) if _has_path_column(path)]
-    if len(manifests) > 1:
-        names = ", ".join(path.name for path in manifests)
-        raise DataError(
-            f"{folder}: contains several manifests ({names}). Name the one to use, as in --data {manifests[0]}"
-        )
-    return manifests[0] if manifests else None
-
-
-def _has_path_column(path: Path) -> bool:
-    with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
-        return "path" in next(csv.reader(file), [])
 
 
 def _did_you_mean(path: Path) -> str:

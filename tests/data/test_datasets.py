@@ -57,7 +57,7 @@ def ucf101(tmp_path):
 def test_ucf101_is_recognised_and_read_by_its_lists(ucf101, given):
     records, notes = read(ucf101 / given)
 
-    assert notes == []
+    assert notes == [f"UCF101: official split 1 in {ucf101 / 'ucfTrainTestlist'}, 8 videos"]
     assert {record.label for record in records} == {"ApplyEyeMakeup", "HandstandPushups"}
     assert {record.group for record in records if record.split == "test"} == {
         "ApplyEyeMakeup_g01",
@@ -76,7 +76,7 @@ def test_ucf101_names_match_regardless_of_case_and_suffix(ucf101):
 
     assert len(records) == 8
     assert {record.label for record in records} == {"ApplyEyeMakeup", "HandstandPushups"}
-    assert notes == [
+    assert notes[1:] == [
         "videos spelled differently than in the lists: 4 (HandstandPushups/v_HandStandPushups_g08_c01, "
         "HandstandPushups/v_HandStandPushups_g08_c02, HandstandPushups/v_HandStandPushups_g01_c01, ...)"
     ]
@@ -88,7 +88,7 @@ def test_ucf101_class_folders_that_are_links_are_read(ucf101):
 
     records, notes = read(ucf101 / "UCF-101")
 
-    assert notes == [] and len(records) == 8
+    assert len(notes) == 1 and len(records) == 8
 
 
 def test_missing_and_unlisted_videos_are_reported(ucf101):
@@ -98,7 +98,7 @@ def test_missing_and_unlisted_videos_are_reported(ucf101):
     records, notes = read(ucf101)
 
     assert len(records) == 7
-    assert notes == [
+    assert notes[1:] == [
         "listed videos that are missing: 1 (ApplyEyeMakeup/v_ApplyEyeMakeup_g01_c02)",
         "videos left out because no list names them: 1 (v_ApplyEyeMakeup_g09_c01.avi)",
     ]
@@ -113,7 +113,7 @@ def test_without_its_lists_ucf101_is_split_by_group(ucf101):
     for record in with_splits(records, 0.5, 0):
         sides.setdefault(record.group, set()).add(record.split)
 
-    assert len(notes) == 1 and "trainlist01.txt" in notes[0] and "drawn by group" in notes[0]
+    assert notes[0] == "UCF101: 8 videos" and "trainlist01.txt" in notes[1] and "drawn by group" in notes[1]
     assert len(sides) == 4 and all(len(found) == 1 for found in sides.values())
 
 
@@ -125,7 +125,7 @@ def test_without_its_lists_ucf101_is_split_by_its_split_folders(tmp_path):
 
     assert splits(records) == dict(zip(names, ["train", "train", "test"], strict=True))
     assert {r.label for r in records} == {"Run"} and [r.group for r in records] == ["Run_g01", "Run_g02", "Run_g03"]
-    assert "no official lists" in notes[0] and "by group" not in notes[0] and "train/ (2), val/ (1)" in notes[1]
+    assert "no official lists" in notes[1] and "by group" not in notes[1] and "train/ (2), val/ (1)" in notes[2]
 
 
 def test_every_malformed_line_of_the_lists_is_reported(ucf101):
@@ -176,7 +176,8 @@ def test_hmdb51_is_recognised_and_read_by_its_lists(hmdb51):
         "clap/Hitch;_(2005)_clap_u_nm_np1_fr_med_1.avi": "test",
     }
     assert {record.group for record in records} == {"brush_hair/April_09", "clap/#20_Rhythm", "clap/Hitch;_(2005)"}
-    assert notes == ["clips left out because official split 1 does not use them: 1"]
+    assert notes[0] == f"HMDB51: official split 1 in {hmdb51 / 'testTrainMulti_7030_splits'}, 4 videos"
+    assert notes[1:] == ["clips left out because official split 1 does not use them: 1"]
 
 
 def test_hmdb51_copies_with_other_punctuation_are_found(hmdb51):
@@ -187,7 +188,7 @@ def test_hmdb51_copies_with_other_punctuation_are_found(hmdb51):
     records, notes = read(hmdb51)
 
     assert len(records) == 4
-    assert notes[1].startswith("videos spelled differently than in the lists: 2 (clap/#20_Rhythm")
+    assert notes[2].startswith("videos spelled differently than in the lists: 2 (clap/#20_Rhythm")
 
 
 def test_hmdb51_lists_with_an_unknown_code_are_refused(hmdb51):
@@ -235,6 +236,7 @@ def test_kinetics_is_recognised_and_missing_clips_are_counted(kinetics):
     }
     assert [record.label for record in records if record.group == "-Ab_cdEFG12"] == ["air drumming", "abseiling"]
     assert notes == [
+        f"Kinetics: official lists in {kinetics / 'annotations'}, 5 videos",
         "the official validation set serves as the test set, as is usual for Kinetics",
         "clips left out because they belong to the official test set: 1",
         "listed videos that are missing: 1 (gonegonegon_000005_000015)",
@@ -253,4 +255,22 @@ def test_an_ordinary_class_folder_next_to_official_lists_is_read_without_them(uc
 
     records, notes = read(ucf101 / "mine")
 
-    assert [record.label for record in records] == ["run", "walk"] and notes == []
+    assert [record.label for record in records] == ["run", "walk"]
+    assert notes == ["class folders: 2 classes, 2 videos"]
+
+
+def test_a_kinetics_list_that_cannot_be_read_is_named_with_its_line(kinetics):
+    file = kinetics / "annotations" / "train.csv"
+    file.write_bytes(file.read_bytes() + b"caf\xe9,gonegonegon,5,15,train\r\n")
+    last = len(file.read_bytes().splitlines())
+
+    with pytest.raises(DataError, match=rf"train.csv, line {last}: `label` is not UTF-8 \(byte 0xE9\)"):
+        read(kinetics)
+
+
+def test_files_of_other_kinds_are_counted_and_official_lists_are_not(ucf101):
+    touch(ucf101, "UCF-101/ApplyEyeMakeup/._v_ApplyEyeMakeup_g01_c01.avi", "UCF-101/README.md")
+
+    records, notes = read(ucf101)
+
+    assert len(records) == 8 and notes[1:] == ["ignored: 1 .md, 1 hidden or system"]

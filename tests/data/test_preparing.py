@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import psutil
 import pytest
@@ -76,7 +77,8 @@ def test_a_prepared_set_keeps_all_metadata_of_its_videos_and_lists_failures(vide
     records, notes = read_dataset(DataConfig(path=str(tmp_path / "out")))
     assert [replace(record, stored=None) for record in records] == list(filter(is_good, videos))
     assert [record.stored.frames for record in records] == [12 + number for number in range(7)]
-    assert notes == [f"1 of 8 videos could not be prepared; {tmp_path}/out/report.json lists the reasons"]
+    assert notes[0] == f"prepared set: {tmp_path}/out, 7 videos"
+    assert notes[1:] == [f"1 of 8 videos could not be prepared; {tmp_path}/out/report.json lists the reasons"]
     assert report == json.loads((tmp_path / "out" / "report.json").read_text())
     assert (report["videos_asked"], report["videos_read"], report["videos_failed"]) == (8, 7, 1)
     assert report["shards"] == report["shards_in_all"] == 3 and report["frames"] == sum(range(12, 19))
@@ -135,9 +137,10 @@ def test_videos_can_be_resampled_to_another_frame_rate(tmp_path):
 
 def test_remote_videos_are_fetched_one_by_one_and_missing_ones_are_named(videos, tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    fsspec.filesystem("memory").pipe_file("/preparing/a.mp4", Path(videos[0].path).read_bytes())
 
-    fetched = encode_video(f"file://{videos[0].path}", 16, 90, None)
-    missing = encode_video(f"file://{tmp_path}/missing.mp4", 16, 90, None)
+    fetched = encode_video("memory://preparing/a.mp4", 16, 90, None)
+    missing = encode_video("memory://preparing/missing.mp4", 16, 90, None)
 
     assert fetched == encode_video(videos[0].path, 16, 90, None) and len(fetched.frames) == 12
     assert missing.startswith("cannot be fetched (FileNotFoundError")
@@ -164,7 +167,7 @@ def test_shards_can_be_read_through_tensorflow_file_systems(prepared_once):
 
     for remote, local in zip(*read.values(), strict=True):
         np.testing.assert_array_equal(remote, local)
-    with pytest.raises(DataError, match=r"ram://nowhere: cannot be listed"):
+    with pytest.raises(DataError, match=r"ram://nowhere: expected a local path, or a URL"):
         read_dataset(DataConfig(path="ram://nowhere"))
 
 

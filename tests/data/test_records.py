@@ -49,7 +49,8 @@ def test_class_folders_that_are_links_are_followed(tmp_path):
         ("run/3.mp4", "run"),
         ("walk/deep/2.mp4", "walk"),
     ]
-    assert records[0].path == str(tmp_path / "set" / "jump" / "1.mp4") and notes == []
+    assert records[0].path == str(tmp_path / "set" / "jump" / "1.mp4")
+    assert notes == ["class folders: 3 classes, 3 videos", "ignored: 1 without suffix"]
 
 
 def test_links_that_lead_in_circles_are_left_out_and_named(tmp_path):
@@ -65,12 +66,13 @@ def test_links_that_lead_in_circles_are_left_out_and_named(tmp_path):
     }.items():
         (tmp_path / link).symlink_to(target)
 
-    records, (note,) = read_videos(tmp_path / "set")
+    records, notes = read_videos(tmp_path / "set")
 
     assert [r.video_id for r in records] == ["run/1.mp4", "there/3.mp4", "walk/2.mp4"]
-    assert note == (
-        "links left out because their folder was read already, or contains the link: 5 (again, all, run/up, ...)"
-    )
+    assert notes[1:] == [
+        "links left out because their folder was read already, or contains the link: 5 (again, all, run/up, ...)",
+        "ignored: 1 without suffix",
+    ]
 
 
 def test_folders_named_like_splits_give_splits(tmp_path):
@@ -85,14 +87,18 @@ def test_folders_named_like_splits_give_splits(tmp_path):
         ("valid/run/1.mp4", "run", "val"),
     ]
     assert all(r.path == str(tmp_path / r.video_id) for r in records)
-    assert notes == ["splits are taken from folders (number of videos): Test/ (1), train/ (2), valid/ (1)"]
+    assert notes == [
+        "class folders: 2 classes, 4 videos",
+        "splits are taken from folders (number of videos): Test/ (1), train/ (2), valid/ (1)",
+        "ignored: 1 .txt",
+    ]
 
 
 @pytest.mark.parametrize("name", ["val", "valid", "validation"])
 def test_a_validation_folder_without_a_test_folder_becomes_the_test_split(tmp_path, name):
     touch(tmp_path, "train/run/1.mp4", f"{name}/run/1.mp4")
 
-    records, (note,) = read_videos(tmp_path)
+    records, (_, note) = read_videos(tmp_path)
 
     assert [(r.label, r.split) for r in records] == [("run", "train"), ("run", "test")]
     assert note.endswith(f"{name}/ (1); {name}/ serves as the test split, because there is no folder test/")
@@ -121,8 +127,8 @@ def test_a_folder_that_names_no_split_makes_all_folders_classes(tmp_path, other)
 
     records, notes = read_videos(tmp_path)
 
-    assert {r.label for r in records} == {"train", "test", other.partition("/")[0]} and notes == []
-    assert {r.split for r in records} == {None}
+    assert {r.label for r in records} == {"train", "test", other.partition("/")[0]}
+    assert {r.split for r in records} == {None} and notes == ["class folders: 3 classes, 3 videos"]
 
 
 def test_a_jsonl_manifest_has_one_object_per_line(tmp_path):
@@ -157,7 +163,7 @@ def test_every_bad_line_of_a_jsonl_manifest_is_reported(tmp_path):
 
 
 def test_a_manifest_in_the_folder_is_preferred(tmp_path):
-    write_manifest(tmp_path, "path,label,group,split,width\na.mp4,x,g1,train,320\nb.mp4,y,g2,test,320\n", "clips.csv")
+    write_manifest(tmp_path, "path,label,group,split,width\na.mp4,x,g1,train,320\nb.mp4,y,g2,test,320\n")
 
     assert read_records(tmp_path) == [
         VideoRecord(str(tmp_path / "a.mp4"), "a.mp4", {"label": "x"}, "train", "g1"),
