@@ -3,16 +3,15 @@
 `hdc-keras configs show` prints every key with its default and its description below.
 """
 
-import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from hdc_keras.errors import ConfigError, did_you_mean
+from hdc_keras.errors import ConfigError, closest, did_you_mean
 
 Task = Literal["decoupled", "coupled", "spatial", "temporal"]
 TemporalNegative = Literal["shifted", "reversed", "shuffled", "frozen"]
@@ -36,6 +35,9 @@ LEVELS: tuple[Level, ...] = get_args(Level)
 # 1706.02677).
 _REFERENCE_BATCH = 256
 
+# Seeds are unsigned 32-bit integers in numpy and in the backends.
+_LARGEST_SEED = 2**32 - 1
+
 Probability = Annotated[float, Field(ge=0, le=1)]
 Model = TypeVar("Model", bound=BaseModel)
 PositiveInt = Annotated[int, Field(ge=1)]
@@ -43,7 +45,7 @@ PositiveFloat = Annotated[float, Field(gt=0)]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
 
 class DataConfig(_Section):
@@ -388,13 +390,23 @@ class Experiment(_Section):
     """The whole configuration of a run."""
 
     name: str = Field("experiment", min_length=1, description="name of the experiment and of its run directory")
-    seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = Field(0, description="seed of all random choices")
+    seed: Annotated[int, Field(ge=0, le=_LARGEST_SEED)] = Field(0, description="seed of all random choices")
     data: DataConfig = DataConfig()
     views: ViewsConfig = ViewsConfig()
     model: ModelConfig = ModelConfig()
     contrast: ContrastConfig = ContrastConfig()
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+
+    @model_validator(mode="after")
+    def _seeds_in_range(self) -> "Experiment":
+        last = self.seed + self.evaluate.seeds - 1
+        if last > _LARGEST_SEED:
+            raise ValueError(
+                f"seed ({self.seed}) and evaluate.seeds ({self.evaluate.seeds}): the last of the consecutive seeds is "
+                f"{last}, but the largest possible one is {_LARGEST_SEED}"
+            )
+        return self
 
 
 _EVERY_LEVEL = {"spatial": LEVELS, "temporal": LEVELS, "coupled": LEVELS}
@@ -447,12 +459,12 @@ def load_experiment(
     """
     path = Path(source)
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = _parse_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: is not a text file in UTF-8 ({error.reason} at byte {error.start}).") from error
-    except yaml.YAMLError as error:
+    except _YAML_ERRORS as error:
         raise ConfigError(f"{path}: is not valid YAML.\n{error}") from error
     if values is None:
         values = {}
@@ -463,27 +475,38 @@ def load_experiment(
             _assign(values, [section, key], value, f"preset {preset_name}")
     for key, value in (literals or {}).items():
         _assign(values, key.split("."), value, key)
+    set_by = {}
     for override in overrides or []:
-        _apply_override(values, override)
-    return validate(Experiment, values, str(path))
+        set_by[_apply_override(values, override)] = f"--set {override}"
+    return validate(Experiment, values, str(path), set_by)
 
 
-def validate(model: type[Model], values: Any, where: str) -> Model:
+def validate(model: type[Model], values: Any, where: str, set_by: Mapping[str, str] | None = None) -> Model:
     """Validate `values` as `model`.
 
     Args:
         model: a section, or `Experiment`.
         values: a dict of its keys.
         where: the source of the values, such as a file name, for the message.
+        set_by: by `section.key`, the source of the values that do not come from `where`.
 
     Raises:
-        ConfigError: lists every problem.
+        ConfigError: lists every problem, by source.
     """
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        problems = "\n  ".join(_describe(problem, model) for problem in error.errors())
-        raise ConfigError(f"{where}:\n  {problems}") from error
+        found = error.errors()
+        places = [problem["loc"] for problem in found]
+        by_source: dict[str, list[str]] = {}
+        for problem in found:
+            place = problem["loc"]
+            # An invalid item makes its list too short as well.
+            if not any(other[: len(place)] == place and len(other) > len(place) for other in places):
+                source = _source(problem, where, set_by or {})
+                by_source.setdefault(source, []).append(_describe(problem, model))
+        problems = (f"{source}:\n  " + "\n  ".join(texts) for source, texts in by_source.items())
+        raise ConfigError("\n".join(problems)) from error
 
 
 def dump_experiment(experiment: Experiment) -> str:
@@ -491,37 +514,67 @@ def dump_experiment(experiment: Experiment) -> str:
     return yaml.safe_dump(experiment.model_dump(mode="json"), sort_keys=False)
 
 
-def _apply_override(values: dict[str, Any], override: str) -> None:
+class _YamlLoader(yaml.SafeLoader):
+    """Reads only `true` and `false` as booleans, as YAML 1.2 does. YAML 1.1 also reads `on`, a value of `train.jit`."""
+
+
+_BOOLEAN = "tag:yaml.org,2002:bool"
+_YamlLoader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != _BOOLEAN]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_YamlLoader.add_implicit_resolver(_BOOLEAN, re.compile("true|True|TRUE|false|False|FALSE"), list("tTfF"))
+# PyYAML lets through a ValueError for `2026-02-30`, and a RecursionError for a thousand brackets.
+_YAML_ERRORS = (yaml.YAMLError, ValueError, RecursionError)
+
+
+def _parse_yaml(text: str) -> Any:
+    return yaml.load(text, _YamlLoader)
+
+
+def _apply_override(values: dict[str, Any], override: str) -> str:
+    """Apply a text as in `--set`, and return its key."""
     key, equals, text = override.partition("=")
-    if not equals or not key:
+    if not equals or not all(key.split(".")):
         raise ConfigError(f"--set {override}: expected section.key=value, as in --set train.epochs=50")
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        value = _parse_yaml(text)
+    except _YAML_ERRORS as error:
         raise ConfigError(f"--set {override}: the value is not valid YAML ({error})") from error
     _assign(values, key.split("."), value, f"--set {override}")
+    return key
 
 
 def _assign(values: dict[str, Any], key: list[str], value: Any, where: str) -> None:
     *sections, last = key
-    for section in sections:
+    for depth, section in enumerate(sections, 1):
         values = values.setdefault(section, {})
         if not isinstance(values, dict):
-            raise ConfigError(f"{where}: `{section}` is a value, not a section")
+            raise ConfigError(f"{where}: `{'.'.join(key[:depth])}` is a value, not a section")
     values[last] = value
 
 
+def _source(problem: Any, where: str, set_by: Mapping[str, str]) -> str:
+    """Where the value of a problem comes from: one of `set_by`, or `where`, or both if several keys are at odds."""
+    key = ".".join(map(str, problem["loc"]))
+    exact = [source for name, source in set_by.items() if f"{key}.".startswith(f"{name}.")]
+    within = [source for name, source in set_by.items() if not key or name.startswith(f"{key}.")]
+    if exact or (within and problem["type"] == "extra_forbidden"):
+        return (exact or within)[-1]
+    return f"{where} with {', '.join(within)}" if within else where
+
+
 def _describe(problem: Any, model: type[BaseModel]) -> str:
-    location = [str(part) for part in problem["loc"]]
+    location = [str(part) for part in problem["loc"] if part != "[key]"]
+    message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "missing" and isinstance(problem["loc"][-1], int):
+        location.pop()
+        message = "expected more values"
     key = ".".join(location)
     if problem["type"] == "extra_forbidden":
-        known = _keys(model)
-        near = difflib.get_close_matches(key, known, 1, cutoff=0.4) or [
-            name for name in known if name.rpartition(".")[2] == location[-1]
-        ]
-        meant = f" Did you mean `{near[0]}`?" if near else ""
-        return f"unknown key `{key}`.{meant} `hdc-keras configs show` lists all keys."
-    message = problem["msg"].removeprefix("Value error, ")
+        meant = " or ".join(f"`{name}`" for name in _meant(key, _keys(model)))
+        hint = f" Did you mean {meant}?" if meant else ""
+        return f"unknown key `{key}`.{hint} `hdc-keras configs show` lists all keys."
     if problem["type"] == "model_type":
         within = [name for name in _keys(model) if not key or name.startswith(f"{key}.")]
         message = f"expected a section with the keys {', '.join(within)}"
@@ -534,6 +587,17 @@ def _describe(problem: Any, model: type[BaseModel]) -> str:
     received = "" if isinstance(problem["input"], dict) else f" Received: {problem['input']!r}"
     end = "" if message.endswith("?") else "."
     return f"`{key}`: {message[:1].lower()}{message[1:]}{end}{received}" if key else message
+
+
+def _meant(key: str, known: Sequence[str]) -> list[str]:
+    """Known keys that may be meant by `key`: a similar name in its section, or the same or a similar one elsewhere."""
+    section, _, name = key.rpartition(".")
+    parts = [candidate.rpartition(".") for candidate in known]
+    near = closest(name, [last for parent, _, last in parts if parent == section])
+    beside = [f"{section}.{near}" if section else near] if near else []
+    elsewhere = [last for _, _, last in parts]
+    meant = name if near or name in elsewhere else closest(name, elsewhere)
+    return [*beside, *(candidate for candidate, (_, _, last) in zip(known, parts, strict=True) if last == meant)]
 
 
 def _keys(model: type[BaseModel], prefix: str = "") -> list[str]:

@@ -1,7 +1,11 @@
 """The errors that users see. Each message says what went wrong, where, what was expected, and what to do."""
 
 import difflib
+import re
 from collections.abc import Iterable
+
+# Our choice: `coupld` is close enough to `coupled`, and `float16` is not close enough to `float32`.
+_CLOSE = 0.75
 
 
 class HDCError(Exception):
@@ -64,5 +68,14 @@ class StoppedError(HDCError):
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """End of an error message: " Did you mean `NAME`?" with the closest known name, or nothing if none is close."""
-    near = difflib.get_close_matches(name, list(known), 1)
-    return f" Did you mean `{near[0]}`?" if near else ""
+    near = closest(name, known)
+    return f" Did you mean `{near}`?" if near else ""
+
+
+def closest(name: str, known: Iterable[str]) -> str | None:
+    """The known name that is spelled like `name`, or one with `name` as a word, as `mixed_float16` has `float16`."""
+    spelled = {candidate.casefold(): candidate for candidate in known}
+    wanted = name.casefold()
+    with_word = [candidate for candidate in spelled if wanted in re.split(r"[^a-z0-9]+", candidate)]
+    near = difflib.get_close_matches(wanted, spelled, 1, _CLOSE) or with_word
+    return spelled[near[0]] if near else None

@@ -55,6 +55,16 @@ def test_overrides_win_and_are_parsed_as_yaml(tmp_path):
         ),
         ("contrast: {levels: {spatial: P5}}", None, r"`contrast.levels.spatial`: expected a list, as in \[1, 2\]"),
         ("contrast: {levels: {spatail: [P5]}}", None, r"Did you mean `contrast.levels.spatial`"),
+        ("train: {path: x}", None, r"unknown key `train.path`. Did you mean `data.path`\?"),
+        ("batch_size: 3", None, r"Did you mean `train.batch_size` or `evaluate.batch_size`\?"),
+        ("evaluate: {seed: 3}", None, r"Did you mean `evaluate.seeds` or `seed`\?"),
+        ("temprature: 3", None, r"Did you mean `contrast.temperature`\?"),
+        ("train: {lr: 3}", None, r"unknown key `train.lr`. `hdc-keras configs show` lists all keys"),
+        ("train: {precision: float16}", None, r"Did you mean `mixed_float16`\?"),
+        ("data: {decode_size: [128]}", None, r"`data.decode_size`: expected more values. Received: \[128\]"),
+        ("train: {learning_rate: .inf}", None, "`train.learning_rate`: input should be a finite number"),
+        ("seed: 4294967295\nevaluate: {seeds: 3}", None, "last of the consecutive seeds is 4294967297"),
+        ("seed: 2026-02-30", None, "not valid YAML"),
         ("views: {crop_area: [1.0, 0.2]}", None, "first number must not be greater"),
         ("views: {temporal_negatives: [backwards]}", None, "temporal_negatives"),
         ("[1, 2]", None, "expected `key: value` lines"),
@@ -62,11 +72,44 @@ def test_overrides_win_and_are_parsed_as_yaml(tmp_path):
         ("", "train.epochs", r"expected section.key=value"),
         ("", "seed.x=1", r"unknown key|valid integer"),
         ("seed: 1", "seed.x=1", "`seed` is a value, not a section"),
+        ("train: {epochs: 3}", "train.epochs.x=1", "`train.epochs` is a value, not a section"),
+        ("", "seed=" + "[" * 2000, "--set seed=.*not valid YAML"),
     ],
 )
 def test_an_invalid_config_is_refused_with_the_key_and_the_reason(tmp_path, text, override, message):
     with pytest.raises(ConfigError, match=message):
         load(tmp_path, text, *([override] if override else []))
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides", "message"),
+    [
+        ("train: {epochs: 3}", ["train.epochs=ten"], r"^--set train.epochs=ten:\n  `train.epochs`: input.*'ten'$"),
+        ("", ["trian.epochs=3"], r"^--set trian.epochs=3:\n  unknown key `trian`"),
+        ("", ["train={epochs: ten}"], r"^--set train={epochs: ten}:\n  `train.epochs`"),
+        ("train: {epochs: ten}", ["train.batch_size=8"], r"e.yaml:\n  `train.epochs`"),
+        (
+            "train: {epochs: ten}",
+            ["seed=-1"],
+            r"--set seed=-1:\n  `seed`: [^\n]*\n[^\n]*e.yaml:\n  `train.epochs`",
+        ),
+        (
+            "train: {batch_size: 16}",
+            ["seed=3", "train.micro_batches=3"],
+            r"e.yaml with --set train.micro_batches=3:\n  `train`: batch_size \(16\) must be a multiple",
+        ),
+        ("", ["contrast.levels.spatial=[P9]"], r"^--set contrast.levels.spatial=\[P9\]:\n  [^\n]*P5'. Received: 'P9'$"),
+    ],
+)
+def test_the_source_of_a_wrong_value_is_named(tmp_path, text, overrides, message):
+    with pytest.raises(ConfigError, match=message):
+        load(tmp_path, text, *overrides)
+
+
+@pytest.mark.parametrize("value", ["on", "off", "auto"])
+def test_on_and_off_are_not_booleans(tmp_path, value):
+    assert load(tmp_path, f"train: {{jit: {value}}}") == load(tmp_path, "", f"train.jit={value}")
+    assert load(tmp_path, "train: {rematerialise: true}").train.rematerialise
 
 
 def test_a_file_that_is_not_text_is_refused_with_its_name(tmp_path):
