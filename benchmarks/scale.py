@@ -3,9 +3,9 @@
 Command: python benchmarks/scale.py [--records 10000 100000 1000000] [--figure docs/images/scale.png]
 Cost:    about 1 minute on 2 cores, and 2 GiB of memory for 1,000,000 records.
 
-Each manifest is a CSV file (path, label, group, video_id) with 400 classes and groups of ten records. Its paths point
-to the same few videos. A new process reads it, holds out test videos by group, shuffles, and decodes the first batch of
-64 window pairs. It prints the seconds of each part and its peak resident memory.
+Each manifest is a CSV file (path, label, group, video_id) with 400 classes and groups of ten records. Its files are
+hard links to a few videos. A new process reads it, holds out test videos by group, shuffles, and decodes the first
+batch of 64 window pairs. It prints the seconds of each part and its peak resident memory.
 """
 
 import argparse
@@ -13,6 +13,7 @@ import csv
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -35,7 +36,12 @@ def write_manifest(path, records):
         writer.writerow(["path", "label", "group", "video_id"])
         for number in range(records):
             group = number // 10
-            writer.writerow([videos[number % len(videos)], f"class {group % 400}", f"group {group}", f"video {number}"])
+            name = f"{number}.mp4"
+            if number < len(videos):
+                shutil.copy(videos[number], path.parent / name)
+            else:
+                (path.parent / name).hardlink_to(path.parent / f"{number % len(videos)}.mp4")
+            writer.writerow([name, f"class {group % 400}", f"group {group}", f"video {number}"])
 
 
 def measure(manifest):
@@ -88,7 +94,8 @@ def main():
     results = {}
     with tempfile.TemporaryDirectory() as folder:
         for records in arguments.records:
-            manifest = Path(folder) / f"{records}.csv"
+            manifest = Path(folder) / str(records) / "manifest.csv"
+            manifest.parent.mkdir()
             write_manifest(manifest, records)
             command = [sys.executable, __file__, "--measure", str(manifest)]
             done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)

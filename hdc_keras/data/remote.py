@@ -14,10 +14,10 @@ from fsspec.core import url_to_fs
 
 from hdc_keras.errors import DataError, VideoDecodeError
 
-# Object stores and web servers. fsspec knows many more, such as `file`, `ssh`, `zip` and `github`: a list of videos
-# from elsewhere must not make this machine log in somewhere or unpack archives. `memory` is empty unless a program
-# fills it.
-PROTOCOLS = ("http", "https", "s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "hf", "memory")
+# Object stores and web servers. fsspec knows many more, such as `ssh`, `zip` and `github`: a list of videos from
+# elsewhere must not make this machine log in somewhere or unpack archives. `file` reads what a path reads too, and
+# `memory` is empty unless a program fills it: the tests need both.
+PROTOCOLS = ("http", "https", "s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "hf", "file", "memory")
 # Our choice: an hour of 4K video takes about 8 GiB, and training sets consist of short clips.
 MAX_BYTES = 8 * 2**30
 _SUFFIX = re.compile(r"\.\w{1,8}")

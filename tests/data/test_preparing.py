@@ -11,7 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-import fsspec
 import numpy as np
 import psutil
 import pytest
@@ -137,10 +136,9 @@ def test_videos_can_be_resampled_to_another_frame_rate(tmp_path):
 
 def test_remote_videos_are_fetched_one_by_one_and_missing_ones_are_named(videos, tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    fsspec.filesystem("memory").pipe_file("/preparing/a.mp4", Path(videos[0].path).read_bytes())
 
-    fetched = encode_video("memory://preparing/a.mp4", 16, 90, None)
-    missing = encode_video("memory://preparing/missing.mp4", 16, 90, None)
+    fetched = encode_video(f"file://{videos[0].path}", 16, 90, None)
+    missing = encode_video(f"file://{tmp_path}/missing.mp4", 16, 90, None)
 
     assert fetched == encode_video(videos[0].path, 16, 90, None) and len(fetched.frames) == 12
     assert missing.startswith("cannot be fetched (FileNotFoundError")

@@ -39,7 +39,6 @@ def test_hidden_entries_of_a_remote_folder_are_skipped_and_other_files_counted(s
 @pytest.mark.parametrize(
     "url",
     [
-        "file:///etc",
         "local:///etc",
         "ssh://host/videos",
         "zip://videos::s3://bucket/a.zip",
@@ -58,7 +57,7 @@ def test_other_protocols_and_chains_are_refused(url):
 
 def test_every_protocol_that_the_documentation_promises_is_allowed():
     assert not [protocol for protocol in ("s3", "gs", "az", "hf", "https") if url_problem(f"{protocol}://bucket/a.mp4")]
-    assert not {"file", "local", "ssh", "sftp", "zip", "tar", "github", "simplecache"} & {*PROTOCOLS}
+    assert not {"local", "ssh", "sftp", "zip", "tar", "github", "simplecache"} & {*PROTOCOLS}
 
 
 def test_the_temporary_copy_has_a_plain_name_and_the_suffix_of_the_video(store, tmp_path, monkeypatch):

@@ -150,7 +150,7 @@ def test_unicode_names_of_label_columns_are_allowed(manifest, name):
     assert read_manifest(path)[0].labels == {name: "läuft"}
 
 
-@pytest.mark.parametrize("url", ["file:///etc/passwd", "ssh://host/a.mp4", "zip://a.mp4::https://a.org/b.zip", "x://y"])
+@pytest.mark.parametrize("url", ["local:///etc/passwd", "ssh://host/a.mp4", "zip://a.mp4::https://a.org/b.zip", "x://y"])
 def test_urls_with_other_protocols_are_refused_with_their_line(manifest, url):
     message = refused(manifest(f"path\na.mp4\n{url}\n"))
 
