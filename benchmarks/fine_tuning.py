@@ -46,7 +46,8 @@ def evaluate(run: Path, manifest: Path, protocol: str, epochs: int, seeds: int) 
     command = [Path(sys.executable).parent / "hdc-keras", "evaluate", "--run", run, "--data", manifest]
     command += ["--protocol", protocol, *options("--set", overrides)]
     subprocess.run(list(map(str, command)), check=True)
-    result = json.loads((run / "results" / f"{protocol}-motion.json").read_text())
+    (file,) = (run / "results").glob(f"{protocol}-motion-*.json")
+    result = json.loads(file.read_text())
     commit = json.loads((run / "environment.json").read_text())["commit"]
     found: dict[int, Run] = {}
     for repeat in result["repeats"]:

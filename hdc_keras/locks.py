@@ -5,29 +5,32 @@ process ids alone mean nothing across containers and machines (see `filelock.Sof
 this machine is free at once.
 """
 
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 
 from filelock import SoftFileLease, Timeout
 
 from hdc_keras.errors import RunError
+from hdc_keras.files import temporary_beside
 
 # Seconds after which a lock is free if its owner does not renew it (our choice: longer than a file system hangs).
 LEASE_S = 60.0
+# The owner renews its lock this many times in `LEASE_S`. After three missed renewals it is probably gone.
+_RENEWALS = 12
 _POLL_S = 0.5
+# Locks that other processes hold. Each remembers since when its file has not changed, which the next attempt continues.
+_held_by_others: dict[Path, SoftFileLease] = {}
 
 
 @contextmanager
 def exclusive(path: Path) -> Iterator[None]:
     """Like `try_exclusive`, but waits until no other process has the lock."""
-    while True:
-        with try_exclusive(path) as is_mine:
-            if is_mine:
-                yield
-                return
-        time.sleep(_POLL_S)
+    with _attempt(path, timeout=-1):
+        yield
 
 
 @contextmanager
@@ -43,11 +46,67 @@ def try_exclusive(path: Path) -> Iterator[bool]:
     Raises:
         RunError: the lock cannot be written.
     """
-    lock = _lease(path)
+    with _attempt(path, timeout=0) as is_mine:
+        yield is_mine
+
+
+@contextmanager
+def sole_use(path: Path, what: str, warn: Callable[[str], None] = warnings.warn) -> Iterator[None]:
+    """Like `try_exclusive`, but refuse to work if another process has the lock.
+
+    If the other process seems to have died on another machine, wait until that is certain.
+
+    Args:
+        path: the file or folder to protect.
+        what: what the other process does, for the message, such as "runs/mine is being trained".
+        warn: called with a message before waiting.
+
+    Raises:
+        RunError: another process has the lock, or it cannot be written.
+    """
+    with _attempt(path, timeout=0) as is_mine:
+        if is_mine:
+            yield
+            return
+    timeout = 0.0
+    if _seconds_since_renewal(path) > 3 * LEASE_S / _RENEWALS:
+        warn(f"{_description(path, what)} It may have been killed: waiting up to {LEASE_S:.0f} s to be certain.")
+        timeout = LEASE_S * (1 + 1 / _RENEWALS)
+    with _attempt(path, timeout) as is_mine:
+        if not is_mine:
+            raise refusal(path, what)
+        yield
+
+
+def is_held(path: Path) -> bool:
+    """Whether another process seems to have the lock of a path. Nothing is written if there is no lock."""
+    if not lock_file(path).exists():
+        return False
+    with try_exclusive(path) as is_mine:
+        return not is_mine and _seconds_since_renewal(path) <= 3 * LEASE_S / _RENEWALS
+
+
+def refusal(path: Path, what: str) -> RunError:
+    """The error to raise when another process has the lock of a path."""
+    return RunError(
+        f"{_description(path, what)} Wait until it ends, or stop it. If it was killed on another machine or in another "
+        f"container, the lock {lock_file(path)} is free after {LEASE_S:.0f} s: repeat the command."
+    )
+
+
+def lock_file(path: Path) -> Path:
+    """The file that locks a path."""
+    return path.with_name(f".{path.name}.lock")
+
+
+@contextmanager
+def _attempt(path: Path, timeout: float) -> Iterator[bool]:
+    lock = _held_by_others.pop(path, None) or _lease(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=timeout, poll_interval=_POLL_S)
     except Timeout:
+        _held_by_others[path] = lock
         yield False
         return
     except OSError as error:
@@ -61,10 +120,32 @@ def try_exclusive(path: Path) -> Iterator[bool]:
         lock.release()
 
 
-def lock_file(path: Path) -> Path:
-    """The file that locks a path."""
-    return path.with_name(f".{path.name}.lock")
-
-
 def _lease(path: Path) -> SoftFileLease:
-    return SoftFileLease(lock_file(path), lease_duration=LEASE_S)
+    return SoftFileLease(lock_file(path), lease_duration=LEASE_S, heartbeat_interval=LEASE_S / _RENEWALS)
+
+
+def _description(path: Path, what: str) -> str:
+    """What the owner of a lock does, on which machine and since when, as far as the lock tells."""
+    facts: dict[str, str] = {}
+    since = ""
+    with suppress(OSError, ValueError):
+        file = lock_file(path)
+        facts = dict(line.split("=", 1) for line in file.read_text(encoding="utf-8").splitlines() if "=" in line)
+        since = (
+            f", last sign of life {datetime.fromtimestamp(file.stat().st_mtime, UTC).astimezone():%Y-%m-%d %H:%M:%S}"
+        )
+    owner = f" (process {facts['pid']} on {facts['host']}{since})" if {"pid", "host"} <= facts.keys() else ""
+    return f"{what} by another process{owner}."
+
+
+def _seconds_since_renewal(path: Path) -> float:
+    """Age of a lock by the clock of its file system, which other machines share."""
+    probe = temporary_beside(lock_file(path))
+    try:
+        probe.touch()
+        return probe.stat().st_mtime - lock_file(path).stat().st_mtime
+    except OSError:
+        return 0.0
+    finally:
+        with suppress(OSError):
+            os.unlink(probe)  # noqa: PTH108

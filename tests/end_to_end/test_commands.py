@@ -55,8 +55,9 @@ def evaluated(once, smoke_run):
 
 
 def read_result(run, protocol):
-    with (run / "results" / f"{protocol}-moving-shapes.videos.csv").open(newline="") as file:
-        return json.loads((run / "results" / f"{protocol}-moving-shapes.json").read_text()), list(csv.DictReader(file))
+    (file,) = (run / "results").glob(f"{protocol}-moving-shapes-*.videos.csv")
+    with file.open(newline="") as rows:
+        return json.loads(Path(str(file).replace(".videos.csv", ".json")).read_text()), list(csv.DictReader(rows))
 
 
 @pytest.mark.parametrize("protocol", ["linear", "knn", "retrieval"])
@@ -113,7 +114,8 @@ def test_factors_prints_and_draws_what_each_level_and_task_encodes(evaluated):
     run, printed = evaluated
 
     assert "P5 temporal embedding" in printed and "all embeddings" in printed
-    assert (run / "results" / "factors-moving-shapes.png").read_bytes().startswith(b"\x89PNG")
+    (chart,) = (run / "results").glob("factors-moving-shapes-*.png")
+    assert chart.read_bytes().startswith(b"\x89PNG")
 
 
 PLAIN_TENSORFLOW = """

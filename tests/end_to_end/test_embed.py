@@ -1,10 +1,8 @@
 """`hdc-keras embed`, and the example that searches its file."""
 
 import csv
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -14,7 +12,6 @@ from tests.conftest import run_command, write_class_folder
 
 pytestmark = pytest.mark.end_to_end
 
-COMMAND = Path(sys.executable).parent / "hdc-keras"
 EXAMPLE = Path(__file__).parents[2] / "examples" / "search_your_videos.py"
 
 
@@ -45,7 +42,7 @@ def embedded(once, run):
 
     def arguments(folder):
         share = ("--set", "data.max_failed_share=0.2")
-        return ["embed", "--run", run, "--data", folder / "videos", "--videos-per-part", "1", *share]
+        return ["embed", "--run", run, "--data", folder / "videos", "--features", "features", *share]
 
     def make(folder):
         write_class_folder(folder / "videos")
@@ -68,32 +65,22 @@ def test_every_video_is_a_row_or_a_listed_failure(embedded):
     table = pq.read_table(folder / "uninterrupted.parquet")
     assert table["video_id"].to_pylist() == [f"{label}/{n}.mp4" for label in ("across", "around") for n in range(4)]
     assert table["label"].to_pylist() == 4 * ["across"] + 4 * ["around"]
-    expected = {"videos", "printed.txt", "uninterrupted.parquet", "uninterrupted.failures.csv"}
+    expected = {"videos", "features", "printed.txt", "uninterrupted.parquet", "uninterrupted.failures.csv"}
     assert {path.name for path in folder.iterdir()} == expected
 
 
 @pytest.mark.slow
-def test_after_a_kill_it_resumes_and_ends_with_the_same_bytes(embedded, hdc_keras_command, tmp_path):
+def test_a_part_writes_no_file_and_says_what_to_do_next(embedded, hdc_keras_command, tmp_path):
     folder, arguments, _ = embedded
-    process = subprocess.Popen(
-        [COMMAND, *map(str, arguments), "--out", "killed.parquet"],
-        cwd=tmp_path,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    parts = tmp_path / ".killed.parquet.parts"
-    while process.poll() is None and not list(parts.glob("part-*")):
-        time.sleep(0.001)
-    process.kill()
-    assert process.wait() == -signal.SIGKILL
-    assert 0 < len(list(parts.glob("part-*"))) < 9 and not (tmp_path / "killed.parquet").exists()
 
-    resumed = hdc_keras_command(*arguments, "--out", "killed.parquet")
+    part = hdc_keras_command(*arguments, "--out", "parts.parquet", "--part", "2/2")
+    assert part.code == 0 and "Part 2/2 is extracted. Once all parts are, run the command without --part" in part.out
+    assert not (tmp_path / "parts.parquet").exists()
+    whole = hdc_keras_command(*arguments, "--out", "parts.parquet")
 
-    assert resumed.code == 0 and "Embedded 8 of 9 videos, 1 failed" in resumed.out, resumed.out
-    assert not parts.exists()
+    assert whole.code == 0 and "Embedded 8 of 9 videos, 1 failed" in whole.out, whole.out
     for suffix in (".parquet", ".failures.csv"):
-        assert (tmp_path / f"killed{suffix}").read_bytes() == (folder / f"uninterrupted{suffix}").read_bytes()
+        assert (tmp_path / f"parts{suffix}").read_bytes() == (folder / f"uninterrupted{suffix}").read_bytes()
 
 
 def test_the_example_finds_the_nearest_videos_and_draws_them(embedded, tmp_path):
@@ -120,6 +107,7 @@ def test_wrong_usage_is_explained(refused, run, embedded):
         (("--out", there), 1, "uninterrupted.parquet already exists and was not changed"),
         (("--out", "out.csv"), 2, "expected a local file ending in .parquet"),
         (("--out", "out.parquet", "--checkpoint", "oldest"), 2, "expected newest or best"),
+        (("--out", "out.parquet", "--part", "3/2"), 2, "--part: expected I/N with I from 1 to N"),
     ):
         refused("embed", "--run", run, *arguments, code=code, says=[expected])
     refused("embed", "--run", "nowhere", "--out", "out.parquet", code=1, says=["nowhere holds no run"])
