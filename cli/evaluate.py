@@ -12,8 +12,8 @@ def evaluate(
     protocol: Annotated[
         list[str],
         typer.Option(
-            help="linear, linear-cvrl, linear-severe, knn, retrieval, lowlabel, factors (needs several label columns), "
-            "finetune-vcop, finetune-rspnet or finetune-severe. Repeatable."
+            help="linear, linear-cvrl, linear-severe, knn, retrieval, retrieval-vcop, lowlabel, factors (needs several "
+            "label columns), finetune-vcop, finetune-rspnet or finetune-severe. Repeatable."
         ),
     ],
     data: Annotated[
@@ -108,12 +108,20 @@ def _print_result(result: dict[str, Any]) -> None:
     from .console import console
 
     console.print(_table(result))
+    console.print(f"Source: {result['source']}", soft_wrap=True)
     if result["reduced"]:
         differences = [
             f"{name} {_short(used)} instead of {_short(published)}"
             for name, (published, used) in result["reduced"].items()
         ]
-        console.print(f"Differs from the published protocol: {', '.join(differences)}", soft_wrap=True)
+        console.print(f"Differs from the published protocol: {'; '.join(differences)}", soft_wrap=True)
+    for column, classes in result["untrained_classes"].items():
+        named = ", ".join(f"{label} ({count})" for label, count in classes.items())
+        console.print(
+            f"{len(classes)} classes of {column} have test videos but no training videos, so no protocol can predict "
+            f"them (test videos in brackets): {named}",
+            soft_wrap=True,
+        )
     counts = result["counts"]
     console.print(f"{counts['decoded']} of {counts['asked']} videos evaluated, {len(counts['failed'])} failed")
     for path, cause in counts["failed"].items():

@@ -68,8 +68,9 @@ def judge_features(evaluation: Evaluation, protocol: str, features: dict[str, Vi
     first_split = pretrained.select(next(iter(evaluation.splits.values())))
     probe = PROBES[protocol]
     used = {**probe.settings(settings), "labels_per_class": settings.labels_per_class}
+    reduced = probe.publication.reduced(evaluation.experiment)
     return ProtocolOutcomes(
-        {"version": probe.version, "source": probe.source, "settings": used, "reduced": {}},
+        {"version": probe.version, "source": probe.source, "settings": used, "reduced": reduced},
         {"asked": pretrained.asked, "decoded": len(pretrained.records), "failed": pretrained.causes},
         {column: chance(first_split, column) for column in first_split.of_split("train").records[0].labels},
         outcomes,

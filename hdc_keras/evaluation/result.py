@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ from hdc_keras.evaluation.context import Evaluation
 from hdc_keras.evaluation.factors_chart import draw_factors
 from hdc_keras.evaluation.splits import Splits
 from hdc_keras.files import digest as file_digest
-from hdc_keras.results.outcomes import Outcome, summarise
+from hdc_keras.probes.registry import untrained_classes
+from hdc_keras.results.outcomes import Outcome, confusions, summarise
 from hdc_keras.results.store import write_result
 
 
@@ -61,9 +63,11 @@ def write_outcomes(evaluation: Evaluation, protocol: str, found: ProtocolOutcome
         "checkpoint": evaluation.checkpoint.name,
         "counts": found.counts,
         "chance": found.chance,
+        "untrained_classes": _untrained_classes(evaluation.splits, found.chance),
         **means,
         "deviation": deviations,
         "repeats": repeats,
+        "confusions": confusions(found.outcomes),
     }
     write_result(evaluation.output, name, result, found.outcomes)
     if protocol == "factors":
@@ -95,6 +99,15 @@ def _depends_on(evaluation: Evaluation, protocol: str, found: ProtocolOutcomes) 
         "decode_size": list(data.decode_size),
         "decoder": data.decoder,
     }
+
+
+def _untrained_classes(splits: Splits, columns: Iterable[str]) -> dict[str, dict[str, int]]:
+    """Number of test videos of each class that has no training videos, by label column, summed over the splits."""
+    counts = {
+        column: sum((Counter(untrained_classes(records, column)) for records in splits.values()), Counter())
+        for column in columns
+    }
+    return {column: dict(count) for column, count in counts.items() if count}
 
 
 def digest_of_videos(splits: Splits) -> str:

@@ -167,7 +167,7 @@ def _result_rows(result: Mapping[str, Any], weights_sha256: str | None) -> Itera
         for source, metrics in sources.items():
             random = result.get("random_weights", {}).get(column, {}).get(source, {})
             yield {
-                "protocol": result["protocol"] + (" (reduced)" if result.get("reduced") else ""),
+                "protocol": result["protocol"] + (" (differs from the publication)" if result.get("reduced") else ""),
                 "dataset": Path(str(result["dataset"])).stem,
                 "label": column,
                 "from": source,

@@ -47,8 +47,17 @@ class VideoClassifier(keras.Model):
         self.weight_decay = weight_decay
         self.seed = seed
         self.augmentation = ClipAugmentation(self.views_config, seed, dtype=self.dtype_policy, name="augmentation")
-        self.classifier = keras.layers.Dense(len(self.classes), dtype="float32", name="classifier")
-        self.classifier.build((None, backbone.output.shape[-1]))
+        channels = backbone.output.shape[-1]
+        limit = channels**-0.5
+        self.classifier = keras.layers.Dense(
+            len(self.classes),
+            # As in PyTorch, whose recipes these are.
+            kernel_initializer=keras.initializers.RandomUniform(-limit, limit),
+            bias_initializer=keras.initializers.RandomUniform(-limit, limit),
+            dtype="float32",
+            name="classifier",
+        )
+        self.classifier.build((None, channels))
         # Not the optimizer's count, which under mixed_float16 leaves out the steps that loss scaling skips.
         self.steps = self.add_weight(
             shape=(), dtype="int32", trainable=False, aggregation="only_first_replica", name="steps"

@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from hdc_keras.config import Experiment
+from hdc_keras.probes.publication import BEST_ON_TEST, PIXELS_OF_IMAGENET, Publication
 
 _NO_JITTER = {"flip": 0.0, "jitter": 0.0, "grey": 0.0, "blur": 0.0, "fade_static": 0.0}
 
@@ -23,7 +24,7 @@ class FineTuning:
         clips_per_video: clips drawn from each video per epoch.
         optimizer: "sgd" or "adam".
         learning_rate: initial learning rate.
-        schedule: "constant", "cosine" (down to 0), or "steps".
+        schedule: "constant", "cosine" (down to a thousandth; it moves once per epoch), or "steps".
         drops: for "steps": the epochs after which the learning rate is multiplied by `drop_factor`.
         drop_factor: see `drops`.
         momentum: momentum of SGD.
@@ -103,9 +104,10 @@ def changed(published: FineTuning, used: FineTuning) -> dict[str, list[Any]]:
     return {name: [before[name], after[name]] for name in before if name != "views" and before[name] != after[name]}
 
 
-FINE_TUNING = {
+FINE_TUNING: dict[str, FineTuning] = {
     "finetune-vcop": FineTuning(
-        version=2,  # 1 validated on the first clip, not the middle one
+        # 1 validated on the first clip, not the middle one; 1 and 2 drew Glorot's initial weights for the classifier
+        version=3,
         source="VCOP (Xu et al., CVPR 2019), as in its code, ft_classify.py",
         frames=16,
         stride=1,
@@ -123,9 +125,9 @@ FINE_TUNING = {
         validation=800 / 9537,  # 800 videos of the first training split of UCF101
     ),
     "finetune-rspnet": FineTuning(
-        version=1,
-        source="RSPNet (Chen et al., AAAI 2021, arXiv 2011.07949), as in its code, config/finetune; but that code "
-        "keeps the epoch with the best test accuracy, and here the last epoch is used",
+        version=2,  # 1 had a cosine that moved in every step, down to 0, and Glorot's initial weights
+        source="RSPNet (Chen et al., AAAI 2021, arXiv 2011.07949), as in its code's configuration for UCF101 "
+        "(config/finetune/ucf101_resnet18.jsonnet)",
         frames=16,
         stride=1,
         size=112,
@@ -141,7 +143,7 @@ FINE_TUNING = {
         views={**_NO_JITTER, "flip": 0.5},
     ),
     "finetune-severe": FineTuning(
-        version=1,
+        version=2,  # 1 had Adam with an epsilon of 1e-7, and Glorot's initial weights
         source="SEVERE (Thoker et al., ECCV 2022, arXiv 2203.14221), as its code's configuration for HMDB51 "
         "(112x112x32-fold1)",
         frames=32,
@@ -165,6 +167,45 @@ FINE_TUNING = {
             "contrast": 0.4,
             "saturation": 0.4,
             "hue": 0.2,
+        },
+    ),
+}
+
+_VIEWS = {"views": "10x1"}
+_CROP = ("drawn again if it does not fit, and at most ten times", "cut to the frame if it does not fit")
+_FRAME_RATE = "that of the video, divided by the stride"
+_CENTRAL_CROP = "central crop of the frame as it was decoded"
+
+# What differs from the publication besides the fields of a recipe.
+PUBLICATIONS: dict[str, Publication] = {
+    "finetune-vcop": Publication(
+        _VIEWS,
+        {
+            "pixels": ("in [0, 1]", PIXELS_OF_IMAGENET[1]),
+            "validation videos": ("drawn one by one", "whole groups of each class"),
+            "validation clip": ("random, with a random crop", "the middle one, with a central crop"),
+            "last batch of an epoch": ("smaller", "dropped if it is not full"),
+        },
+    ),
+    "finetune-rspnet": Publication(
+        _VIEWS,
+        {
+            "epoch that is tested": BEST_ON_TEST,
+            "frame rate": ("25 per second", _FRAME_RATE),
+            "test crop": ("largest central square", _CENTRAL_CROP),
+            "random crop": _CROP,
+            "pixels": PIXELS_OF_IMAGENET,
+        },
+    ),
+    "finetune-severe": Publication(
+        _VIEWS,
+        {
+            "epoch that is tested": BEST_ON_TEST,
+            "frame rate": ("16 per second", _FRAME_RATE),
+            "test crop": ("central 112 x 112 pixels after the shorter side became 128", _CENTRAL_CROP),
+            "random crop": _CROP,
+            "colour changes": ("in random order", "in a fixed order"),
+            "pixels": PIXELS_OF_IMAGENET,
         },
     ),
 }

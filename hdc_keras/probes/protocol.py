@@ -5,6 +5,7 @@ the features of the training videos, and evaluate it on the features of the test
 returns a `Judgement`. The registry returns the judgement in an `Answer`, together with label column, source and seed.
 """
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,9 +14,11 @@ import numpy as np
 
 from hdc_keras.config import EvaluateConfig
 from hdc_keras.features.video_features import VideoFeatures
+from hdc_keras.probes.publication import Publication
 
 Metrics = dict[str, float]
 
+MEAN_CLASS_ACCURACY = "mean_class_accuracy"
 # Top-5 is reported only if there are more than five classes; otherwise it is always 1.
 _TOP = 5
 
@@ -46,6 +49,7 @@ class Question:
         column: the label column to predict.
         settings: the `evaluate` section of the experiment.
         seed: seed of all random draws.
+        prepared: what the protocol's `prepare` returned for these features; `None` if it has no `prepare`.
     """
 
     train: VideoFeatures
@@ -54,6 +58,7 @@ class Question:
     column: str
     settings: EvaluateConfig
     seed: int
+    prepared: Any = None
 
     @property
     def train_labels(self) -> list[str]:
@@ -80,6 +85,10 @@ class Protocol:
         source: the publication that its hyperparameters come from, or "our choice".
         judge: fits on the training videos of a question and evaluates on its test videos.
         settings: the hyperparameters in use, given the `evaluate` section; they are written to the result.
+        publication: what differs from the publication.
+        prepare: the part of the work that does not depend on labels, given training and test features, the names of the
+            arrays and the `evaluate` section. It is done once for all label columns.
+        uses_last_level: whether the source "features" is the last level, as in the publication, and not all levels.
         needs_views: whether it uses the features of individual views, not only their mean.
         is_random: whether its metrics depend on the seed.
         least_seeds: minimum number of seeds to repeat it with.
@@ -89,6 +98,9 @@ class Protocol:
     source: str
     judge: Callable[[Question], Judgement]
     settings: Callable[[EvaluateConfig], dict[str, Any]]
+    publication: Publication = field(default_factory=Publication)
+    prepare: Callable[[VideoFeatures, VideoFeatures, Sequence[str], EvaluateConfig], Any] | None = None
+    uses_last_level: bool = False
     needs_views: bool = False
     is_random: bool = False
     least_seeds: int = 1
@@ -112,7 +124,7 @@ class Answer:
 
 
 def judged_by_scores(scores: np.ndarray, classes: Sequence[str], labels: Sequence[str]) -> Judgement:
-    """Compute top-1 accuracy, and top-5 accuracy if there are more than five classes.
+    """Compute top-1 accuracy, top-5 accuracy if there are more than five classes, and mean class accuracy.
 
     Args:
         scores: (videos, classes), higher is more likely. Among equal scores, the class listed first in `classes` wins.
@@ -120,11 +132,23 @@ def judged_by_scores(scores: np.ndarray, classes: Sequence[str], labels: Sequenc
         labels: true class of each video; it need not be in `classes`.
 
     Returns:
-        The metrics "top1" and "top5" as shares in [0, 1], and the most likely class of each video.
+        The metrics "top1", "top5" and "mean_class_accuracy" as shares in [0, 1], and the most likely class of each
+        video.
     """
     ranked = np.array(classes)[np.argsort(-scores, axis=1, kind="stable")]
     is_correct = ranked == np.array(labels)[:, None]
     metrics = {"top1": float(is_correct[:, 0].mean())}
     if len(classes) > _TOP:
         metrics["top5"] = float(is_correct[:, :_TOP].any(axis=1).mean())
-    return Judgement(metrics, ranked[:, 0].tolist())
+    predicted = ranked[:, 0].tolist()
+    return Judgement(metrics | {MEAN_CLASS_ACCURACY: mean_class_accuracy(predicted, labels)}, predicted)
+
+
+def mean_class_accuracy(predicted: Sequence[str], labels: Sequence[str]) -> float:
+    """Mean over the classes in `labels` of the share of their videos that are predicted correctly.
+
+    Other than in top-1 accuracy, a class with few videos counts as much as one with many.
+    """
+    videos = Counter(labels)
+    correct = Counter(label for label, other in zip(labels, predicted, strict=True) if label == other)
+    return sum(correct[label] / count for label, count in videos.items()) / len(videos)

@@ -1,5 +1,6 @@
 """The protocols on frozen features, by name, and the function that runs one."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 from hdc_keras.config import EvaluateConfig
@@ -8,7 +9,7 @@ from hdc_keras.errors import DataError
 from hdc_keras.features.video_features import VideoFeatures
 from hdc_keras.probes.linear import LINEAR
 from hdc_keras.probes.low_label import LOW_LABEL
-from hdc_keras.probes.nearest_neighbours import KNN, RETRIEVAL
+from hdc_keras.probes.nearest_neighbours import KNN, RETRIEVAL, RETRIEVAL_VCOP
 from hdc_keras.probes.protocol import Answer, Protocol, Question
 from hdc_keras.probes.sgd import LINEAR_CVRL, LINEAR_SEVERE
 
@@ -18,26 +19,31 @@ PROBES: dict[str, Protocol] = {
     "linear-severe": LINEAR_SEVERE,
     "knn": KNN,
     "retrieval": RETRIEVAL,
+    "retrieval-vcop": RETRIEVAL_VCOP,
     "lowlabel": LOW_LABEL,
     "factors": LINEAR,
 }
+
+# Squares of larger features, summed over the videos of a large set, overflow float32.
+_MOST = 1e15
 
 
 def feature_sources(protocol: str, levels: Sequence[str], pairs: Sequence[tuple[str, str]]) -> dict[str, list[str]]:
     """List the sources that a protocol is applied to, one after the other.
 
-    The sources are the features of all levels together, the features of each level, the embeddings of each task at all
-    its levels, and all embeddings together. `factors` adds the embedding of each head.
+    The sources are the features of all levels together (of the last level, if the protocol's publication uses only
+    that), the features of each level, the embeddings of each task at all its levels, and all embeddings together.
+    `factors` adds the embedding of each head.
 
     Args:
         protocol: a name in `PROBES`.
-        levels: levels of the model.
+        levels: levels of the model, the last one last.
         pairs: each (level, task) that has a head.
 
     Returns:
         The names of the feature arrays to concatenate, by the name of the source.
     """
-    sources = {"features": list(levels)}
+    sources = {"features": list(levels[-1:] if PROBES[protocol].uses_last_level else levels)}
     if len(levels) > 1:
         sources |= {level: [level] for level in levels}
     for level, task in pairs:
@@ -71,21 +77,45 @@ def judge(
         An answer for each label column, source and seed.
 
     Raises:
-        DataError: there are no labels, too few label columns or classes, or no training or no test videos.
+        DataError: there are no labels, too few label columns or classes, or no training or no test videos; or the
+            features are non-finite or too large.
     """
+    _require_moderate(features, sources)
     train, test = features.of_split("train"), features.of_split("test")
     columns = require_labels(protocol, features.records)
     probe = PROBES[protocol]
     used_seeds = list(seeds) if probe.is_random else list(seeds)[:1]
     used_seeds += [max(used_seeds) + 1 + extra for extra in range(probe.least_seeds - len(used_seeds))]
-    questions = [(column, source, seed) for column in columns for source in sources for seed in used_seeds]
-    answers = []
-    for done, (column, source, seed) in enumerate(questions, 1):
-        judgement = probe.judge(Question(train, test, sources[source], column, settings, seed))
-        answers.append(Answer(column, source, seed, judgement))
-        if progress:
-            progress(done, len(questions))
-    return answers
+    answers = {}
+    total = len(sources) * len(columns) * len(used_seeds)
+    for source, names in sources.items():
+        prepared = probe.prepare(train, test, names, settings) if probe.prepare else None
+        for column in columns:
+            for seed in used_seeds:
+                judgement = probe.judge(Question(train, test, names, column, settings, seed, prepared))
+                answers[column, source, seed] = Answer(column, source, seed, judgement)
+                if progress:
+                    progress(len(answers), total)
+    return [answers[column, source, seed] for column in columns for source in sources for seed in used_seeds]
+
+
+def _require_moderate(features: VideoFeatures, sources: dict[str, list[str]]) -> None:
+    """Refuse features whose deviation or length would overflow float32."""
+    for name in dict.fromkeys(name for names in sources.values() for name in names):
+        array = features.arrays[name]
+        # Written so that NaN is refused too.
+        if array.size and not (array.min() > -_MOST and array.max() < _MOST):
+            raise DataError(
+                f"the features {name} are non-finite or larger than {_MOST:g}: the network has diverged. Evaluate an "
+                "earlier checkpoint, or train again with a lower train.learning_rate."
+            )
+
+
+def untrained_classes(records: Sequence[VideoRecord], column: str) -> dict[str, int]:
+    """The classes that have test videos but no training videos, with the number of these test videos."""
+    trained = {record.labels[column] for record in records if record.split == "train"}
+    tested = Counter(record.labels[column] for record in records if record.split == "test")
+    return {label: count for label, count in sorted(tested.items()) if label not in trained}
 
 
 def require_labels(protocol: str, records: Sequence[VideoRecord], validates: bool = False) -> list[str]:

@@ -8,6 +8,7 @@ import numpy as np
 from hdc_keras.data.sampling import random_generator
 from hdc_keras.features.video_features import VideoFeatures
 from hdc_keras.probes.protocol import Judgement, Protocol, Question, judged_by_scores
+from hdc_keras.probes.publication import BEST_ON_TEST, PIXELS_OF_IMAGENET, Publication
 
 _CVRL: dict[str, Any] = {
     "optimizer": "sgd",
@@ -16,6 +17,7 @@ _CVRL: dict[str, Any] = {
     "schedule": "cosine",
     "momentum": 0.9,
     "epochs": 100,
+    "warmup_epochs": 5,
 }
 _SEVERE: dict[str, Any] = {
     "optimizer": "adam",
@@ -27,7 +29,11 @@ _SEVERE: dict[str, Any] = {
 }
 # Part of the settings in a result: `compare` refuses results whose settings differ, so never reword it.
 _FROZEN_VIEWS = "the same evenly spaced views in every epoch; the publication draws and augments a new clip each time"
+_NOT_AUGMENTED = "the evenly spaced views of evaluation, not augmented, the same in every epoch"
+_CENTRAL_CROP = "central crop of the frame as it was decoded"
 
+# (generator, shape) -> (channels, classes) initial weights.
+Initialiser = Callable[[np.random.Generator, tuple[int, int]], np.ndarray]
 # step -> learning rate.
 Rate = Callable[[int], float]
 # (step, gradients of kernel and bias) -> what to subtract from kernel and bias.
@@ -40,21 +46,43 @@ def _cvrl(question: Question) -> Judgement:
     batch_size, epochs = min(_CVRL["batch_size"], clips), _CVRL["epochs"]
     # If the set has fewer clips than a batch, the learning rate is scaled linearly.
     base_rate = _CVRL["learning_rate"] * batch_size / _CVRL["batch_size"]
-    steps = epochs * -(-clips // batch_size)
-    update = momentum_update(lambda step: base_rate * 0.5 * (1 + np.cos(np.pi * step / steps)), _CVRL["momentum"])
-    return _softmax_regression(question, train, test, epochs, batch_size, update)
+    steps_per_epoch = clips // batch_size
+    rate = warmed_up_cosine(base_rate, _CVRL["warmup_epochs"] * steps_per_epoch, epochs * steps_per_epoch)
+    update = momentum_update(rate, _CVRL["momentum"])
+    return _softmax_regression(question, train, test, epochs, batch_size, update, glorot_uniform)
 
 
 def _severe(question: Question) -> Judgement:
     train, test = (_views(features, question.names) for features in (question.train, question.test))
-    steps_per_epoch = -(-train.shape[0] * train.shape[1] // _SEVERE["batch_size"])
+    clips = train.shape[0] * train.shape[1]
+    batch_size, epochs = min(_SEVERE["batch_size"], clips), _SEVERE["epochs"]
+    steps_per_epoch = clips // batch_size
 
     def rate(step: int) -> float:
         drops = sum(step >= epoch * steps_per_epoch for epoch in _SEVERE["drops"])
         return _SEVERE["learning_rate"] * _SEVERE["drop_factor"] ** drops
 
-    update = adam_update(rate)
-    return _softmax_regression(question, train, test, _SEVERE["epochs"], _SEVERE["batch_size"], update)
+    return _softmax_regression(question, train, test, epochs, batch_size, adam_update(rate), small_normal)
+
+
+def warmed_up_cosine(peak: float, warmup_steps: int, steps: int) -> Rate:
+    """A cosine from `peak` to 0 over all steps. During the warm-up, a line from 0 to the cosine's value at its end."""
+
+    def cosine(step: int) -> float:
+        return peak * 0.5 * (1 + float(np.cos(np.pi * step / steps)))
+
+    return lambda step: cosine(warmup_steps) * step / warmup_steps if step < warmup_steps else cosine(step)
+
+
+def glorot_uniform(generator: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
+    """Initial kernel (channels, classes), as in Keras (Glorot and Bengio 2010)."""
+    limit = np.sqrt(6 / sum(shape))
+    return generator.uniform(-limit, limit, shape).astype(np.float32)
+
+
+def small_normal(generator: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
+    """Initial kernel (channels, classes) of SEVERE's code, with a deviation of 0.01."""
+    return generator.normal(0.0, 0.01, shape).astype(np.float32)
 
 
 def momentum_update(rate: Rate, momentum: float) -> Update:
@@ -83,7 +111,13 @@ def adam_update(rate: Rate) -> Update:
 
 
 def _softmax_regression(
-    question: Question, train: np.ndarray, test: np.ndarray, epochs: int, batch_size: int, update: Update
+    question: Question,
+    train: np.ndarray,
+    test: np.ndarray,
+    epochs: int,
+    batch_size: int,
+    update: Update,
+    initial_kernel: Initialiser,
 ) -> Judgement:
     """Train a linear softmax classifier on single views; score a test video by its mean softmax over views.
 
@@ -94,20 +128,19 @@ def _softmax_regression(
         question: labels and seed.
         train: (training videos, views, channels) features.
         test: (test videos, views, channels) features.
-        epochs: passes over all training views.
-        batch_size: training views per step.
+        epochs: passes over all training views. A last batch that is not full is dropped, as in both publications.
+        batch_size: training views per step, at most as many as there are.
         update: the optimizer.
+        initial_kernel: draws the initial weights.
     """
     generator = random_generator("softmax regression", question.seed)
     classes, targets = np.unique(question.train_labels, return_inverse=True)
     samples, labels = train.reshape(-1, train.shape[-1]), np.repeat(targets, train.shape[1])
-    limit = np.sqrt(6 / (samples.shape[1] + len(classes)))  # Glorot and Bengio 2010
-    kernel = generator.uniform(-limit, limit, (samples.shape[1], len(classes))).astype(np.float32)
-    bias = np.zeros(len(classes), np.float32)
-    batch_size, step = min(batch_size, len(samples)), 0
+    kernel, bias = initial_kernel(generator, (samples.shape[1], len(classes))), np.zeros(len(classes), np.float32)
+    step = 0
     for _ in range(epochs):
         order = generator.permutation(len(samples))
-        for first in range(0, len(samples), batch_size):
+        for first in range(0, len(samples) - batch_size + 1, batch_size):
             rows = order[first : first + batch_size]
             errors = _softmax(samples[rows] @ kernel + bias)
             errors[np.arange(len(rows)), labels[rows]] -= 1
@@ -134,20 +167,43 @@ def _unit_views(features: VideoFeatures, names: Sequence[str]) -> np.ndarray:
 
 
 LINEAR_CVRL = Protocol(
-    1,
-    "CVRL (Qian et al., CVPR 2021, arXiv 2008.03800): L2-normalised features, SGD, learning rate 32 for a batch of "
-    "1,024; momentum, schedule and epochs are our reading of it",
+    2,  # 1 joined all levels, had no warm-up, and kept a last batch that was not full
+    "CVRL (Qian et al., CVPR 2021, arXiv 2008.03800), as its code, cvrl_linear_eval_k600.yaml",
     _cvrl,
     lambda settings: {**_CVRL, "training_clips": _FROZEN_VIEWS},
+    Publication(
+        {"frames": 32, "stride": 2, "size": 224, "views": "10x3"},
+        {
+            "training clips": ("a new one of each video in every epoch, cropped and flipped at random", _NOT_AUGMENTED),
+            "test crops": ("256 x 256 pixels, larger than in training", "of the size in training"),
+            "batch size of small sets": ("1,024", "the whole set, with a learning rate that is scaled with it"),
+        },
+    ),
+    uses_last_level=True,
     needs_views=True,
     is_random=True,
 )
 LINEAR_SEVERE = Protocol(
-    1,
+    2,  # 1 joined all levels, drew Glorot's initial weights, and kept a last batch that was not full
     "SEVERE (Thoker et al., ECCV 2022, arXiv 2203.14221), as its code's configuration for UCF101 "
     "(112x112x32-fold1-linear)",
     _severe,
     lambda settings: {**_SEVERE, "training_clips": _FROZEN_VIEWS},
+    Publication(
+        {"frames": 16, "stride": 2, "size": 112, "views": "10x1"},
+        {
+            "training clips": (
+                "10 new ones of each video in every epoch, with crops, flips and colours",
+                _NOT_AUGMENTED,
+            ),
+            "batch norm in training": ("statistics of the batch, which also move its averages", "frozen averages"),
+            "epoch that is tested": BEST_ON_TEST,
+            "frame rate": ("16 per second", "that of the video, divided by the stride"),
+            "test crop": ("central 112 x 112 pixels after the shorter side became 128", _CENTRAL_CROP),
+            "pixels": PIXELS_OF_IMAGENET,
+        },
+    ),
+    uses_last_level=True,
     needs_views=True,
     is_random=True,
 )

@@ -4,10 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from hdc_keras.results.outcomes import MAIN_SOURCES
 from hdc_keras.results.store import PRETRAINED, SavedResult
 
-# The source that represents the whole network, in order of preference.
-MAIN_SOURCES = ("fine-tuned", "features")
 _TITLES = {
     "linear": "Linear probe",
     "knn": "k nearest neighbours",
@@ -15,7 +14,7 @@ _TITLES = {
     "lowlabel": "Few labels",
     "factors": "Decoupling meter",
 }
-_VARIANTS = {"linear": "Linear probe", "finetune": "Fine-tuning"}
+_VARIANTS = {"linear": "Linear probe", "retrieval": "Retrieval", "finetune": "Fine-tuning"}
 _ORDER = ("finetune", "linear", "lowlabel", "knn", "retrieval", "factors")
 # Settings that a protocol selects. Results list them among the metrics.
 _NOT_METRICS = ("l2",)
@@ -199,6 +198,9 @@ def _facts(values: Mapping[str, Any]) -> list[tuple[str, str]]:
         facts.append(
             ("Decoded", f"{counts['decoded']:,} of {counts['asked']:,} videos, {len(counts['failed'])} failed")
         )
+    for column, classes in (values.get("untrained_classes") or {}).items():
+        named = ", ".join(f"{label} ({count} test videos)" for label, count in classes.items())
+        facts.append((f"Classes of {column} without training videos", named))
     facts += [(name.replace("_", " "), _text(value)) for name, value in (values.get("settings") or {}).items()]
     facts.append(("Source", values.get("source") or ""))
     return [(name, text) for name, text in facts if text]

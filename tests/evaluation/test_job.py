@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import statistics
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -15,6 +16,7 @@ from hdc_keras.data.records import VideoRecord
 from hdc_keras.errors import ConfigError, DataError, RunError
 from hdc_keras.evaluation.job import evaluate
 from hdc_keras.evaluation.splits import load_splits
+from hdc_keras.finetuning.recipes import FINE_TUNING
 from hdc_keras.results.store import read_results
 from hdc_keras.runs.directory import RunDirectory
 from hdc_keras.training.models import build_model
@@ -74,6 +76,60 @@ def test_saved_predictions_reproduce_the_metrics(run, ucf101):
             assert all("_g01_" not in name for name in neighbours) and "_g01_" in row["video_id"]
 
 
+def test_confusions_are_counted_from_the_predictions_of_all_splits_and_seeds(run, ucf101):
+    experiment = experiment_on(ucf101, seeds=2)
+
+    result = evaluate(run, experiment, load_splits(experiment, "all")[0], ["linear-severe"])["linear-severe"]
+
+    counted = Counter(
+        (row["label"], row["predicted"])
+        for row in predictions(run, result["name"])
+        if row["network"] == "metrics" and row["source"] == "features"
+    )
+    confusions = {
+        (label, predicted): count
+        for label, counts in result["confusions"]["label"].items()
+        for predicted, count in counts.items()
+    }
+    assert confusions == counted and sum(counted.values()) == 3 * 2 * 6
+    assert result["untrained_classes"] == {}
+
+
+def test_test_classes_without_training_videos_are_named(run, partly_broken):
+    experiment = experiment_on(partly_broken)
+    ((name, videos),) = load_splits(experiment, "own")[0].items()
+    tested = [record for record in videos if record.split == "test" and record.video_id not in BROKEN]
+    unknown = [replace(record, labels={"label": "unknown"}) for record in tested[:3]]
+    by_id = {record.video_id: record for record in unknown}
+    records = [by_id.get(record.video_id, record) for record in videos]
+
+    result = evaluate(run, experiment, {name: records}, ["knn"])["knn"]
+
+    assert result["untrained_classes"] == {"label": {"unknown": 3}}
+    assert "unknown" not in result["confusions"]["label"]["unknown"]
+
+
+@pytest.mark.parametrize(
+    "protocol, differences",
+    [
+        ("linear", set()),
+        ("knn", set()),
+        ("retrieval", set()),
+        ("retrieval-vcop", {"frames", "size", "views", "pooling of the last level", "pixels"}),
+        ("linear-severe", {"frames", "stride", "size", "views", "batch norm in training", "epoch that is tested"}),
+        ("linear-cvrl", {"frames", "stride", "size", "views", "training clips"}),
+    ],
+)
+def test_differences_of_frozen_protocols_from_their_publications_are_in_the_result(run, ucf101, protocol, differences):
+    result = evaluate_own_split(run, experiment_on(ucf101, labels_per_class=3), protocol)
+
+    assert differences | {"labels_per_class"} <= set(result["reduced"])
+    assert result["reduced"]["labels_per_class"] == ["all", 3]
+    assert bool(differences) != result["source"].startswith("our choice")
+    if differences:
+        assert result["reduced"]["views"][1] == "2x1" and result["reduced"]["frames"][1] == 4
+
+
 def require_34_predictions_and_3_failures(run, folder, protocol, result, asked):
     """Check the counts, that the broken videos are listed, and that every other test video has a prediction."""
     assert result["counts"]["asked"] == asked and result["counts"]["decoded"] == asked - 3
@@ -94,10 +150,14 @@ def test_fine_tuning_counts_test_videos_and_reports_differences_from_the_publica
     result = evaluate_own_split(run, experiment, "finetune-vcop")
 
     require_34_predictions_and_3_failures(run, partly_broken, "finetune-vcop", result, asked=22)
-    assert (result["protocol"], result["version"]) == ("finetune-vcop", 2) and "VCOP" in result["source"]
+    assert (result["protocol"], result["version"]) == (
+        "finetune-vcop",
+        FINE_TUNING["finetune-vcop"].version,
+    ) and "VCOP" in result["source"]
     reduced = result["reduced"]
     assert (reduced["epochs"], reduced["frames"], reduced["size"]) == ([150, 1], [16, 4], [112, 16])
     assert reduced["labels_per_class"] == ["all", 4]
+    assert reduced["validation clip"] == ["random, with a random crop", "the middle one, with a central crop"]
     assert set(result["metrics"]["label"]) == {"fine-tuned"} and set(result["random_weights"]) == {"label"}
 
 

@@ -23,14 +23,23 @@ def test_the_learning_rate_of_vcop_is_constant():
 
 
 def test_the_learning_rate_of_severe_drops_three_times():
-    # Keras' schedule still has the old rate at the first step after a drop.
-    by_epoch = learning_rates("finetune-severe", 16, 2)[:, 1]
-    np.testing.assert_allclose(by_epoch, 1e-4 * 0.3 ** np.repeat([0, 1, 2, 3], [6, 4, 4, 2]), rtol=1e-4)
+    expected = 1e-4 * 0.3 ** np.repeat([0, 1, 2, 3], [6, 4, 4, 2])
+    np.testing.assert_allclose(learning_rates("finetune-severe", 16, 2), np.stack([expected] * 2, axis=1), rtol=1e-4)
 
 
-def test_the_learning_rate_of_rspnet_is_a_cosine():
-    cosine = 0.05 * (1 + np.cos(np.pi * np.arange(8) / 8))
-    np.testing.assert_allclose(learning_rates("finetune-rspnet", 4, 2).ravel(), cosine, rtol=1e-4, atol=1e-7)
+def test_the_learning_rate_of_rspnet_is_a_cosine_that_moves_per_epoch_down_to_a_thousandth():
+    cosine = 1e-4 + 0.5 * (0.1 - 1e-4) * (1 + np.cos(np.pi * np.arange(4) / 4))
+    np.testing.assert_allclose(learning_rates("finetune-rspnet", 4, 2), np.stack([cosine] * 2, axis=1), rtol=1e-4)
+
+
+def test_a_schedule_is_saved_with_its_optimizer():
+    optimizer = recipe_optimizer(FINE_TUNING["finetune-rspnet"], 7)
+
+    restored = type(optimizer).from_config(optimizer.get_config())
+
+    restored.iterations.assign(100)
+    optimizer.iterations.assign(100)
+    assert float(restored.learning_rate) == float(optimizer.learning_rate) < 0.1
 
 
 def test_optimizers_and_momentum_are_those_of_the_recipes():
@@ -39,3 +48,4 @@ def test_optimizers_and_momentum_are_those_of_the_recipes():
     names = {name: type(optimizer).__name__ for name, optimizer in found.items()}
     assert names == {"finetune-vcop": "SGD", "finetune-rspnet": "SGD", "finetune-severe": "Adam"}
     assert found["finetune-vcop"].momentum == found["finetune-rspnet"].momentum == 0.9
+    assert found["finetune-severe"].epsilon == 1e-8  # as in PyTorch

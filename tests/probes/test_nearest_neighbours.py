@@ -104,4 +104,4 @@ def test_retrieval_lists_the_nearest_training_videos():
     by_id = {record.video_id: record for record in features.records}
     for predicted, neighbours in zip(answer.judgement.predicted, answer.judgement.neighbours, strict=True):
         assert by_id[neighbours[0]].labels["shape"] == predicted and by_id[neighbours[0]].split == "train"
-    assert list(answer.judgement.metrics) == ["R@1", "R@5"]
+    assert list(answer.judgement.metrics) == ["R@1", "R@5", "mean_class_accuracy"]

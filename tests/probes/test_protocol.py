@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
-from sklearn.metrics import accuracy_score, top_k_accuracy_score
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, top_k_accuracy_score
 
 from hdc_keras.config import EvaluateConfig
 from hdc_keras.data.records import VideoRecord
 from hdc_keras.features.video_features import VideoFeatures
-from hdc_keras.probes.protocol import Question, judged_by_scores
+from hdc_keras.probes.protocol import Question, judged_by_scores, mean_class_accuracy
 
 
 def test_top1_and_top5_equal_scikit_learn():
@@ -27,7 +27,17 @@ def test_ties_go_to_the_first_class_and_unknown_classes_are_wrong():
     judgement = judged_by_scores(scores, ["a", "b"], ["b", "b", "not a training class"])
 
     # Two classes: no top-5.
-    assert judgement.predicted == ["a", "b", "a"] and judgement.metrics == {"top1": pytest.approx(1 / 3)}
+    assert judgement.predicted == ["a", "b", "a"]
+    assert judgement.metrics == {"top1": pytest.approx(1 / 3), "mean_class_accuracy": pytest.approx(1 / 4)}
+
+
+def test_mean_class_accuracy_equals_the_balanced_accuracy_of_scikit_learn():
+    random = np.random.default_rng(2)
+    labels, predicted = random.choice(list("abc"), 60, p=[0.8, 0.15, 0.05]), random.choice(list("abc"), 60)
+
+    assert mean_class_accuracy(predicted, labels) == pytest.approx(balanced_accuracy_score(labels, predicted))
+    # Nine of ten videos are right, but all of one class are wrong.
+    assert mean_class_accuracy("aaaaaaaaaa", "aaaaaaaaab") == 0.5
 
 
 def test_a_video_without_a_group_forms_a_group_by_itself():

@@ -7,7 +7,8 @@ from hdc_keras.config import EvaluateConfig
 from hdc_keras.data.records import VideoRecord
 from hdc_keras.errors import DataError
 from hdc_keras.features.video_features import VideoFeatures
-from hdc_keras.probes.registry import PROBES, chance, feature_sources, judge
+from hdc_keras.probes import nearest_neighbours
+from hdc_keras.probes.registry import PROBES, chance, feature_sources, judge, untrained_classes
 from tests.probes.made_features import made_features
 
 SETTINGS = EvaluateConfig(knn_neighbours=5, linear_l2=(1e-2,))
@@ -19,6 +20,7 @@ READABLE = {
     "linear-severe": ("top1", "direction"),
     "knn": ("top1", "scaled"),
     "retrieval": ("R@1", "scaled"),
+    "retrieval-vcop": ("R@1", "direction"),
     "lowlabel": ("top1, 5 per class", "scaled"),
     "factors": ("top1", "scaled"),
 }
@@ -61,6 +63,49 @@ def test_sources_are_all_levels_each_level_and_each_task():
         "P2 temporal embedding": ["P2_temporal"],
         "P5 temporal embedding": ["P5_temporal"],
     }
+
+
+@pytest.mark.parametrize("protocol", ["linear-cvrl", "linear-severe", "retrieval-vcop"])
+def test_features_of_a_published_protocol_are_those_of_the_last_level(protocol):
+    assert feature_sources(protocol, ["P2", "P5"], []) == {"features": ["P5"], "P2": ["P2"], "P5": ["P5"]}
+
+
+def test_neighbours_are_searched_once_for_all_label_columns(monkeypatch):
+    searched = []
+    search = nearest_neighbours.nearest_neighbours
+    monkeypatch.setattr(nearest_neighbours, "nearest_neighbours", lambda *args: searched.append(args) or search(*args))
+    features = made_features()
+
+    together = {
+        protocol: judge(protocol, features, {"a": ["scaled"], "b": ["noise"]}, SETTINGS)
+        for protocol in ("knn", "retrieval", "retrieval-vcop")
+    }
+
+    assert len(searched) == 3 * 2  # three protocols, two sources, two label columns
+    for protocol, answers in together.items():
+        assert [(answer.column, answer.source) for answer in answers] == [
+            (column, source) for column in ("shape", "half") for source in "ab"
+        ]
+        records = [replace(record, labels={"half": record.labels["half"]}) for record in features.records]
+        alone = judge(protocol, replace(features, records=records), {"a": ["scaled"]}, SETTINGS)
+        assert alone[0].judgement == answers[2].judgement
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -1e20])
+@pytest.mark.parametrize("protocol", PROBES)
+def test_features_of_a_diverged_network_are_refused(protocol, value):
+    features = made_features()
+    features.arrays["noise"][1, 2] = value
+
+    with pytest.raises(DataError, match=r"the features noise are non-finite or larger than 1e[+]15: .* diverged"):
+        judge(protocol, features, {"features": ["noise"]}, SETTINGS)
+
+
+def test_classes_without_training_videos_are_found():
+    records = [VideoRecord(f"{i}", f"{i}", {"label": label}, "train") for i, label in enumerate("ab")]
+    records += [VideoRecord(f"{label}", f"{label}", {"label": label[0]}, "test") for label in ("a1", "d", "c1", "c2")]
+
+    assert untrained_classes(records, "label") == {"c": 2, "d": 1}
 
 
 def test_several_arrays_are_concatenated():
