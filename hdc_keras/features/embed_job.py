@@ -14,7 +14,7 @@ from hdc_keras.data.preparing import Part
 from hdc_keras.data.records import VideoRecord
 from hdc_keras.errors import ConfigError
 from hdc_keras.features.embedding_table import EmbeddingTable
-from hdc_keras.features.encoder import ClipEncoder, require_network_of
+from hdc_keras.features.encoder import ClipEncoder
 from hdc_keras.features.extraction import Extraction
 from hdc_keras.features.store import FeatureStore
 from hdc_keras.files import digest
@@ -105,7 +105,7 @@ def embed(
             embedded nor listed as failed.
         RunError: there is no checkpoint, or `file` exists or cannot be written.
     """
-    require_network_of(run, experiment)
+    run.require_network_of(experiment)
     records = sorted(records, key=lambda record: record.video_id)
     model, checkpoint = run.checkpoints.load(best=best, warn=warn)
     encoder = ClipEncoder(model, experiment.data.decode_size, experiment.evaluate.crops)

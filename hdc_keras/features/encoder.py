@@ -5,11 +5,8 @@ from typing import Any
 import keras
 from keras import ops
 
-from hdc_keras.config import Experiment
-from hdc_keras.errors import ConfigError
 from hdc_keras.model import HDC
 from hdc_keras.objective.heads import unit_length
-from hdc_keras.runs.directory import RunDirectory
 from hdc_keras.views.transforms import even_crops
 
 Tensor = Any
@@ -66,22 +63,6 @@ class ClipEncoder(keras.Model):
             deepest[task] = outputs[f"{level}_{task}"] = self.heads[f"{level}_{task}"](outputs[level], training=False)
         outputs["embedding"] = unit_length(ops.concatenate([deepest[task] for task in self.tasks], axis=-1))
         return outputs
-
-
-def require_network_of(run: RunDirectory, experiment: Experiment) -> None:
-    """Refuse an experiment that describes another network than the one that a run has pretrained.
-
-    Raises:
-        ConfigError: a key of `model`, `views` or `contrast` was changed.
-    """
-    own = run.experiment()
-    for section in ("model", "views", "contrast"):
-        before, now = (getattr(one, section).model_dump() for one in (own, experiment))
-        for key in [key for key in before if before[key] != now[key]]:
-            raise ConfigError(
-                f"{section}.{key}: {run.path} was pretrained with {before[key]}, and its network cannot be changed "
-                f"now. Received: {now[key]}. Only `data`, `evaluate`, `train` and `seed` can be set here."
-            )
 
 
 def resize_frames(video: Tensor, size: tuple[int, int]) -> Tensor:

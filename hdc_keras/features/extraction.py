@@ -29,8 +29,8 @@ _POLL_S = 1.0
 class Extraction:
     """The extraction of the features of a set, in parts: `plan`, `run_part` for each part, `read`.
 
-    Several processes may run the same extraction at once. Each part is extracted by one of them; if that
-    process is killed, another one takes over.
+    Several processes may run the same extraction at once. Each part is extracted by one of them; if that process is
+    killed, another one takes over.
 
     Args:
         encoder: the frozen network.
@@ -64,7 +64,7 @@ class Extraction:
 
     def plan(self) -> list[list[VideoRecord]]:
         """The videos of each part, by its number. It depends on the set only, not on what was extracted already."""
-        return [self.records[first : first + VIDEOS_PER_PART] for first in range(0, len(self.records), VIDEOS_PER_PART)]
+        return [self._videos_of(number) for number in range(-(-len(self.records) // VIDEOS_PER_PART))]
 
     def run_part(self, number: int, progress: Progress | None = None) -> bool:
         """Extract what is missing of a part. Does nothing if nothing is missing.
@@ -80,7 +80,7 @@ class Extraction:
             DataError: too many videos cannot be decoded, or a video is neither encoded nor listed as failed.
             RunError: the part cannot be written.
         """
-        missing = [record for record in self.plan()[number] if not self.store.has(record)]
+        missing = [record for record in self._videos_of(number) if not self.store.has(record)]
         if not missing:
             return True
         file = self.store.file_of(missing)
@@ -155,6 +155,9 @@ class Extraction:
             raise DataError(f"the features of {missing} of {len(records)} videos have not been extracted.")
         self._count_failures(records)
         return self.store.read(records)
+
+    def _videos_of(self, number: int) -> list[VideoRecord]:
+        return self.records[number * VIDEOS_PER_PART : (number + 1) * VIDEOS_PER_PART]
 
     def _count_failures(self, records: Sequence[VideoRecord]) -> None:
         """Count the videos that could not be decoded by an earlier process, or another one."""

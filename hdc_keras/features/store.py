@@ -26,8 +26,6 @@ from hdc_keras.files import replacing_stream
 _VERSION = 3
 _SUFFIX = ".npz"
 _WITH_VIEWS = "-views"
-
-
 # Where the features of a video are: the file, and the row in its arrays.
 _Place = tuple[Path, int]
 
