@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from hdc_keras.errors import ConfigError
+
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from hdc_keras.config import Experiment
     from hdc_keras.data.inspection import VideoFacts
     from hdc_keras.data.records import VideoRecord
 
@@ -23,23 +26,49 @@ def doctor(
         list[str] | None,
         typer.Option("--set", help="Override a config key, as in data.layout=ucf101. Repeatable."),
     ] = None,
+    failures: Annotated[
+        Path | None, typer.Option(help="CSV file to write, with the videos that cannot be decoded and the causes.")
+    ] = None,
 ) -> None:
     """Describe this machine, and check a set of videos.
 
     With --data, count the frames of every video and decode the first and the middle one. Damage elsewhere in a file
-    goes unnoticed. The exit code is 1 if a video cannot be decoded.
+    goes unnoticed. The exit code is 1 if a video cannot be decoded. The length of a clip is that of the config that
+    `pretrain` chooses for your videos on this machine.
 
     Examples:
       hdc-keras doctor
       hdc-keras doctor --data path/to/videos
       hdc-keras doctor --data path/to/UCF-101 --set data.official_split=2
+      hdc-keras doctor --data path/to/videos --failures failures.csv
     """
     from .console import console, start_backend
 
+    if data is not None:
+        _check_options(data, failures)
+    elif set_ or failures:
+        raise ConfigError("--set and --failures are about the videos of --data. Add --data.")
     start_backend()
     console.print(_machine())
-    if data:
-        raise typer.Exit(_check_videos(data, set_ or []))
+    if data is not None:
+        raise typer.Exit(_check_videos(data, set_ or [], failures))
+
+
+def _check_options(data: str, failures: Path | None) -> None:
+    """Find out what is wrong before all videos are read."""
+    from hdc_keras.files import require_writable
+
+    from .experiments import absolute
+
+    absolute(data)
+    if failures is None:
+        return
+    if failures.exists():
+        raise ConfigError(f"--failures {failures}: already exists. Choose another file.")
+    try:
+        require_writable(failures.parent)
+    except OSError as error:
+        raise ConfigError(f"--failures {failures}: cannot be written ({error.strerror or error}).") from error
 
 
 def _machine() -> "Table":
@@ -80,15 +109,16 @@ def _version(package: str) -> str:
         return ""
 
 
-def _check_videos(data: str, overrides: list[str]) -> int:
+def _check_videos(data: str, overrides: list[str], failures: Path | None) -> int:
     """Check the videos of a set, print a summary, and return the exit code."""
     from hdc_keras.data.from_experiment import load_videos
     from hdc_keras.data.inspection import inspect_videos
 
     from .console import console, print_failures, print_notes, progress_bar
     from .experiments import resolve
+    from .pretrain import config_for_videos
 
-    experiment = resolve("videos", None, data, overrides, smoke=False)
+    experiment = resolve(config_for_videos(), None, data, overrides, smoke=False)
     records, notes = load_videos(experiment)
     with progress_bar() as bar:
         task = bar.add_task("checking videos", total=len(records), note="")
@@ -98,11 +128,33 @@ def _check_videos(data: str, overrides: list[str]) -> int:
     console.print(_counts(records))
     if decodable:
         console.print(_spreads(decodable))
-        console.print(_summary(decodable, experiment.data.frames, experiment.data.stride))
+        console.print(_summary(decodable, experiment))
     print_notes(notes)
     print_failures([f"{video.record.path}: {video.problem}" for video in damaged], _FILES_SHOWN)
+    if failures:
+        _write_failures(failures, damaged)
+        console.print(f"{failures} lists {len(damaged)} video(s) that cannot be decoded.", soft_wrap=True)
+    elif len(damaged) > _FILES_SHOWN:
+        console.print("To list all of them, with their ids: --failures FILE.csv")
     console.print(f"{len(decodable)} of {len(facts)} videos can be decoded", style="red" if damaged else "green")
     return 1 if damaged else 0
+
+
+def _write_failures(file: Path, damaged: Sequence["VideoFacts"]) -> None:
+    import csv
+    import io
+
+    from hdc_keras.errors import RunError
+    from hdc_keras.files import write_text
+
+    table = io.StringIO(newline="")
+    writer = csv.writer(table)
+    writer.writerow(["video_id", "file", "cause"])
+    writer.writerows([video.record.video_id, video.record.path, video.problem] for video in damaged)
+    try:
+        write_text(file, table.getvalue())
+    except OSError as error:
+        raise RunError(f"--failures {file}: cannot be written ({error.strerror or error}).") from error
 
 
 def _counts(records: Sequence["VideoRecord"]) -> "Table":
@@ -149,11 +201,13 @@ def _spreads(facts: Sequence["VideoFacts"]) -> "Table":
     return table
 
 
-def _summary(facts: Sequence["VideoFacts"], frames: int, stride: int) -> str:
+def _summary(facts: Sequence["VideoFacts"], experiment: "Experiment") -> str:
+    frames, stride = experiment.data.frames, experiment.data.stride
     codecs = Counter(video.codec for video in facts)
     short = sum(video.frames <= (frames - 1) * stride for video in facts)
     return (
         f"{sum(video.seconds for video in facts) / 60:.1f} minutes; "
         + ", ".join(f"{count} {codec}" for codec, count in codecs.most_common())
-        + f"; {short} shorter than a clip of {frames} frames with stride {stride} (looped)"
+        + f"; {short} shorter than a clip of {frames} frames with stride {stride} (looped), as in the config "
+        f"{experiment.name}"
     )

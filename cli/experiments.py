@@ -45,7 +45,7 @@ def resolve(
     Raises:
         ConfigError: the config, the preset or an override is wrong.
     """
-    paths = {"data.path": absolute(data)} if data else {}
+    paths = {"data.path": absolute(data)} if data is not None else {}
     if init_from:
         paths["model.init_from"] = str(Path(init_from).resolve())
     experiment = load_experiment(find_config(config), overrides, preset, paths)
@@ -66,7 +66,13 @@ def other_videos(data: str | None) -> dict[str, Any]:
 
 
 def absolute(data: str) -> str:
-    """The absolute path of `--data`, so that a run can be resumed from any folder. URLs stay unchanged."""
+    """The absolute path of `--data`, so that a run can be resumed from any folder. URLs stay unchanged.
+
+    Raises:
+        ConfigError: it is empty, which would mean the working folder.
+    """
+    if not data.strip():
+        raise ConfigError("--data: expected a folder, a manifest, a prepared set or a URL. Received an empty text.")
     return data if is_remote(data) else str(Path(data).resolve())
 
 

@@ -87,7 +87,7 @@ def pretrain(
 
         experiment = RunDirectory(run).experiment()
     else:
-        chosen = config or (_config_for_videos() if data else DEFAULT_CONFIG)
+        chosen = config or (config_for_videos() if data is not None else DEFAULT_CONFIG)
         experiment = resolve(chosen, preset, data, set_ or [], smoke, init_from)
         if not config:
             print_parts("Config: ", (chosen, "bold"), " (the default; --config selects another)")
@@ -102,7 +102,8 @@ def pretrain(
     raise typer.Exit(run_job(experiment, run or Path("runs") / experiment.name, resume))
 
 
-def _config_for_videos() -> str:
+def config_for_videos() -> str:
+    """Name of the config that `pretrain` chooses for `--data` on this machine."""
     from .console import start_backend
 
     start_backend()
