@@ -12,6 +12,7 @@ from hdc_keras.errors import ConfigError
 from hdc_keras.objective.contrast import ContrastObjective
 from hdc_keras.objective.objective import Objective
 from hdc_keras.step.features import pure_features
+from hdc_keras.step.inputs import require_first_batch, require_windows_only
 from hdc_keras.step.options import StepOptions
 from hdc_keras.step.record import StepRecord
 from hdc_keras.step.replicas import replica_count_of
@@ -25,9 +26,9 @@ Tensor = Any
 class HDC(keras.Model):
     """Pretrains a video backbone without labels (Zhang and Crandall, WACV 2022, arXiv 2011.11261).
 
-    `fit` takes windows: (batch, 2, time, height, width, 3) uint8, two windows of each video. Everything else happens
-    inside the model: windows -> views (`view_generator`) -> feature maps (`pyramid`) -> pooled features -> loss
-    (`objective`).
+    `fit` takes windows: (batch, 2, time, height, width, 3) uint8 or float in 0..255, two windows of each of two or more
+    videos, without labels. Everything else happens inside the model: windows -> views (`view_generator`) -> feature
+    maps (`pyramid`) -> pooled features -> loss (`objective`).
 
     Args:
         backbone: the network to pretrain.
@@ -108,11 +109,17 @@ class HDC(keras.Model):
             accumulate: as in `StepOptions`.
             rematerialise: as in `StepOptions`.
             clip_norm: as in `StepOptions`.
-            **kwargs: further arguments of `keras.Model.compile`.
+            **kwargs: further arguments of `keras.Model.compile`, except for losses and metrics.
 
         Raises:
-            ValueError: an option is unknown or out of range.
+            ValueError: an option is unknown or out of range, or a loss or metrics are given.
         """
+        for name in ("loss", "loss_weights", "metrics", "weighted_metrics"):
+            if kwargs.get(name) is not None:
+                raise ValueError(
+                    f"`{name}` cannot be set: `HDC.objective` provides loss and metrics, configured by "
+                    f"HDC(contrast=...). Received: {kwargs[name]!r}"
+                )
         if jit_compile not in (True, False, "auto"):
             raise ValueError(f'`jit_compile` must be True, False or "auto". Received: {jit_compile!r}')
         refuse_wrong_gradients(self.compute_dtype)
@@ -168,6 +175,31 @@ class HDC(keras.Model):
             level: ops.reshape(ops.mean(ops.cast(maps[level], "float32"), axis=(1, 2, 3)), (*shape, width))
             for level, width in self.feature_widths.items()
         }
+
+    def fit(self, x: Any = None, y: Any = None, batch_size: int | None = None, epochs: int = 1, **kwargs: Any) -> Any:
+        """Like `keras.Model.fit`, for windows without labels.
+
+        Args:
+            x: windows (videos, 2, time, height, width, 3), uint8 or float in 0..255; or a dataset of batches of them.
+            y: must be `None`.
+            batch_size: videos per step, for an array of windows; 32 when `None`.
+            epochs: passes over the windows.
+            **kwargs: further arguments of `keras.Model.fit`.
+
+        Raises:
+            ValueError: the windows have another shape or range, a batch has only one video, or there are labels.
+        """
+        require_windows_only(y, kwargs.get("sample_weight"))
+        if self.compiled:
+            require_first_batch(x, batch_size, self.step_options)
+        return super().fit(x, batch_size=batch_size, epochs=epochs, **kwargs)
+
+    def train_on_batch(self, x: Any, y: Any = None, **kwargs: Any) -> Any:
+        """Like `keras.Model.train_on_batch`, for windows without labels; see `fit`."""
+        require_windows_only(y, kwargs.get("sample_weight"))
+        if self.compiled:
+            require_first_batch(x, len(x), self.step_options)
+        return super().train_on_batch(x, **kwargs)
 
     def train_step(self, *arguments: Any) -> Any:
         """One training step; see `hdc_keras.step`."""

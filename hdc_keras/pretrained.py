@@ -1,5 +1,6 @@
 """Load a pretrained network from a run or a checkpoint."""
 
+import os
 from pathlib import Path
 
 from hdc_keras.backbones import VideoBackbone
@@ -27,7 +28,7 @@ def load(
         features and embeddings. To fine-tune or build another model, use its `backbone`.
 
     Raises:
-        ConfigError: the frame size is unknown, or the file is not a checkpoint of `HDC`.
+        ConfigError: `run_or_file` is not a path, the frame size is unknown, or the file is not a checkpoint of `HDC`.
         RunError: the run or file does not exist, or the run has no checkpoint that fits its config.
         WeightsError: the file cannot be read.
 
@@ -37,6 +38,11 @@ def load(
         outputs = encoder(video)  # (1, 16, 240, 320, 3) uint8 -> {"P2": ..., "P5_temporal": ..., "embedding": ...}
         ```
     """
+    if not isinstance(run_or_file, str | os.PathLike):
+        raise ConfigError(
+            f'hdc_keras.load(run_or_file): expected the path of a run directory or a checkpoint, such as "runs/mine". '
+            f"Received: {run_or_file!r}"
+        )
     path = Path(run_or_file)
     if path.is_dir():
         run = RunDirectory(path)

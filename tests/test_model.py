@@ -292,6 +292,135 @@ def test_windows_of_another_shape_are_refused(windows):
         small_model().fit(windows, batch_size=3, verbose=0)
 
 
+class ArrayBatches(keras.utils.PyDataset):
+    """Two batches of three videos; `labels` are returned with them if given."""
+
+    def __init__(self, windows, labels=None):
+        super().__init__()
+        self.windows, self.labels = windows, labels
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, number):
+        windows = self.windows[3 * number :][:3]
+        return windows if self.labels is None else (windows, self.labels[:3])
+
+
+def tf_batches(windows, batch_size=3):
+    import tensorflow as tf
+
+    return tf.data.Dataset.from_tensor_slices(windows).batch(batch_size)
+
+
+WINDOWS_SHAPE = r"expected windows of shape \(batch, 2, time, height, width, 3\) with pixels in 0\.\.255"
+FEEDS = {
+    "array": lambda model, windows: model.fit(windows, batch_size=3, verbose=0),
+    "tensor": lambda model, windows: model.fit(ops.convert_to_tensor(windows), batch_size=3, verbose=0),
+    "one batch": lambda model, windows: model.train_on_batch(windows),
+    "PyDataset": lambda model, windows: model.fit(ArrayBatches(windows), verbose=0),
+    "tf.data": lambda model, windows: model.fit(tf_batches(windows), verbose=0),
+}
+
+
+@pytest.mark.parametrize("feed", FEEDS)
+@pytest.mark.parametrize(
+    ("change", "received"),
+    [
+        (lambda x: x / 255.0, r"pixels in 0\.\.0\.99\d+\. Multiply them by 255"),
+        (lambda x: x / 127.5 - 1.0, r"pixels in -1\.\.0\.99\d+\."),
+        (lambda x: x * 257.0, r"pixels in 0\.\.6\.5\d+e\+04\."),
+    ],
+)
+def test_windows_of_another_range_are_refused_before_the_first_step(feed, change, received):
+    model = small_model()
+
+    with pytest.raises(ValueError, match=f"{WINDOWS_SHAPE}. Received: {received}"):
+        FEEDS[feed](model, np.float32(change(WINDOWS)))
+    assert model.steps_taken == 0
+
+
+@pytest.mark.parametrize("feed", FEEDS)
+def test_float_windows_in_0_to_255_are_trained_like_uint8(feed):
+    one, other = small_model(), small_model()
+    shuffled = {"array", "tensor", "PyDataset"} & {feed}
+    windows = WINDOWS[:1].repeat(6, axis=0) if shuffled else WINDOWS
+
+    FEEDS[feed](one, windows)
+    FEEDS[feed](other, windows.astype("float32"))
+
+    assert one.steps_taken == other.steps_taken == (1 if feed == "one batch" else 2)
+    for mine, theirs in zip(one.trainable_variables, other.trainable_variables, strict=True):
+        np.testing.assert_allclose(ops.convert_to_numpy(mine), ops.convert_to_numpy(theirs), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "fit",
+    [
+        lambda model: model.fit(WINDOWS, np.arange(6), batch_size=3, verbose=0),
+        lambda model: model.fit(ArrayBatches(WINDOWS, np.arange(6)), verbose=0),
+        lambda model: model.fit(tf_batches((WINDOWS, np.arange(6))), verbose=0),
+        lambda model: model.train_on_batch(WINDOWS, np.arange(6)),
+        lambda model: model.fit(WINDOWS, batch_size=3, sample_weight=np.ones(6), verbose=0),
+    ],
+)
+def test_labels_and_sample_weights_are_refused(fit):
+    with pytest.raises(ValueError, match=r"expected only windows of .* Received also: (labels|sample weights)\."):
+        fit(small_model())
+
+
+@pytest.mark.parametrize(
+    ("fit", "received"),
+    [
+        (lambda model: model.fit(WINDOWS[:1], verbose=0), "a batch of 1"),
+        (lambda model: model.fit(WINDOWS, batch_size=1, verbose=0), "a batch of 1"),
+        (lambda model: model.fit(WINDOWS, batch_size=5, verbose=0), "a batch of 1"),
+        (lambda model: model.fit(WINDOWS[:0], verbose=0), "a batch of 0"),
+        (lambda model: model.train_on_batch(WINDOWS[:1]), "a batch of 1"),
+    ],
+)
+def test_a_batch_without_negatives_is_refused(fit, received):
+    model = small_model()
+
+    with pytest.raises(ValueError, match=rf"{WINDOWS_SHAPE} and a batch of 2 or more videos.* Received: {received}\."):
+        fit(model)
+    assert model.steps_taken == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"micro_batches": 4}, "a batch of 4 or more videos, a multiple of micro_batches=4"),
+        ({"micro_batches": 6, "accumulate": "plain"}, "a batch of 12 or more videos, a multiple of micro_batches=6"),
+    ],
+)
+def test_a_batch_that_cannot_be_divided_into_micro_batches_is_refused(options, message):
+    model = small_model()
+    model.compile("sgd", **options)
+
+    with pytest.raises(ValueError, match=f"{message}.* Received: a batch of 6"):
+        model.fit(WINDOWS, batch_size=6, verbose=0)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="elsewhere, shapes are known before the step")
+def test_a_last_batch_of_one_video_in_tf_data_is_refused_in_the_step():
+    import tensorflow as tf
+
+    model = small_model()
+
+    with pytest.raises(tf.errors.InvalidArgumentError, match="expected at least 2 videos in every batch"):
+        model.fit(tf_batches(WINDOWS, 5), verbose=0)
+    assert np.isfinite(ops.convert_to_numpy(model.objective.invariance_weights.average)).all()
+
+
+@pytest.mark.parametrize(
+    "options", [{"loss": "mse"}, {"metrics": ["accuracy"]}, {"loss_weights": [1.0]}, {"weighted_metrics": ["mse"]}]
+)
+def test_another_loss_or_metric_is_refused(options):
+    with pytest.raises(ValueError, match=rf"`{next(iter(options))}` cannot be set: `HDC\.objective` provides"):
+        small_model().compile("sgd", **options)
+
+
 def test_xla_is_off_by_default_on_a_cpu():
     model = small_model()
 

@@ -109,6 +109,12 @@ def test_other_files_are_refused_with_advice(run, models, tmp_path):
         hdc_keras.load(run.checkpoints.files()[0], checkpoint="best")
 
 
+@pytest.mark.parametrize("what", [3, None, ["runs/mine"], b"runs/mine"])
+def test_what_is_not_a_path_is_refused(what):
+    with pytest.raises(ConfigError, match=r'expected the path of a run directory or a checkpoint, such as "runs/mine"'):
+        hdc_keras.load(what)
+
+
 ENCODE = """
 import sys
 import numpy as np

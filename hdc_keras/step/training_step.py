@@ -10,6 +10,7 @@ import keras
 from keras import ops
 
 from hdc_keras.step.gradients import StepInputs, step_gradients
+from hdc_keras.step.inputs import require_batch, require_windows_only
 from hdc_keras.step.network import ContrastModel, NetworkValues, Tensor, Values
 from hdc_keras.step.pullbacks import without_autograd
 from hdc_keras.step.replicas import ReplicaGroup
@@ -61,6 +62,7 @@ def _all_but_the_optimizer(model: ContrastModel, replicas: ReplicaGroup, windows
     """
     _refuse_what_replicas_cannot_share(model, replicas)
     batch = ops.shape(windows)[0] * replicas.count
+    require_batch(batch, model.step_options)
     # Drawn for the whole batch on every replica, so that results do not depend on the number of replicas.
     draws = replicas.local_part(model.view_generator.draw(batch, windows.shape[2:5]))
     loss_scale = model.optimizer.scale_loss(ops.ones(()))
@@ -69,7 +71,9 @@ def _all_but_the_optimizer(model: ContrastModel, replicas: ReplicaGroup, windows
 
 
 def _windows_of(data: Any) -> Tensor:
-    return keras.utils.unpack_x_y_sample_weight(data)[0]
+    windows, labels, weights = keras.utils.unpack_x_y_sample_weight(data)
+    require_windows_only(labels, weights)
+    return windows
 
 
 def _refuse_what_replicas_cannot_share(model: ContrastModel, replicas: ReplicaGroup) -> None:
