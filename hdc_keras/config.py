@@ -38,6 +38,9 @@ _REFERENCE_BATCH = 256
 # Seeds are unsigned 32-bit integers in numpy and in the backends.
 _LARGEST_SEED = 2**32 - 1
 
+# Decoded clips in a batch of an evaluation (our choice): 200 times the default, and three batches are in memory.
+_CLIPS_BYTES = 16e9
+
 Probability = Annotated[float, Field(ge=0, le=1)]
 Model = TypeVar("Model", bound=BaseModel)
 PositiveInt = Annotated[int, Field(ge=1)]
@@ -405,6 +408,18 @@ class Experiment(_Section):
             raise ValueError(
                 f"seed ({self.seed}) and evaluate.seeds ({self.evaluate.seeds}): the last of the consecutive seeds is "
                 f"{last}, but the largest possible one is {_LARGEST_SEED}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _clips_fit_into_memory(self) -> "Experiment":
+        (height, width), frames, evaluate = self.data.decode_size, self.data.frames, self.evaluate
+        size = evaluate.batch_size * evaluate.clips * frames * height * width * 3
+        if size > _CLIPS_BYTES:
+            raise ValueError(
+                f"evaluate.clips ({evaluate.clips}): the clips of evaluate.batch_size ({evaluate.batch_size}) videos, "
+                f"of {frames} frames with {height} x {width} pixels, take {size / 1e9:,.0f} GB of memory, but at most "
+                f"{_CLIPS_BYTES / 1e9:g} GB are allowed"
             )
         return self
 

@@ -77,7 +77,8 @@ def dry_run(experiment: Experiment, records: Sequence[VideoRecord], distribution
         videos = TrainingVideos.of(experiment, records)
         batches = Batches(videos.loader, experiment.data.workers, videos.policy, distribution).from_step(0)
         began = time.monotonic()
-        batch = batches[0] if isinstance(batches, keras.utils.PyDataset) else next(iter(batches))
+        with videos.failures.named():
+            batch = batches[0] if isinstance(batches, keras.utils.PyDataset) else next(iter(batches))
         loaded = time.monotonic()
         timer = _StepTimer()
         # The same batch twice, so that the second step is timed without waiting for data.

@@ -117,3 +117,22 @@ def test_an_official_layout_is_recognised(tmp_path, class_folder, hdc_keras_in_p
     done = hdc_keras_in_process("doctor", "--data", tmp_path / "UCF-101")
 
     assert done.code == 0 and "8 videos in 4 groups" in done.out and "no official lists were found" in done.out
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("pretrain", "--smoke", "--dry-run"),
+        ("prepare", "--out", "out", "--short-side", "32"),
+        ("evaluate", "--run", "{run}", "--protocol", "knn", "--out", "out", "--set", "evaluate.clips=1"),
+        ("embed", "--run", "{run}", "--out", "table.parquet", "--set", "evaluate.clips=1"),
+    ],
+)
+def test_other_commands_say_how_the_set_was_read_too(class_folder, hdc_keras_in_process, smoke_copy, command):
+    (class_folder / "across" / "notes.txt").touch()
+    arguments = [argument.format(run=smoke_copy) for argument in command]
+
+    done = hdc_keras_in_process(*arguments, "--data", class_folder)
+
+    assert done.code == 0, done.out
+    assert "class folders: 2 classes, 8 videos" in done.out and "ignored: 1 .txt" in done.out
