@@ -125,7 +125,7 @@ FINE_TUNING: dict[str, FineTuning] = {
         validation=800 / 9537,  # 800 videos of the first training split of UCF101
     ),
     "finetune-rspnet": FineTuning(
-        version=2,  # 1 had a cosine that moved in every step, down to 0, and Glorot's initial weights
+        version=2,  # 1 had a cosine that moved in every step, down to 0, Keras' SGD, and Glorot's weights
         source="RSPNet (Chen et al., AAAI 2021, arXiv 2011.07949), as in its code's configuration for UCF101 "
         "(config/finetune/ucf101_resnet18.jsonnet)",
         frames=16,

@@ -66,13 +66,25 @@ def score_videos(
     for batch, outputs in encoded_batches(
         scorer.predict_on_batch, scorer.crops, records, experiment, store, failures, progress
     ):
-        views = outputs["logits"]  # (videos, views, classes)
-        if averaged == "softmax":
-            views = np.exp(views - views.max(axis=-1, keepdims=True))
-            views = views / views.sum(axis=-1, keepdims=True)
         scored += batch
-        scores.append(views.mean(axis=1))
+        scores.append(mean_over_views(outputs["logits"], averaged))
     return scored, np.concatenate(scores)
+
+
+def mean_over_views(logits: np.ndarray, averaged: Literal["logits", "softmax"]) -> np.ndarray:
+    """Average the logits, or their softmax, of the views of each video.
+
+    Args:
+        logits: (videos, views, classes).
+        averaged: what to average.
+
+    Returns:
+        (videos, classes).
+    """
+    if averaged == "logits":
+        return logits.mean(axis=1)
+    exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return (exponentials / exponentials.sum(axis=-1, keepdims=True)).mean(axis=1)
 
 
 def validation_metrics(

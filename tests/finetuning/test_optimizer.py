@@ -46,6 +46,6 @@ def test_optimizers_and_momentum_are_those_of_the_recipes():
     found = {name: recipe_optimizer(recipe.applied(EXPERIMENT), 1) for name, recipe in FINE_TUNING.items()}
 
     names = {name: type(optimizer).__name__ for name, optimizer in found.items()}
-    assert names == {"finetune-vcop": "SGD", "finetune-rspnet": "SGD", "finetune-severe": "Adam"}
+    assert names == {"finetune-vcop": "PyTorchSGD", "finetune-rspnet": "PyTorchSGD", "finetune-severe": "Adam"}
     assert found["finetune-vcop"].momentum == found["finetune-rspnet"].momentum == 0.9
     assert found["finetune-severe"].epsilon == 1e-8  # as in PyTorch
