@@ -9,7 +9,7 @@ from pathlib import Path
 
 from hdc_keras.config import DataConfig
 from hdc_keras.data.folders import VideosBelow, splits_of_folders
-from hdc_keras.data.records import VideoRecord, VideoSet, counted, read_videos
+from hdc_keras.data.records import VideoRecord, VideoSet, counted, label_name_problem, read_videos
 from hdc_keras.data.remote import is_remote
 from hdc_keras.data.shards import is_prepared, read_prepared
 from hdc_keras.data.tables import Table, read_table, shown
@@ -59,6 +59,9 @@ def read_dataset(data: DataConfig) -> VideoSet:
     folder = data.path.rstrip("/")
     if is_prepared(folder):
         records, failed = read_prepared(folder)
+        for name in {name for record in records for name in record.labels}:
+            if problem := label_name_problem(name):
+                raise DataError(f"{folder}: {problem}.")
         notes = [f"prepared set: {folder}, {counted(records, 'video')}"]
         if failed:
             share = f"{len(failed)} of {len(records) + len(failed)} videos could not be prepared"

@@ -143,7 +143,7 @@ def read_manifest(path: Path) -> list[VideoRecord]:
     label_columns = {c: "label" for c in table.columns if c == "label"} or {
         c: c.removeprefix(_LABEL_PREFIX) for c in table.columns if c.startswith(_LABEL_PREFIX)
     }
-    problems = [problem for column in label_columns if (problem := _label_column_problem(column))]
+    problems = [problem for name in label_columns.values() if (problem := label_name_problem(name))]
     for row in table.rows:
         problem, record, file = _read_row(row, path.parent, label_columns)
         if record is None:
@@ -180,14 +180,13 @@ def _below_header(path: Path) -> str:
     return "" if path.suffix.lower() == ".jsonl" else " below the header"
 
 
-def _label_column_problem(column: str) -> str:
-    """Why a label column has a name that cannot be part of a file name, which any name of labels may become."""
-    name = column.removeprefix(_LABEL_PREFIX)
+def label_name_problem(name: str) -> str:
+    """Why a name of labels, as in `label_NAME`, cannot be part of a file name; empty if it can."""
     if name and not name.startswith(".") and not _NOT_IN_NAMES.search(name) and len(name.encode()) <= _LABEL_NAME_BYTES:
         return ""
     return (
-        f"column `{shown(column)}`: the name after `{_LABEL_PREFIX}` becomes part of file names. Expected 1 to "
-        f'{_LABEL_NAME_BYTES} bytes without / \\ : * ? " < > | and no dot at the beginning'
+        f"labels `{shown(name)}`: the name becomes part of file names. Expected 1 to {_LABEL_NAME_BYTES} bytes, "
+        'without / \\ : * ? " < > | and without a dot at the beginning'
     )
 
 

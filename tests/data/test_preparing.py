@@ -378,3 +378,11 @@ def test_preparing_killed_at_random_moments_and_restarted_gives_the_same_bytes(v
 
 def names(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()} if folder.exists() else set()
+
+
+def test_names_of_labels_that_could_leave_a_folder_are_refused_in_a_prepared_set(prepared):
+    for index in prepared.glob("shard-*.json"):
+        index.write_text(index.read_text().replace('"label"', '"../../label"'))
+
+    with pytest.raises(DataError, match=r"labels `../../label`: the name becomes part of file names"):
+        read_dataset(DataConfig(path=str(prepared)))
