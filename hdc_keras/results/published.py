@@ -18,7 +18,7 @@ CAVEATS = (
     "is not verified.",
     "R3D in the papers that follow VCOP has one block per stage, so it is not R3D-18.",
     "PCL's code trains on frame differences by default.",
-    "Retrieval in these papers follows VCOP: compare it with `retrieval-vcop`, not with `retrieval`, which standardises.",
+    "Retrieval in these papers follows VCOP: compare it with `retrieval-vcop`, not with our `retrieval`.",
     "Figures on UCF101 are not comparable between networks pretrained on UCF101 and networks pretrained on "
     "Kinetics-400.",
 )
