@@ -132,12 +132,13 @@ class WarnOfCollapse(keras.callbacks.Callback):
         self._collapsed: list[str] = []
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Compare the mean deviations of the epoch with the limit, unless all its steps were skipped."""
-        if not float(self.model.objective.means.count):
-            return
+        """Compare the mean deviations of the epoch with the limit."""
+        logs = logs or {}
+        if not float(logs.get("loss", 0.0)):
+            return  # all steps of the epoch were skipped
         deviations = {
             name.removesuffix("_deviation").replace("_", " "): float(value)
-            for name, value in (logs or {}).items()
+            for name, value in logs.items()
             if name.endswith("_deviation")
         }
         before, self._collapsed = self._collapsed, [n for n, value in deviations.items() if value < _LEAST_DEVIATION]
