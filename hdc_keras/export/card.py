@@ -101,6 +101,7 @@ def describe(
         "tasks": list(model.objective.tasks),
         "input": _input(format),
         "outputs": {name: {"shape": shape, "what": _meaning_of(name, shape)} for name, shape in trial.outputs.items()},
+        "least_frames": {"value": format.least_frames(model), "refused_below": format.refuses_short_clips},
         "resized_to": list(experiment.data.decode_size),
         "cropped_to": model.views_config.size,
         "pretrained_on": {
@@ -207,9 +208,11 @@ def _input_text(facts: Facts) -> str:
     input_facts, (height, width), size = facts["input"], facts["resized_to"], facts["cropped_to"]
     frames, stride = facts["pretrained_on"]["frames"], facts["pretrained_on"]["stride"]
     spacing = "consecutive frames" if stride == 1 else f"one in every {stride} frames"
+    least = facts["least_frames"]
+    shorter = "is refused" if least["refused_below"] else "gives empty or non-finite outputs, so check the length first"
     clips = (
-        f"Pretraining used clips of {frames} frames, {spacing} of the video. Other lengths work, except very short "
-        "ones."
+        f"Pretraining used clips of {frames} frames, {spacing} of the video. Other lengths of {least['value']} or more "
+        f"frames work; a shorter clip {shorter}."
     )
     text = (
         f"`{input_facts['name']}`: {input_facts['dtype']}, {_shape(input_facts['shape'])}, RGB. Any batch size, "

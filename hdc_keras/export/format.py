@@ -1,8 +1,10 @@
 """The definition of an export format: how to write a network, load it in the format's runtime, and test it."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,8 @@ class Format:
         extra: the extra of this package that installs those modules.
         needs_tensorflow: whether it can only be written from the TensorFlow backend.
         packages: distributions whose versions the model card lists.
+        refuses_short_clips: whether the exported model ends with an error for a clip that is too short for the network.
+            Runtimes without assertions return non-finite values.
     """
 
     name: str
@@ -49,6 +53,7 @@ class Format:
     extra: str | None = None
     needs_tensorflow: bool = True
     packages: tuple[str, ...] = ()
+    refuses_short_clips: bool = False
 
     @property
     def is_folder(self) -> bool:
@@ -78,8 +83,17 @@ class Format:
         if self.takes_video:
             network: keras.Model = ClipEncoder(model, experiment.data.decode_size)
         else:
-            network = model.backbone.level_model(tuple(model.backbone.pyramid_outputs))
+            network = _whole_backbone(model)
         return lambda batch: as_numpy(network(batch, training=False))
+
+    def least_frames(self, model: HDC) -> int:
+        """The smallest number of frames for which no feature map is empty."""
+        network, size = model.pyramid if self.takes_video else _whole_backbone(model), model.views_config.size
+        for frames in count(1):
+            with suppress(ValueError):
+                network.compute_output_shape((1, frames, size, size, 3))
+                return frames
+        raise AssertionError("unreachable")
 
     def test_batches(self, model: HDC, experiment: Experiment) -> list[np.ndarray]:
         """Two batches that differ in batch size, length, height and width, because an export must accept any of them.
@@ -97,6 +111,11 @@ class Format:
         if self.takes_video:
             return [rng.integers(0, 256, shape, dtype=np.uint8) for shape in shapes]
         return [rng.random(shape, dtype=np.float32) for shape in shapes]
+
+
+def _whole_backbone(model: HDC) -> keras.Model:
+    """The backbone, from clips to the feature map of each level."""
+    return model.backbone.level_model(tuple(model.backbone.pyramid_outputs))
 
 
 def as_numpy(outputs: Any) -> Outputs:

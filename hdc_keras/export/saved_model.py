@@ -26,10 +26,17 @@ def _write(model: HDC, experiment: Experiment, path: Path) -> None:
 
     encoder = ClipEncoder(model, experiment.data.decode_size)
     signature = tf.TensorSpec((None, None, None, None, 3), tf.uint8, name="video")
+    least = SAVED_MODEL.least_frames(model)
+
+    def serve(video: tf.Tensor) -> dict[str, tf.Tensor]:
+        expected = f"expected video (batch, time, height, width, 3) of {least} or more frames, of any size but 0 x 0"
+        tf.debugging.assert_greater_equal(tf.shape(video)[1:4], [least, 1, 1], expected)
+        return encoder.call(video)
+
     # Not `keras.export.ExportArchive`, which saves every weight twice (Keras 3.15).
     module = tf.Module()
     module.weights = [variable.value for variable in encoder.variables]
-    module.serve = tf.function(encoder.call, input_signature=[signature])
+    module.serve = tf.function(serve, input_signature=[signature])
     tf.saved_model.save(module, str(path), signatures={"serve": module.serve, "serving_default": module.serve})
 
 
@@ -49,4 +56,5 @@ SAVED_MODEL = Format(
     open=_open,
     script=_SCRIPT,
     packages=("tensorflow",),
+    refuses_short_clips=True,
 )

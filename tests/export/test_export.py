@@ -152,6 +152,28 @@ def test_outputs_and_variable_axes_are_named_in_every_runtime(exports):
     }
 
 
+@pytest.mark.parametrize(("backbone", "least"), [("r3d_tiny", 1), ("c3d_tiny", 8)])
+def test_a_saved_model_refuses_clips_that_are_too_short(backbone, least, tmp_path):
+    import tensorflow as tf
+
+    exported = export(small_model(backbone), small_experiment(backbone), "saved_model", tmp_path / "model")
+    encode = FORMATS["saved_model"].open(exported.path)
+
+    outputs = encode(np.zeros((1, least, 40, 48, 3), np.uint8))
+    assert all(np.isfinite(value).all() for value in outputs.values())
+    for shape in ((1, least - 1, 40, 48, 3), (1, least, 0, 48, 3)):
+        with pytest.raises(tf.errors.InvalidArgumentError, match=rf"expected video .* of {least} or more frames"):
+            encode(np.zeros(shape, np.uint8))
+    assert f"Other lengths of {least} or more frames work; a shorter clip is refused." in exported.card.read_text()
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_the_card_names_the_shortest_clip(exports, format):
+    ends = "is refused" if format == "saved_model" else "gives empty or non-finite outputs, so check the length first"
+
+    assert f"Other lengths of 1 or more frames work; a shorter clip {ends}." in exports[format].card.read_text()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("format", ["onnx", "litert"])
 @pytest.mark.parametrize("backbone", ["r2plus1d_tiny", "c3d_tiny", "s3d_tiny"])
