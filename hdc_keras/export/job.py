@@ -54,7 +54,7 @@ def export(
     licence: str | None = None,
 ) -> Exported:
     """Write `model` in one of `FORMATS`, with a model card. Nothing is overwritten; a failure leaves nothing behind.
-    An export to the same path that was killed is cleaned up.
+    What a killed export to the same path left is replaced: unfinished files, and a card without its model.
 
     - `saved_model`, `onnx`, `litert`: take uint8 video (batch, time, height, width, 3) of any size, resize and
       normalise it, and return what `ClipEncoder` returns. They compute in float32, whatever precision the model was
@@ -86,7 +86,7 @@ def export(
     chosen, path = FORMATS[format], Path(path)
     chosen.require(path)
     descriptions = _description_files(chosen, path)
-    _require_free(path, *descriptions)
+    _require_free(path, *([] if _is_card_without_model(path, descriptions[1]) else descriptions))
     model = in_float32(model) if chosen.takes_video else model
     expected = _expected_outputs(chosen, model, experiment)
     remove_leftovers(path)
@@ -111,6 +111,15 @@ def _description_files(format: Format, path: Path) -> tuple[Path, Path]:
     if format.is_folder:
         return path / "MODEL_CARD.md", path / "assets.extra" / "hdc_keras.json"
     return path.with_name(f"{path.name}.md"), path.with_name(f"{path.name}.json")
+
+
+def _is_card_without_model(path: Path, facts_file: Path) -> bool:
+    """Whether an export was killed after it had written the facts of its card, and before the model got its name."""
+    try:
+        facts = json.loads(facts_file.read_text())
+    except (OSError, ValueError):
+        return False
+    return not path.exists() and isinstance(facts, dict) and facts.keys() >= {"weights_sha256", "check"}
 
 
 def _require_free(*paths: Path) -> None:

@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -299,6 +301,49 @@ def test_what_a_killed_export_left_is_removed(model, tmp_path):
     export(model, small_experiment(), "keras", tmp_path / "backbone.keras")
 
     assert sorted(file.name for file in tmp_path.iterdir()) == [f"backbone.keras{end}" for end in ("", ".json", ".md")]
+
+
+KILLED = """
+import os, signal
+from pathlib import Path
+from hdc_keras.export import export
+from tests.export.small_exports import small_experiment, small_model
+
+rename = Path.replace
+
+def kill_or_rename(source, target):
+    if Path(target).name == "backbone.keras":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return rename(source, target)
+
+Path.replace = kill_or_rename
+export(small_model(), small_experiment(), "keras", "backbone.keras")
+"""
+
+
+@pytest.mark.slow
+def test_an_export_that_was_killed_between_its_card_and_its_model_is_repeated(model, tmp_path):
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run([sys.executable, "-c", KILLED], cwd=tmp_path, env=environment, timeout=120)
+    left = {file.name for file in tmp_path.iterdir()}
+    assert done.returncode == -signal.SIGKILL
+    assert {"backbone.keras.json", "backbone.keras.md"} < left and "backbone.keras" not in left
+
+    export(model, small_experiment(), "keras", tmp_path / "backbone.keras")
+
+    assert sorted(file.name for file in tmp_path.iterdir()) == [f"backbone.keras{end}" for end in ("", ".json", ".md")]
+
+
+@pytest.mark.parametrize("killed_before", [".md", ""])
+def test_a_card_without_its_model_is_replaced(model, tmp_path, killed_before):
+    path = tmp_path / "backbone.keras"
+    old = export(model, small_experiment(), "keras", path, licence="an old licence")
+    for end in dict.fromkeys([killed_before, ""]):
+        path.with_name(path.name + end).unlink()
+
+    export(model, small_experiment(), "keras", path)
+
+    assert path.exists() and "an old licence" not in old.card.read_text()
 
 
 @pytest.mark.parametrize("format", ["saved_model", "keras"])
