@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import chain
 from typing import NamedTuple
 
 import keras
@@ -153,8 +154,8 @@ class WindowLoader:
     """Loads pairs of windows in an endless sequence that depends only on the seed.
 
     Every epoch consists of `len(records) // batch_size` batches from a new permutation, in which no video occurs
-    twice. A video that cannot be decoded is recorded in `failures` and replaced by another video of the same epoch,
-    which may be in the batch already.
+    twice. A video that cannot be decoded is recorded in `failures` and replaced by a video that is not in the batch, as
+    long as there is one.
 
     Args:
         records: videos to draw from, at least `batch_size` of them.
@@ -204,10 +205,7 @@ class WindowLoader:
         """
         step, place = divmod(int(position), self.batch_size)
         epoch, order, first = self._locate(step)
-        # A failed video is replaced by one about half an epoch away, which usually belongs to another batch.
-        for attempt in range(len(order)):
-            shifted = first + place + attempt * (len(order) // 2) + (attempt + 1) // 2
-            row = int(order[shifted % len(order)])
+        for row in self._candidates(order, first, place):
             record = self.records[row]
             try:
                 if record.video_id not in self.failures.by_id:
@@ -217,6 +215,20 @@ class WindowLoader:
             except VideoDecodeError as error:
                 self.failures.add(error, record.video_id)
         raise DataError("none of the videos can be decoded")
+
+    def _candidates(self, order: np.ndarray, first: int, place: int) -> Iterator[int]:
+        """The rows to try for a place of a batch, each once: its own, then rows outside the batch, then the batch.
+
+        Outside the batch, every place first tries rows that no other place of the batch tries first, so two videos that
+        fail do not get the same replacement. The first of them are about half an epoch away.
+        """
+        yield int(order[first + place])
+        size = self.batch_size
+        outside = np.roll(np.arange(first + size, first + len(order)), -((len(order) - size) // 2))
+        others = [number for number in range(len(outside)) if number % size != place]
+        batch = np.arange(first, first + size)
+        for position in chain(outside[place::size], outside[others], np.roll(batch, -place)[1:]):
+            yield int(order[position % len(order)])
 
     def plan(self, step: int | np.int64, frame_counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The videos and frames of a batch, provided that every video can be decoded.

@@ -142,6 +142,29 @@ def test_a_video_that_cannot_be_decoded_is_listed_and_replaced(batches, grey_vid
     assert list(failures.reasons) == [str(bad)]
 
 
+@pytest.mark.parametrize("count", [6, 7])
+def test_a_replacement_is_not_in_the_batch(batches, grey_videos, tmp_path, count):
+    """Two videos cannot be decoded, so whole batches may have to be replaced."""
+    (tmp_path / "bad.mp4").write_text("not a video")
+    records = grey_videos[:count]
+    for row in (1, 4):
+        records[row] = replace(records[row], path=str(tmp_path / "bad.mp4"))
+
+    read = batches(records, 60, failures=DecodeFailures(count, 0.5), batch_size=2)
+
+    levels = [np.rint(batch.mean(axis=(1, 2, 3, 4, 5)) / 30).astype(int).tolist() for batch in read]
+    assert all(one != other for one, other in levels)
+    assert {level for pair in levels for level in pair} == set(range(count)) - {1, 4}
+
+
+def test_a_batch_is_filled_as_long_as_one_video_can_be_decoded(batches, grey_videos, tmp_path):
+    (tmp_path / "bad.mp4").write_text("not a video")
+    records = [replace(record, path=str(tmp_path / "bad.mp4")) for record in grey_videos[:6]] + grey_videos[6:]
+
+    for batch in batches(records, 6, failures=DecodeFailures(7, 1.0), batch_size=3):
+        assert set(np.rint(batch.mean(axis=(1, 2, 3, 4, 5)) / 30)) == {6}
+
+
 @pytest.mark.parametrize("where", ["files", "shards"])
 @pytest.mark.parametrize("feed", ["tf.data", "threads"])
 def test_labels_belong_to_their_windows_even_if_a_video_is_replaced(
