@@ -108,6 +108,8 @@ def _print_result(result: dict[str, Any]) -> None:
     from .console import console
 
     console.print(_table(result))
+    for line in _mean_class_accuracies(result):
+        console.print(line, soft_wrap=True)
     console.print(f"Source: {result['source']}", soft_wrap=True)
     if result["reduced"]:
         differences = [
@@ -118,8 +120,7 @@ def _print_result(result: dict[str, Any]) -> None:
     for column, classes in result["untrained_classes"].items():
         named = ", ".join(f"{label} ({count})" for label, count in classes.items())
         console.print(
-            f"{len(classes)} classes of {column} have test videos but no training videos, so no protocol can predict "
-            f"them (test videos in brackets): {named}",
+            f"Classes of {column} without training videos, which no protocol can predict (test videos): {named}",
             soft_wrap=True,
         )
     counts = result["counts"]
@@ -146,7 +147,7 @@ def _table(result: dict[str, Any]) -> Any:
     table.add_column("from", no_wrap=True)
     found = (name for sources in result["metrics"].values() for metrics in sources.values() for name in metrics)
     # Label columns may have different metrics: there is no top5 with five classes or fewer.
-    names = [name for name in dict.fromkeys(found) if name != "l2"]
+    names = [name for name in dict.fromkeys(found) if name != "l2" and not name.startswith("mean_class_accuracy")]
     for name in names:
         table.add_column(name, justify="right")
     deviations = result["deviation"]
@@ -165,6 +166,27 @@ def _table(result: dict[str, Any]) -> Any:
             table.add_row(column, source, *cells)
         table.add_section()
     return table
+
+
+def _mean_class_accuracies(result: dict[str, Any]) -> list[str]:
+    """A line for each label column: the mean class accuracy of the first source, which stands for the whole network.
+
+    They are not in the table, which would not fit a terminal of 80 columns.
+    """
+    lines = []
+    for column, sources in result["metrics"].items():
+        source, metrics = next(iter(sources.items()))
+        random = result.get("random_weights", {}).get(column, {}).get(source, {})
+        found = [
+            f"{value:.3f}"
+            + (f" ({random[name]:.3f})" if name in random else "")
+            + name.removeprefix("mean_class_accuracy")
+            for name, value in metrics.items()
+            if name.startswith("mean_class_accuracy")
+        ]
+        if found:
+            lines.append(f"mean class accuracy, {column} from {source}: {'; '.join(found)}")
+    return lines
 
 
 def _repetitions(result: dict[str, Any]) -> str:
