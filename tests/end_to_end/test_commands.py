@@ -75,6 +75,9 @@ def test_metrics_agree_with_the_listed_predictions(evaluated, protocol):
             right = sum(row["predicted"] == row["label"] for row in rows)
             assert figures["R@1" if protocol == "retrieval" else "top1"] == right / 16
             assert f"{right / 16:.3f}" in printed
+            if network == "metrics":
+                mean = f"{figures['mean_class_accuracy']:.3f}"
+                assert f"mean class accuracy, {column} from features: {mean} (" in printed
             if protocol == "retrieval":
                 # A video's name is appearance-motion-number.
                 place = ("appearance", "motion").index(column)

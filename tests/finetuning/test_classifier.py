@@ -35,6 +35,15 @@ def test_weight_decay_is_part_of_the_gradient_of_every_weight():
         np.testing.assert_allclose(without - with_decay, 0.1 * 0.2 * start, atol=2e-5)
 
 
+def test_the_initial_weights_of_the_classifier_are_those_of_pytorch():
+    keras.utils.set_random_seed(0)
+    model = VideoClassifier(PlainConvolutions(), [f"{number}" for number in range(500)], NOT_AUGMENTED)
+
+    for weights in model.classifier.get_weights():  # uniform, within 1 / sqrt(10 channels)
+        assert 0.95 * 10**-0.5 < np.abs(weights).max() <= 10**-0.5
+        assert abs(weights.std() - (10 * 3) ** -0.5) < 0.02
+
+
 def test_clips_are_augmented_only_in_training():
     model = classifier(NOT_AUGMENTED | {"flip": 0.5, "crop_area": (0.3, 0.6)})
 
