@@ -59,7 +59,8 @@ def main() -> None:
                 flush=True,
             )
             if not equal or again > killed:
-                raise SystemExit(1)
+                differ = sorted(name for name in {*expected, *found} if expected.get(name) != found.get(name))
+                raise SystemExit("\n".join(["these differ:", *differ]))
 
 
 def in_process(work, *arguments) -> None:
@@ -124,8 +125,7 @@ def run_embed(folder: Path, output: Path) -> None:
     run = RunDirectory(folder / "run")
     experiment = run.experiment()
     records = next(iter(load_splits(experiment, "own")[0].values()))
-    if not (output / "videos.parquet").exists():
-        embed(run, experiment, records, output / "videos.parquet", store=output / "features")
+    embed(run, experiment, records, output / "videos.parquet", store=output / "features")
 
 
 def log_parts(output: Path) -> None:
@@ -147,11 +147,11 @@ def log_parts(output: Path) -> None:
 
 
 def outputs(folder: Path) -> dict[str, bytes]:
-    """The content of every file that a command wrote, except for locks and the log."""
+    """The content of every file under a final name. Locks and unfinished files begin with a dot."""
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in folder.rglob("*")
-        if path.is_file() and path.name != "log" and not path.name.endswith(".lock")
+        if path.is_file() and path.name != "log" and not path.name.startswith(".")
     }
 
 

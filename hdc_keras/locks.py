@@ -9,7 +9,6 @@ import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
 from pathlib import Path
 
 from filelock import SoftFileLease, Timeout
@@ -29,8 +28,11 @@ _held_by_others: dict[Path, SoftFileLease] = {}
 @contextmanager
 def exclusive(path: Path) -> Iterator[None]:
     """Like `try_exclusive`, but waits until no other process has the lock."""
-    with _attempt(path, timeout=-1):
-        yield
+    while True:
+        with _attempt(path, timeout=LEASE_S / _RENEWALS) as is_mine:
+            if is_mine:
+                yield
+                return
 
 
 @contextmanager
@@ -107,6 +109,7 @@ def _attempt(path: Path, timeout: float) -> Iterator[bool]:
         lock.acquire(timeout=timeout, poll_interval=_POLL_S)
     except Timeout:
         _held_by_others[path] = lock
+        _remove_if_nobody_signed(lock_file(path))
         yield False
         return
     except OSError as error:
@@ -124,28 +127,42 @@ def _lease(path: Path) -> SoftFileLease:
     return SoftFileLease(lock_file(path), lease_duration=LEASE_S, heartbeat_interval=LEASE_S / _RENEWALS)
 
 
+def _remove_if_nobody_signed(file: Path) -> None:
+    """Remove a lock that is still empty after a while: its owner died before it could write who it is.
+
+    `filelock` takes an empty lock for one that another program holds, and would wait for ever.
+    """
+    try:
+        status = file.stat()
+        if status.st_size or _age(file) < LEASE_S / _RENEWALS:
+            return
+        aside = temporary_beside(file)
+        file.rename(aside)
+        if aside.stat().st_ino != status.st_ino:  # meanwhile, another process removed it and made a lock: put that back
+            os.link(aside, file)
+        aside.unlink()
+    except OSError:
+        return  # another process was faster
+
+
 def _description(path: Path, what: str) -> str:
-    """What the owner of a lock does, on which machine and since when, as far as the lock tells."""
-    facts: dict[str, str] = {}
-    since = ""
-    with suppress(OSError, ValueError):
-        file = lock_file(path)
-        facts = dict(line.split("=", 1) for line in file.read_text(encoding="utf-8").splitlines() if "=" in line)
-        since = (
-            f", last sign of life {datetime.fromtimestamp(file.stat().st_mtime, UTC).astimezone():%Y-%m-%d %H:%M:%S}"
-        )
-    owner = f" (process {facts['pid']} on {facts['host']}{since})" if {"pid", "host"} <= facts.keys() else ""
-    return f"{what} by another process{owner}."
+    owner = _lease(path).owner
+    by = f"process {owner.pid} on {owner.hostname}" if owner else "another process"
+    return f"{what} by {by}, which renewed its lock {max(0.0, _seconds_since_renewal(path)):.0f} s ago."
 
 
 def _seconds_since_renewal(path: Path) -> float:
-    """Age of a lock by the clock of its file system, which other machines share."""
-    probe = temporary_beside(lock_file(path))
+    return _age(lock_file(path))
+
+
+def _age(file: Path) -> float:
+    """Seconds since a file was changed, by the clock of its file system, which other machines share; 0 if unknown."""
+    probe = temporary_beside(file)
     try:
         probe.touch()
-        return probe.stat().st_mtime - lock_file(path).stat().st_mtime
+        return probe.stat().st_mtime - file.stat().st_mtime
     except OSError:
         return 0.0
     finally:
         with suppress(OSError):
-            os.unlink(probe)  # noqa: PTH108
+            probe.unlink()

@@ -1,4 +1,5 @@
 import errno
+import os
 import subprocess
 import sys
 import time
@@ -7,7 +8,7 @@ import pytest
 
 from hdc_keras import locks
 from hdc_keras.errors import RunError
-from hdc_keras.locks import exclusive, lock_file, try_exclusive
+from hdc_keras.locks import exclusive, is_held, lock_file, sole_use, try_exclusive
 
 HOLDER = """
 import sys, time
@@ -78,3 +79,61 @@ def test_a_lock_that_cannot_be_written_is_named(tmp_path):
 
     with pytest.raises(RunError, match=r"\.part\.lock cannot be written"), try_exclusive(tmp_path / "file" / "part"):
         pass
+
+
+def test_looking_again_and_again_frees_a_lock_of_another_machine(holder, tmp_path, monkeypatch):
+    monkeypatch.setattr(locks, "LEASE_S", 0.6)
+    file = lock_file(tmp_path / "part")
+    holder.kill()
+    holder.wait()
+    file.write_text(file.read_text().replace("host=", "host=elsewhere-").replace("duration=60.0", "duration=0.6"))
+
+    for _ in range(20):
+        with try_exclusive(tmp_path / "part") as is_mine:
+            if is_mine:
+                return
+        time.sleep(0.1)
+    pytest.fail("the lock stayed")
+
+
+def test_the_second_user_is_refused_with_the_owner_by_name(holder, tmp_path):
+    with (
+        pytest.raises(RunError, match=rf"x is being trained by process {holder.pid} on .* renewed its lock \d+ s ago"),
+        sole_use(tmp_path / "part", "x is being trained"),
+    ):
+        pass
+    assert is_held(tmp_path / "part")
+
+    holder.kill()
+    holder.wait()
+
+    assert not is_held(tmp_path / "part")
+    with sole_use(tmp_path / "part", "x is being trained"):
+        assert lock_file(tmp_path / "part").exists()
+
+
+def test_a_lock_that_was_not_renewed_for_long_is_waited_for(holder, tmp_path, monkeypatch):
+    monkeypatch.setattr(locks, "LEASE_S", 1.0)
+    file = lock_file(tmp_path / "part")
+    holder.kill()
+    holder.wait()
+    file.write_text(file.read_text().replace("host=", "host=elsewhere-").replace("duration=60.0", "duration=1.0"))
+    os.utime(file, (time.time() - 100, time.time() - 100))
+    warnings = []
+
+    with sole_use(tmp_path / "part", "x is being trained", warnings.append):
+        pass
+
+    assert "x is being trained by process" in warnings[0]
+    assert "waiting up to 1 s" in warnings[0]
+
+
+def test_a_lock_whose_owner_died_before_signing_it_is_free_after_a_while(tmp_path, monkeypatch):
+    monkeypatch.setattr(locks, "LEASE_S", 6.0)
+    lock_file(tmp_path / "part").touch()
+
+    with try_exclusive(tmp_path / "part") as is_mine:
+        assert not is_mine  # its owner may just be writing
+    with exclusive(tmp_path / "part"):
+        assert lock_file(tmp_path / "part").read_text()
+    assert not list(tmp_path.iterdir())

@@ -89,7 +89,7 @@ def embed(
         run: the run that provides the weights.
         experiment: the experiment of the run, or a copy with other `data` or `evaluate` sections.
         records: the videos.
-        file: the file to write. An existing file is never overwritten.
+        file: the file to write. An existing file is never overwritten; after the same call, nothing is left to do.
         best: use the best checkpoint instead of the newest.
         store: folder of extracted features; `features/` of the run when `None`.
         part: with more than one part, extract the features of this part only, and write no file.
@@ -103,7 +103,7 @@ def embed(
         ConfigError: `experiment` describes another network.
         DataError: the share of videos that cannot be decoded exceeds `data.max_failed_share`, or some video is neither
             embedded nor listed as failed.
-        RunError: there is no checkpoint, or `file` exists or cannot be written.
+        RunError: there is no checkpoint; `file` exists and was made from something else, or cannot be written.
     """
     run.require_network_of(experiment)
     records = sorted(records, key=lambda record: record.video_id)
@@ -121,7 +121,8 @@ def embed(
         if progress:
             progress(done, total, len(extraction.failures.by_id))
 
-    extraction.run(part, show)
+    if not file.exists():
+        extraction.run(part, show)
     if part.of > 1:
         return None
     rows, failed = table.write(extraction.read)

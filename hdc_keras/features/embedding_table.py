@@ -34,8 +34,12 @@ def failures_file(file: Path) -> Path:
 
 
 def check_free(file: Path) -> None:
-    """Refuse to overwrite an existing file. Raises `RunError` if it exists."""
-    if file.exists():
+    """Refuse to overwrite an existing file. `EmbeddingTable` finds out whether a table is the one to be written.
+
+    Raises:
+        RunError: it exists and is not a table of embeddings.
+    """
+    if file.exists() and _read_made_from(file) is None:
         raise _already_exists(file)
 
 
@@ -51,7 +55,7 @@ class EmbeddingTable:
 
     Raises:
         DataError: several videos share an id, or a path is not valid UTF-8.
-        RunError: the file exists, or nothing can be written there.
+        RunError: the file exists and was made from something else, or nothing can be written there.
     """
 
     def __init__(
@@ -62,7 +66,8 @@ class EmbeddingTable:
         self.widths = dict(widths)
         self.labels = list(dict.fromkeys(name for record in records for name in record.labels)) or ["label"]
         self.made_from = {**made_from, "videos": len(records), "videos_sha256": _digest(records), "format": _FORMAT}
-        check_free(file)
+        if file.exists() and _read_made_from(file) != self.made_from:
+            raise _already_exists(file)
         try:
             require_writable(file.parent, file.name)
         except OSError as error:

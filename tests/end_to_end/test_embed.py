@@ -1,6 +1,7 @@
 """`hdc-keras embed`, and the example that searches its file."""
 
 import csv
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -101,10 +102,11 @@ def test_the_example_finds_the_nearest_videos_and_draws_them(embedded, tmp_path)
     assert (tmp_path / "sheet.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_wrong_usage_is_explained(refused, run, embedded):
-    there = embedded[0] / "uninterrupted.parquet"
+def test_wrong_usage_is_explained(refused, run, embedded, tmp_path):
+    there = embedded[0] / "uninterrupted.failures.csv"
+    there = shutil.copy(there, tmp_path / "there.parquet")  # not a table of embeddings
     for arguments, code, expected in (
-        (("--out", there), 1, "uninterrupted.parquet already exists and was not changed"),
+        (("--out", there), 1, "there.parquet already exists and was not changed"),
         (("--out", "out.csv"), 2, "expected a local file ending in .parquet"),
         (("--out", "out.parquet", "--checkpoint", "oldest"), 2, "expected newest or best"),
         (("--out", "out.parquet", "--part", "3/2"), 2, "--part: expected I/N with I from 1 to N"),

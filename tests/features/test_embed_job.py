@@ -11,7 +11,7 @@ from hdc_keras.config import Experiment, validate
 from hdc_keras.data.loading import FrameStore
 from hdc_keras.data.preparing import Part
 from hdc_keras.data.records import StoredVideo, VideoRecord, read_records
-from hdc_keras.errors import ConfigError, DataError
+from hdc_keras.errors import ConfigError, DataError, RunError
 from hdc_keras.features.embed_job import embed, read_videos
 from hdc_keras.features.encoder import ClipEncoder
 from hdc_keras.features.extraction import extract_features
@@ -87,6 +87,16 @@ def test_rows_are_complete_sorted_by_id_and_equal_to_extract_features(run, recor
         found = np.stack(table[name].to_numpy())
         assert found.dtype == np.float32
         np.testing.assert_allclose(found, array, atol=1e-5, err_msg=name)
+
+
+def test_the_same_call_on_a_complete_file_does_nothing(run, records, uninterrupted, tmp_path):
+    file, outcome, _ = uninterrupted
+    content = file.read_bytes()
+
+    assert embed(run, EXPERIMENT, records, file, store=tmp_path / "features") == outcome
+    assert file.read_bytes() == content and not (tmp_path / "features").exists()
+    with pytest.raises(RunError, match="already exists and was not changed"):
+        embed(run, EXPERIMENT, records[1:], file, store=tmp_path / "features")
 
 
 def test_the_metadata_record_what_the_file_was_made_from(run, uninterrupted):

@@ -81,6 +81,10 @@ def test_two_processes_with_the_same_job_write_one_file(tmp_path):
     other = table(tmp_path / "t.parquet", made_from={**MADE_FROM, "weights_sha256": "two"})
 
     assert first.write(reading("a")) == second.write(None)  # the second one reads no features
+    check_free(first.file)
+    assert table(first.file).write(None) == first.write(None)
+    with pytest.raises(RunError, match="already exists"):
+        table(first.file, made_from={**MADE_FROM, "weights_sha256": "two"})
     with pytest.raises(RunError, match="already exists"):
         other.write(reading())
 
