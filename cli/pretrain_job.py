@@ -17,6 +17,7 @@ from hdc_keras.data.from_experiment import host_policy, load_videos, steps_per_e
 from hdc_keras.data.records import VideoRecord
 from hdc_keras.devices import list_devices
 from hdc_keras.runs.directory import RunDirectory
+from hdc_keras.runs.videos import own_videos, require_same_course
 from hdc_keras.training.distribution import Distribution
 from hdc_keras.training.dry_run import dry_run
 from hdc_keras.training.pretraining import Outcome, pretrain
@@ -36,15 +37,25 @@ def run_job(experiment: Experiment, path: Path, resume: bool) -> int:
     if not distribution.is_chief:
         console.print("This is a worker process. The chief process shows progress and writes the run.")
         console.quiet = True
-    # Every input that can be refused is checked before the run directory is created.
     run = RunDirectory(path)
     if not resume and distribution.is_chief:
         run.check_free()
-    records, notes = _load_videos(experiment)
+    # The chief alone locks the run, for all processes that train it together.
+    with run.sole_training(_warn) if distribution.is_chief else nullcontext():
+        return _train(experiment, run, resume, distribution)
+
+
+def _train(experiment: Experiment, run: RunDirectory, resume: bool, distribution: Distribution) -> int:
+    # Every input that can be refused is checked before the run directory is created.
+    if not resume and distribution.is_chief:
+        run.check_free()  # again, because another process may have created the run before this one locked it
+    records, notes = _load_videos(experiment, run.path if resume else None)
+    if resume:
+        require_same_course(run.path, experiment, records)
     steps = steps_per_epoch(experiment, records)
     host_policy(experiment)
     if not resume and distribution.is_chief:
-        run.create(experiment)
+        run.create(experiment, records)
     _print_setup(run, experiment, records, notes)
     print_notes(distribution.notes)
     screen = Screen(experiment, steps)
@@ -85,12 +96,15 @@ def dry_run_job(experiment: Experiment) -> int:
     return 0
 
 
-def _load_videos(experiment: Experiment) -> tuple[list[VideoRecord], list[str]]:
+def _load_videos(experiment: Experiment, run: Path | None = None) -> tuple[list[VideoRecord], list[str]]:
+    """The videos of an experiment, or of a run that is resumed."""
     with progress_bar() as bar:
         task = bar.add_task("rendering moving shapes", visible=False, note="")
-        videos = load_videos(
-            experiment, lambda done, total: bar.update(task, completed=done, total=total, visible=True)
-        )
+
+        def show(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total, visible=True)
+
+        videos = own_videos(run, experiment, show) if run else load_videos(experiment, show)
     return videos.records, videos.notes
 
 

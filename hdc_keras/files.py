@@ -88,6 +88,22 @@ def require_writable(folder: Path, name: str = "probe") -> None:
         _remove(probe)
 
 
+def require_creatable(path: Path) -> None:
+    """Find out whether a file or folder can be created, or written if it is a folder that exists. Creates nothing.
+
+    Raises:
+        OSError: it cannot.
+    """
+    place = path.absolute().parent if path.is_file() else path.absolute()
+    while not place.exists():
+        place = place.parent
+    probe = temporary_beside(place / "probe")
+    try:
+        probe.write_bytes(b"0")
+    finally:
+        _remove(probe)
+
+
 def link_or_copy(source: Path, file: Path) -> None:
     """Make `file` a hard link to `source`, which takes no space, or a copy where links are not possible.
 

@@ -3,14 +3,21 @@
 import csv
 import io
 import json
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from hdc_keras.config import Experiment, dump_experiment, load_experiment
-from hdc_keras.errors import RunError
-from hdc_keras.files import require_writable, write_bytes
+from hdc_keras.data.records import VideoRecord
+from hdc_keras.errors import ConfigError, RunError
+from hdc_keras.files import require_creatable, require_writable, write_bytes
+from hdc_keras.locks import is_held, lock_file, refusal, sole_use
 from hdc_keras.runs.checkpoints import Checkpoints
+from hdc_keras.runs.videos import EARLIER_VIDEOS, STARTED_CONFIG, VIDEOS, videos_before, write_videos
+
+_TRAINING = "training"
 
 
 class RunDirectory:
@@ -57,18 +64,50 @@ class RunDirectory:
         """Refuse a folder that a new run must not write to. A run that has no checkpoint yet may be replaced.
 
         Raises:
-            RunError: the folder holds a run, or is not a run directory.
+            RunError: the folder holds a run, is not a run directory, or cannot be written.
         """
+        try:
+            require_creatable(self.path)
+        except OSError as error:
+            reason = error.strerror or error
+            raise RunError(f"{self.path} cannot be written ({reason}). Choose another with --run.") from error
         if self.checkpoints.files():
             raise RunError(
                 f"{self.path} already holds a run and is left unchanged. Continue it with --resume, or choose another "
                 "folder with --run."
             )
-        if self.path.exists() and not self.config_file.exists() and (self.path.is_file() or any(self.path.iterdir())):
+        if self.path.exists() and not self.config_file.exists() and (self.path.is_file() or self._holds_files()):
             raise RunError(f"{self.path} exists and is not a run directory. Choose a new or empty folder with --run.")
 
-    def create(self, experiment: Experiment) -> None:
-        """Create the folder of a new run, with its config and a description of the environment.
+    def _holds_files(self) -> bool:
+        return any(file != lock_file(self.path / _TRAINING) for file in self.path.iterdir())
+
+    def sole_training(self, warn: Callable[[str], None] = warnings.warn) -> AbstractContextManager[None]:
+        """The lock of whoever trains in the run. Reading the run needs no lock.
+
+        Args:
+            warn: called with a message before waiting for a process that may have died elsewhere.
+
+        Raises:
+            RunError: when it is entered, if another process trains in the run.
+        """
+        return sole_use(self.path / _TRAINING, self._is_trained, warn)
+
+    def require_idle(self) -> None:
+        """Raise `RunError` if another process trains in the run, without locking it."""
+        if is_held(self.path / _TRAINING):
+            raise refusal(self.path / _TRAINING, self._is_trained)
+
+    @property
+    def _is_trained(self) -> str:
+        return f"{self.path} is being trained"
+
+    def create(self, experiment: Experiment, videos: Sequence[VideoRecord] | None = None) -> None:
+        """Create the folder of a new run, with its config, its videos and a description of the environment.
+
+        Args:
+            experiment: the experiment to run.
+            videos: the videos of the run with their splits, which evaluation and `--resume` read again.
 
         Raises:
             RunError: the folder is already in use, or cannot be written.
@@ -79,6 +118,14 @@ class RunDirectory:
         try:
             self.checkpoints.folder.mkdir(parents=True, exist_ok=True)
             self.write_text("environment.json", json.dumps(describe_environment(experiment.seed), indent=2))
+            for name in (VIDEOS, EARLIER_VIDEOS):  # of a run that is replaced
+                (self.path / name).unlink(missing_ok=True)
+            if videos is not None:
+                write_videos(self.path / VIDEOS, videos)
+                earlier = videos_before(experiment.model.init_from)
+                if earlier:
+                    write_videos(self.path / EARLIER_VIDEOS, earlier)
+            self.write_text(STARTED_CONFIG, dump_experiment(experiment))
             self.write_text("config.yaml", dump_experiment(experiment))
         except OSError as error:
             raise RunError(f"{self.path} cannot be written ({error.strerror}). Choose another with --run.") from error
@@ -96,6 +143,21 @@ class RunDirectory:
                 f"{self.path} holds no run: there is no {self.config_file.name}. Start one with `hdc-keras pretrain`."
             )
         return load_experiment(self.config_file)
+
+    def require_network_of(self, experiment: Experiment) -> None:
+        """Refuse an experiment that describes another network than the one that the run has pretrained.
+
+        Raises:
+            ConfigError: a key of `model`, `views` or `contrast` was changed.
+        """
+        own = self.experiment()
+        for section in ("model", "views", "contrast"):
+            before, now = (getattr(one, section).model_dump() for one in (own, experiment))
+            for key in [key for key in before if before[key] != now[key]]:
+                raise ConfigError(
+                    f"{section}.{key}: {self.path} was pretrained with {before[key]}, and its network cannot be changed "
+                    f"now. Received: {now[key]}. Only `data`, `evaluate`, `train` and `seed` can be set here."
+                )
 
     def check_model(self, model: Any, file: Path) -> None:
         """Raise `RunError` if the model of checkpoint `file` is not the one that the config describes."""

@@ -13,6 +13,7 @@ from hdc_keras.devices import make_deterministic
 from hdc_keras.errors import RunError
 from hdc_keras.model import HDC
 from hdc_keras.runs.directory import RunDirectory
+from hdc_keras.runs.videos import require_same_course
 from hdc_keras.training.batches import Batches, TrainingVideos
 from hdc_keras.training.callbacks import (
     CountSkippedSteps,
@@ -74,10 +75,14 @@ def pretrain(
             check.
 
     Raises:
+        ConfigError: when resuming, a key was edited that changes the course of training.
         DataError: too few videos, or too many that cannot be decoded.
-        RunError: there is nothing to resume, the run is finished, or its folder cannot be written.
+        RunError: there is nothing to resume, the training videos have changed, the run is finished, or its folder
+            cannot be written.
         TrainingError: a step had a non-finite loss or gradient, and `train.on_nan` is "stop".
     """
+    if resume:
+        require_same_course(run.path, experiment, records)
     train = experiment.train
     distribution = distribution or Distribution(train)
     if train.deterministic:
