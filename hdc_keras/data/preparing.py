@@ -10,6 +10,7 @@ import io
 import json
 import multiprocessing
 import os
+import tempfile
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import CancelledError, Future, TimeoutError
@@ -39,6 +40,7 @@ from hdc_keras.data.shards import (
 )
 from hdc_keras.errors import ConfigError, DataError, VideoDecodeError
 from hdc_keras.files import digest, remove_leftovers, write_text
+from hdc_keras.locks import sole_use
 
 REPORT_FILE = "report.json"
 # Limit on the address space of a decoding process, in bytes. Imports take about 1 GB; 8K video with 16 reference frames
@@ -119,6 +121,22 @@ def prepare(
     prepared = PreparedSet(len(records), videos_per_shard, size, quality, fps, _digest(records))
     folder.mkdir(parents=True, exist_ok=True)
     _claim(folder, prepared)
+    what = f"part {part.number}/{part.of} of {folder} is being prepared"
+    with sole_use(folder / f"part-{part.number}-of-{part.of}", what):
+        _write_missing(records, folder, prepared, part, processes, time_limit, progress)
+    return write_report(folder)
+
+
+def _write_missing(
+    records: Sequence[VideoRecord],
+    folder: Path,
+    prepared: PreparedSet,
+    part: Part,
+    processes: int | None,
+    time_limit: float,
+    progress: Progress | None,
+) -> None:
+    videos_per_shard = prepared.videos_per_shard
     if part == Part():
         # With several parts, other machines may be writing to the same folder.
         remove_leftovers(folder)
@@ -135,7 +153,7 @@ def prepare(
     if progress:
         progress(finished, total, failed)
     to_encode = [video for _, videos in missing for video in videos]
-    encoded = _encode_all(to_encode, size, quality, fps, processes, time_limit)
+    encoded = _encode_all(to_encode, prepared.size, prepared.quality, prepared.fps, processes, time_limit)
 
     def with_progress(videos: Sequence[VideoRecord]) -> Iterator[tuple[VideoRecord, EncodedVideo | str]]:
         nonlocal finished, failed
@@ -151,7 +169,6 @@ def prepare(
             write_shard(folder / prepared.shard_name(number), with_progress(videos))
     finally:
         encoded.close()
-    return write_report(folder)
 
 
 def write_report(folder: Path) -> dict[str, Any]:
@@ -270,7 +287,11 @@ def _encode_all(
     # Spawned, because a fork of a process that has used TensorFlow may hang.
     context = multiprocessing.get_context("spawn")
     pending: deque[Future] = deque()
-    with ProcessPool(max_workers=processes, initializer=_limit_memory, context=context) as pool:
+    # Copies of remote videos go to a folder that this process removes: a process that is killed cannot remove them.
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        ProcessPool(max_workers=processes, initializer=_start_worker, initargs=[folder], context=context) as pool,
+    ):
         try:
             for record in records:
                 task = [record.path, size, quality, fps]
@@ -316,7 +337,8 @@ def encode_video(path: str, size: FrameSize, quality: int, fps: float | None) ->
     return EncodedVideo(frames, stored_size, rate)
 
 
-def _limit_memory() -> None:
+def _start_worker(temporary: str) -> None:
+    tempfile.tempdir = temporary
     try:
         import resource
     except ImportError:  # Windows has no such limit.

@@ -317,6 +317,46 @@ def stuck(tmp_path):
     return VideoRecord(str(tmp_path / "stuck.mp4"), "stuck.mp4")
 
 
+# A store that sends half of a file and then nothing more.
+HANGING_STORE = """
+import time
+from pathlib import Path
+
+import fsspec
+from fsspec.implementations.memory import MemoryFileSystem
+
+
+class HangingStore(MemoryFileSystem):
+    def info(self, path, **options):
+        return {"size": 8, "type": "file"}
+
+    def get_file(self, source, target, **options):
+        Path(target).write_bytes(b"half")
+        Path("HALF").touch()
+        time.sleep(600)
+
+
+fsspec.register_implementation("hf", HangingStore, clobber=True)
+"""
+
+
+def test_a_download_that_takes_too_long_leaves_nothing(videos, tmp_path, monkeypatch):
+    (tmp_path / "store").mkdir()
+    (tmp_path / "temporary").mkdir()
+    # Every new Python process imports a module of this name.
+    text = HANGING_STORE.replace("HALF", str(tmp_path / "half"))
+    (tmp_path / "store" / "sitecustomize.py").write_text(text)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "store"))
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+
+    report = prepare([videos[0], VideoRecord("hf://x/a.mp4", "x")], tmp_path / "out", processes=2, time_limit=10)
+
+    assert (tmp_path / "half").exists() and report["videos_read"] == 1
+    assert report["failed"][0]["cause"] == "not decoded within 10 seconds"
+    assert not [path for path in (tmp_path / "temporary").rglob("*") if path.is_file()]
+
+
 def test_a_video_that_takes_too_long_does_not_affect_the_others(videos, stuck, tmp_path):
     report = prepare([*videos, stuck], tmp_path / "out", processes=2, time_limit=2)
 
