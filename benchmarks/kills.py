@@ -29,7 +29,7 @@ from hdc_keras.training.models import build_model
 
 VIDEOS_PER_PART = 6
 # Slows the encoding down, so that most kills hit a part that is being extracted.
-SECONDS_PER_BATCH = 0.15
+SECONDS_PER_BATCH = 0.3
 
 
 def main() -> None:
