@@ -92,7 +92,7 @@ def evaluate(
     require_known(protocol)  # before any video is read
     with progress_bar() as bar:
         bars = NamedBars(bar)
-        videos, notes = load_splits(experiment, splits, partial(bars, "rendering moving shapes"))
+        videos, notes = load_splits(experiment, splits, partial(bars, "rendering moving shapes"), directory)
         weights = str(supervised) if supervised else None
         results = evaluate_run(directory, experiment, videos, protocol, bars, weights, best, out, share)
     print_notes(notes)
@@ -123,6 +123,17 @@ def _print_result(result: dict[str, Any]) -> None:
             f"Classes of {column} without training videos, which no protocol can predict (test videos): {named}",
             soft_wrap=True,
         )
+    for name, seen in result["seen_in_pretraining"].items():
+        where = f" of split {name}" if len(result["seen_in_pretraining"]) > 1 else ""
+        if seen is None:
+            console.print("Whether pretraining saw the test videos is unknown: the run keeps no table of its videos.")
+            break
+        if seen["test_videos"]:
+            console.print(
+                f"{seen['test_videos']} of {seen['of']} test videos{where} were in pretraining.",
+                style="yellow",
+                soft_wrap=True,
+            )
     counts = result["counts"]
     console.print(f"{counts['decoded']} of {counts['asked']} videos evaluated, {len(counts['failed'])} failed")
     for path, cause in counts["failed"].items():

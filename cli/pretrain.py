@@ -74,6 +74,8 @@ def pretrain(
         --set train.micro_batches=8
     """
     from hdc_keras.errors import ConfigError
+    from hdc_keras.runs.directory import RunDirectory
+    from hdc_keras.training.cluster import is_multi_process
 
     from .console import print_parts, start_backend
     from .experiments import resolve
@@ -83,8 +85,6 @@ def pretrain(
             raise ConfigError(
                 "--resume continues the run that --run names, with that run's config. It takes no other option."
             )
-        from hdc_keras.runs.directory import RunDirectory
-
         experiment = RunDirectory(run).experiment()
     else:
         chosen = config or (config_for_videos() if data is not None else DEFAULT_CONFIG)
@@ -94,12 +94,15 @@ def pretrain(
     if experiment.data.path is None:
         print_parts("Data: ", ("moving shapes", "bold"), ", generated on this machine (--data selects your own videos)")
 
+    folder = run or Path("runs") / experiment.name
+    if not dry_run and not is_multi_process():  # in a cluster, the other processes may see the lock of their chief
+        RunDirectory(folder).require_idle()
     start_backend()
     from .pretrain_job import dry_run_job, run_job
 
     if dry_run:
         raise typer.Exit(dry_run_job(experiment))
-    raise typer.Exit(run_job(experiment, run or Path("runs") / experiment.name, resume))
+    raise typer.Exit(run_job(experiment, folder, resume))
 
 
 def config_for_videos() -> str:

@@ -16,6 +16,7 @@ from hdc_keras.files import digest as file_digest
 from hdc_keras.probes.registry import untrained_classes
 from hdc_keras.results.outcomes import Outcome, confusions, summarise
 from hdc_keras.results.store import write_result
+from hdc_keras.runs.videos import seen_in_pretraining
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,10 @@ def write_outcomes(evaluation: Evaluation, protocol: str, found: ProtocolOutcome
         **found.recipe,
         "dataset": dataset,
         "split": {side: sum(record.split == side for record in first) for side in ("train", "val", "test")},
+        "seen_in_pretraining": {
+            name: seen_in_pretraining(evaluation.checkpoint.parents[1], records)
+            for name, records in evaluation.splits.items()
+        },
         "checkpoint": evaluation.checkpoint.name,
         "counts": found.counts,
         "chance": found.chance,

@@ -65,7 +65,7 @@ def build_report(run: RunDirectory, progress: Progress | None = None) -> str:
     metrics = read_rows(run.read_metrics())
     environment = _read_json(run.path / "environment.json")
     checkpoint = _load_checkpoint(run)
-    videos = find_videos(experiment, results, _named(progress, "rendering moving shapes"))
+    videos = find_videos(experiment, results, _named(progress, "rendering moving shapes"), run)
     sheet = ThumbnailSheet()
     return render_page(
         _header(run, experiment, environment, metrics)

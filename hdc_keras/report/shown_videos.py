@@ -8,6 +8,8 @@ from hdc_keras.data.from_experiment import load_videos
 from hdc_keras.data.records import VideoRecord
 from hdc_keras.errors import HDCError
 from hdc_keras.results.store import PRETRAINED, SavedResult
+from hdc_keras.runs.directory import RunDirectory
+from hdc_keras.runs.videos import own_videos
 
 _MOVING_SHAPES = "moving-shapes"
 # With more points, the map is unreadable and the file too large to open at once (our choice).
@@ -46,6 +48,7 @@ def find_videos(
     experiment: Experiment,
     results: Sequence[SavedResult],
     progress: Callable[[int, int], None] | None = None,
+    run: RunDirectory | None = None,
 ) -> ShownVideos:
     """Read the videos of the data set to show.
 
@@ -56,6 +59,7 @@ def find_videos(
         experiment: the run's experiment.
         results: the run's results.
         progress: called with (videos done, total videos) while moving shapes are rendered.
+        run: the run, whose own videos keep the split that it was trained with.
     """
     evaluated = [result.dataset for result in results]
     trained_on = _dataset_of(experiment)
@@ -65,7 +69,10 @@ def find_videos(
         data = experiment.data.model_copy(update={"path": path, "layout": "auto", "annotations": None})
         experiment = experiment.model_copy(update={"data": data})
     try:
-        records = load_videos(experiment, progress).records
+        is_own = run is not None and shown == trained_on
+        records = (
+            own_videos(run.path, experiment, progress) if run and is_own else load_videos(experiment, progress)
+        ).records
     except HDCError as error:
         return ShownVideos(experiment, problem=f"The videos of {shown} cannot be read: {error}")
     tested = {

@@ -191,13 +191,13 @@ def require_same_course(run: Path, experiment: Experiment, records: Sequence[Vid
         return
     trained = {row.record.video_id: row.size for row in kept if row.record.split == "train"}
     found = {record.video_id: size_of(record) for record in records if record.split == "train"}
-    changes = {
+    different = {
         "removed": sorted(trained.keys() - found.keys()),
         "added": sorted(found.keys() - trained.keys()),
         "of another size": [name for name, size in trained.items() if name in found and found[name] != size],
     }
-    if any(changes.values()):
-        said = "; ".join(f"{len(ids)} {what} ({_examples(ids)})" for what, ids in changes.items() if ids)
+    if any(different.values()):
+        said = "; ".join(f"{len(ids)} {what} ({_examples(ids)})" for what, ids in different.items() if ids)
         raise RunError(
             f"the training videos of {run} have changed since it began: {said}. Restore the {len(trained)} videos in "
             f"{run / VIDEOS}, {restart}"
