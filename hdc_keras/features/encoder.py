@@ -53,10 +53,18 @@ class ClipEncoder(keras.Model):
             - `P2_spatial` ...: (rows, embedding_dim) embeddings of unit length, for each level and task with a head.
             - `embedding`: (rows, tasks * embedding_dim), the embeddings of every task at its deepest level,
               concatenated and scaled to unit length.
+
+        Raises:
+            ValueError: the clips have so few frames that a feature map is empty.
         """
         clips = even_crops(resize_frames(video, self.frame_size), self.view_size, self.crops)
         outputs: dict[str, Tensor] = {}
         for level, feature_map in self.pyramid(clips, training=False).items():
+            if 0 in feature_map.shape[1:4]:
+                raise ValueError(
+                    f"{self.backbone.name} needs longer clips: {video.shape[1]} frames leave nothing of {level}. "
+                    "Expected (batch, time, height, width, 3) uint8 with more frames."
+                )
             outputs[level] = ops.mean(ops.cast(feature_map, "float32"), axis=(1, 2, 3))
         deepest = {}
         for level, task in self.pairs:

@@ -171,3 +171,8 @@ def test_failures_of_all_parts_are_counted_together(shapes_folder, encoder, stor
     assert len(run(experiment).records) == 6  # a higher limit goes on
     with pytest.raises(DataError, match=message):
         run(strict)
+
+
+def test_a_clip_without_frames_is_refused(encoder):
+    with pytest.raises(ValueError, match="needs longer clips: 0 frames leave nothing of P2"):
+        encoder(np.zeros((1, 0, 20, 20, 3), np.uint8))
