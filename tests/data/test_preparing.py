@@ -25,7 +25,7 @@ from hdc_keras.data.records import VideoRecord, read_records
 from hdc_keras.data.sampling import WindowSpec
 from hdc_keras.data.shards import read_frames, read_prepared, stored_video, write_shard
 from hdc_keras.data.synthetic import write_video
-from hdc_keras.errors import ConfigError, DataError, VideoDecodeError
+from hdc_keras.errors import ConfigError, DataError, RunError, VideoDecodeError
 from hdc_keras.files import temporary_beside
 from tests.conftest import frame_numbers, numbered_frames
 
@@ -426,3 +426,24 @@ def test_names_of_labels_that_could_leave_a_folder_are_refused_in_a_prepared_set
 
     with pytest.raises(DataError, match=r"labels `../../label`: the name becomes part of file names"):
         read_dataset(DataConfig(path=str(prepared)))
+
+
+def test_a_part_that_another_process_prepares_is_refused_and_the_other_part_is_not(videos, tmp_path):
+    folder = tmp_path / "prepared"
+    prepare(videos, folder, part=Part(2, 4), **OPTIONS)
+    code = (
+        "import sys, time; from pathlib import Path; from hdc_keras.locks import sole_use\n"
+        "with sole_use(Path(sys.argv[1]), 'test'): print(1, flush=True); time.sleep(60)"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", code, folder / "part-1-of-2"], stdout=subprocess.PIPE)
+    try:
+        holder.stdout.readline()
+        with pytest.raises(RunError, match=r"part 1/2 of .* is being prepared by process"):
+            prepare(videos, folder, part=Part(1, 2), **OPTIONS)
+        prepare(videos, folder, part=Part(2, 2), **OPTIONS)
+    finally:
+        holder.kill()
+        holder.wait()
+
+    assert prepare(videos, folder, part=Part(1, 2), **OPTIONS)["videos_to_come"] == 0
+    assert not list(folder.glob(".*"))

@@ -175,3 +175,34 @@ def test_the_lock_does_not_make_a_new_folder_look_used(tmp_path, folder):
         run.create(experiment_on(folder))
 
     assert run.experiment().name == "test"
+
+
+def test_the_command_refuses_a_run_that_another_process_trains_without_starting_a_backend(kept):
+    command = [
+        sys.executable,
+        "-X",
+        "importtime",
+        "-m",
+        "hdc_keras_cli.main",
+        "pretrain",
+        "--run",
+        kept.path,
+        "--resume",
+    ]
+    code = (
+        "import sys, time; from hdc_keras.runs.directory import RunDirectory\n"
+        "with RunDirectory(sys.argv[1]).sole_training(): print(1, flush=True); time.sleep(60)"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", code, kept.path], stdout=subprocess.PIPE)
+    try:
+        holder.stdout.readline()
+        done = subprocess.run(
+            [*python, "pretrain", "--run", kept.path, "--resume"], capture_output=True, text=True, check=False
+        )
+    finally:
+        holder.kill()
+        holder.wait()
+
+    assert done.returncode == 1
+    assert "is being trained by process" in " ".join((done.stdout + done.stderr).split())
+    assert not any(line.split("|")[-1].strip() in ("keras", "tensorflow") for line in done.stderr.splitlines())
