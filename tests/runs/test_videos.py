@@ -178,17 +178,7 @@ def test_the_lock_does_not_make_a_new_folder_look_used(tmp_path, folder):
 
 
 def test_the_command_refuses_a_run_that_another_process_trains_without_starting_a_backend(kept):
-    command = [
-        sys.executable,
-        "-X",
-        "importtime",
-        "-m",
-        "hdc_keras_cli.main",
-        "pretrain",
-        "--run",
-        kept.path,
-        "--resume",
-    ]
+    python = [sys.executable, "-X", "importtime", "-m", "hdc_keras_cli.main"]
     code = (
         "import sys, time; from hdc_keras.runs.directory import RunDirectory\n"
         "with RunDirectory(sys.argv[1]).sole_training(): print(1, flush=True); time.sleep(60)"
