@@ -55,8 +55,10 @@ class ClipEncoder(keras.Model):
               concatenated and scaled to unit length.
 
         Raises:
-            ValueError: the clips have so few frames that a feature map is empty.
+            ValueError: the clips have no frames, or so few that a feature map is empty.
         """
+        if video.shape[1] == 0:
+            raise ValueError("expected (batch, time, height, width, 3) uint8 with one frame or more. Received 0 frames.")
         clips = even_crops(resize_frames(video, self.frame_size), self.view_size, self.crops)
         outputs: dict[str, Tensor] = {}
         for level, feature_map in self.pyramid(clips, training=False).items():

@@ -174,5 +174,5 @@ def test_failures_of_all_parts_are_counted_together(shapes_folder, encoder, stor
 
 
 def test_a_clip_without_frames_is_refused(encoder):
-    with pytest.raises(ValueError, match="needs longer clips: 0 frames leave nothing of P2"):
+    with pytest.raises(ValueError, match="with one frame or more"):
         encoder(np.zeros((1, 0, 20, 20, 3), np.uint8))
