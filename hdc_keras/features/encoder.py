@@ -58,7 +58,7 @@ class ClipEncoder(keras.Model):
             ValueError: the clips have no frames, or so few that a feature map is empty.
         """
         if video.shape[1] == 0:
-            raise ValueError("expected (batch, time, height, width, 3) uint8 with one frame or more. Received 0 frames.")
+            raise ValueError("expected (batch, time, height, width, 3) uint8 with one frame or more. Received: none")
         clips = even_crops(resize_frames(video, self.frame_size), self.view_size, self.crops)
         outputs: dict[str, Tensor] = {}
         for level, feature_map in self.pyramid(clips, training=False).items():
