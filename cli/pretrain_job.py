@@ -37,28 +37,33 @@ def run_job(experiment: Experiment, path: Path, resume: bool) -> int:
     if not distribution.is_chief:
         console.print("This is a worker process. The chief process shows progress and writes the run.")
         console.quiet = True
+    # Every input that can be refused is checked before the run directory is created.
     run = RunDirectory(path)
     if not resume and distribution.is_chief:
         run.check_free()
+    records, notes = _load_videos(experiment, path if resume else None)
+    if resume:
+        require_same_course(path, experiment, records)
+    steps_per_epoch(experiment, records)
+    host_policy(experiment)
     # The chief alone locks the run, for all processes that train it together.
     with run.sole_training(_warn) if distribution.is_chief else nullcontext():
-        return _train(experiment, run, resume, distribution)
+        if not resume and distribution.is_chief:
+            run.create(experiment, records)
+        return _train(experiment, run, records, notes, resume, distribution)
 
 
-def _train(experiment: Experiment, run: RunDirectory, resume: bool, distribution: Distribution) -> int:
-    # Every input that can be refused is checked before the run directory is created.
-    if not resume and distribution.is_chief:
-        run.check_free()  # again, because another process may have created the run before this one locked it
-    records, notes = _load_videos(experiment, run.path if resume else None)
-    if resume:
-        require_same_course(run.path, experiment, records)
-    steps = steps_per_epoch(experiment, records)
-    host_policy(experiment)
-    if not resume and distribution.is_chief:
-        run.create(experiment, records)
+def _train(
+    experiment: Experiment,
+    run: RunDirectory,
+    records: list[VideoRecord],
+    notes: list[str],
+    resume: bool,
+    distribution: Distribution,
+) -> int:
     _print_setup(run, experiment, records, notes)
     print_notes(distribution.notes)
-    screen = Screen(experiment, steps)
+    screen = Screen(experiment, steps_per_epoch(experiment, records))
     with screen.live if console.is_terminal else nullcontext():
         outcome = pretrain(
             experiment, run, records, resume=resume, callbacks=[screen], distribution=distribution, warn=_warn
