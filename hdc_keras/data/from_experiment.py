@@ -1,17 +1,20 @@
-"""Builds what the sections `data` and `views` describe: videos, window specification, frame store, host policy."""
+"""Builds what the sections `data` and `views` describe: videos, window specification, frame store, host policy.
+
+The videos are read without a backend, so that commands can refuse a wrong set before they start one.
+"""
 
 from collections.abc import Callable, Sequence
-from typing import Any
-
-import keras
+from typing import TYPE_CHECKING, Any
 
 from hdc_keras.config import Experiment
 from hdc_keras.data.datasets import VideoSet, read_local_dataset
-from hdc_keras.data.loading import FrameStore, count_steps
 from hdc_keras.data.records import SPLITS, VideoRecord, at_most_per_class, read_records, with_splits
-from hdc_keras.data.sampling import WindowSpec, random_generator
+from hdc_keras.data.sampling import WindowSpec, count_steps, random_generator
 from hdc_keras.data.synthetic import MovingShapes, ensure_moving_shapes
 from hdc_keras.errors import ConfigError
+
+if TYPE_CHECKING:
+    from hdc_keras.data.loading import FrameStore
 
 
 def load_videos(experiment: Experiment, progress: Callable[[int, int], None] | None = None) -> VideoSet:
@@ -57,8 +60,10 @@ def window_spec(experiment: Experiment) -> WindowSpec:
     return WindowSpec(data.frames, data.stride, views.min_gap, views.second_strides or (data.stride,), views.reverse)
 
 
-def frame_store(experiment: Experiment) -> FrameStore:
+def frame_store(experiment: Experiment) -> "FrameStore":
     """Frame store with the experiment's frame size, decoder and memory budget."""
+    from hdc_keras.data.loading import FrameStore
+
     return FrameStore(experiment.data.decode_size, experiment.data.cache_gb, experiment.data.decoder)
 
 
@@ -67,6 +72,8 @@ def host_policy(experiment: Experiment) -> Any:
     layers = experiment.views.host_policy
     if not layers:
         return None
+    import keras
+
     if keras.backend.backend() != "tensorflow":
         raise ConfigError(
             "`views.host_policy` is applied in tf.data, so it needs KERAS_BACKEND=tensorflow. Received: "

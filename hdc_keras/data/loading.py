@@ -15,7 +15,14 @@ import numpy as np
 from hdc_keras.data import tfio_decoding
 from hdc_keras.data.decoding import count_frames, decode
 from hdc_keras.data.records import VideoRecord
-from hdc_keras.data.sampling import WindowSpec, epoch_order, evenly_spaced_clips, sample_windows, video_keys
+from hdc_keras.data.sampling import (
+    WindowSpec,
+    count_steps,
+    epoch_order,
+    evenly_spaced_clips,
+    sample_windows,
+    video_keys,
+)
 from hdc_keras.data.shards import read_frames
 from hdc_keras.errors import DataError, VideoDecodeError
 
@@ -279,21 +286,6 @@ class WindowBatches(keras.utils.PyDataset):
         loaded = list(self._threads.map(self.loader.load, range(first, first + self.loader.batch_size)))
         windows = np.stack([clips for _, clips in loaded])
         return windows if self.loader.labels is None else (windows, self.loader.labels[[row for row, _ in loaded]])
-
-
-def count_steps(videos: int, batch_size: int) -> int:
-    """Number of batches per epoch. Raises `DataError` if the videos do not fill one batch."""
-    if not videos:
-        raise DataError(
-            "the set has no training videos: all of them are in other splits. Add videos for training, such as a "
-            "folder train/, or list the videos in a manifest with a `split` column."
-        )
-    if videos < batch_size:
-        raise DataError(
-            f"only {videos} training videos, but `train.batch_size` is {batch_size} and every batch needs that many "
-            f"different videos. Lower it with --set train.batch_size={max(2, videos // 2)}, or add videos."
-        )
-    return videos // batch_size
 
 
 class ClipBatch(NamedTuple):

@@ -10,6 +10,8 @@ from functools import lru_cache
 
 import numpy as np
 
+from hdc_keras.errors import DataError
+
 
 @dataclass(frozen=True)
 class WindowSpec:
@@ -88,6 +90,21 @@ def evenly_spaced_clips(frame_count: int, clips: int, frames: int, stride: int) 
         last_start = int(_start_counts(np.array(frame_count), frames, np.array(stride))) - 1
         starts = np.linspace(0, last_start, clips).round().astype(np.int64)
     return (starts[:, None] + stride * np.arange(frames)) % frame_count
+
+
+def count_steps(videos: int, batch_size: int) -> int:
+    """Number of batches per epoch. Raises `DataError` if the videos do not fill one batch."""
+    if not videos:
+        raise DataError(
+            "the set has no training videos: all of them are in other splits. Add videos for training, such as a "
+            "folder train/, or list the videos in a manifest with a `split` column."
+        )
+    if videos < batch_size:
+        raise DataError(
+            f"only {videos} training videos, but `train.batch_size` is {batch_size} and every batch needs that many "
+            f"different videos. Lower it with --set train.batch_size={max(2, videos // 2)}, or add videos."
+        )
+    return videos // batch_size
 
 
 @lru_cache(maxsize=2)

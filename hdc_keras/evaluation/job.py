@@ -6,20 +6,17 @@ from typing import Any
 
 from hdc_keras.config import Experiment, dump_experiment
 from hdc_keras.data.preparing import Part
-from hdc_keras.errors import ConfigError, RunError
+from hdc_keras.errors import RunError
+from hdc_keras.evaluation.checks import require_labelled, require_output, require_usable
 from hdc_keras.evaluation.context import Evaluation, Progress
 from hdc_keras.evaluation.fine_tuned import judge_fine_tuned
 from hdc_keras.evaluation.frozen import extract, extractions, judge_features
-from hdc_keras.evaluation.protocols import require_known
 from hdc_keras.evaluation.result import write_outcomes
 from hdc_keras.evaluation.splits import Splits, with_labels_per_class
-from hdc_keras.features.encoder import require_network_of
 from hdc_keras.files import write_text
-from hdc_keras.finetuning.recipes import FINE_TUNING
 from hdc_keras.model import HDC
-from hdc_keras.probes.registry import PROBES, require_labels
+from hdc_keras.probes.registry import PROBES
 from hdc_keras.runs.directory import RunDirectory
-from hdc_keras.training.distribution import is_multi_process
 from hdc_keras.training.models import build_model
 
 
@@ -65,19 +62,12 @@ def evaluate(
         TrainingError: the loss of a fine-tuning was non-finite.
         WeightsError: the `supervised` weights do not fit the network.
     """
-    require_known(protocols)
-    if is_multi_process():
-        raise ConfigError("evaluation runs in one process, which can use all GPUs of its machine. Start it only once.")
-    require_network_of(run, experiment)
-    if part.of > 1 and (others := [name for name in protocols if name not in PROBES]):
-        raise ConfigError(f"--part divides the extraction of features, which `{others[0]}` does not use. Leave it out.")
+    require_usable(run, experiment, protocols, supervised, best, part)
+    require_output(run, out)
+    require_labelled(experiment, splits, protocols)
     output = _output(run, out)
     output.require_writable("results")
     used = {name: with_labels_per_class(records, experiment) for name, records in splits.items()}
-    for protocol in protocols:
-        validates = protocol in FINE_TUNING and FINE_TUNING[protocol].validation > 0
-        for records in used.values():
-            require_labels(protocol, records, validates)
     model, checkpoint = run.checkpoints.load(best=best)
     networks = {"metrics": model, "random_weights": _new_network(experiment, None)}
     if supervised:
@@ -108,8 +98,6 @@ def _output(run: RunDirectory, out: Path | None) -> RunDirectory:
     if out is None or out.resolve() == run.path.resolve():
         return run
     output = RunDirectory(out)
-    if output.config_file.exists() and output.experiment() != run.experiment():
-        raise ConfigError(f"--out {out}: holds the evaluation of another run. Choose another folder.")
     try:
         write_text(output.config_file, dump_experiment(run.experiment()))
     except OSError as error:

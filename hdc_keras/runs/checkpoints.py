@@ -91,6 +91,13 @@ class Checkpoints:
         except OSError as error:
             raise self._unwritable(self.best, error) from error
 
+    def require(self, best: bool = False) -> None:
+        """Raise `RunError` if there is no checkpoint, or no best one. None is read."""
+        if best and not self.best.exists():
+            raise RunError(f"{self.run} has no best checkpoint yet: no checkpoint was saved at the end of an epoch.")
+        if not best and not self.files():
+            raise RunError(f"{self.folder} holds no checkpoint: the run ended before it saved one.")
+
     def load(
         self, compiled: bool = False, best: bool = False, warn: Callable[[str], None] | None = None
     ) -> tuple[Any, Path]:
@@ -107,10 +114,7 @@ class Checkpoints:
         Raises:
             RunError: there is no checkpoint, all are damaged, or the model does not match the run's config.
         """
-        if best and not self.best.exists():
-            raise RunError(f"{self.run} has no best checkpoint yet: no checkpoint was saved at the end of an epoch.")
-        if not best and not self.files():
-            raise RunError(f"{self.folder} holds no checkpoint: the run ended before it saved one.")
+        self.require(best)
         from hdc_keras.runs.model_files import read_model
 
         damaged = []

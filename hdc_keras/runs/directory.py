@@ -155,8 +155,8 @@ class RunDirectory:
             before, now = (getattr(one, section).model_dump() for one in (own, experiment))
             for key in [key for key in before if before[key] != now[key]]:
                 raise ConfigError(
-                    f"{section}.{key}: {self.path} was pretrained with {before[key]}, and its network cannot be changed "
-                    f"now. Received: {now[key]}. Only `data`, `evaluate`, `train` and `seed` can be set here."
+                    f"{section}.{key}: {self.path} was pretrained with {before[key]}, and its network cannot be "
+                    f"changed now. Received: {now[key]}. Only `data`, `evaluate`, `train` and `seed` can be set here."
                 )
 
     def check_model(self, model: Any, file: Path) -> None:

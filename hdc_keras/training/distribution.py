@@ -1,7 +1,5 @@
 """Which devices share a batch: one, all devices of this machine, or the devices of several machines."""
 
-import json
-import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
@@ -11,6 +9,7 @@ import keras
 from hdc_keras.config import TrainConfig
 from hdc_keras.devices import list_devices
 from hdc_keras.errors import ConfigError
+from hdc_keras.training.cluster import described_cluster
 
 
 class Distribution:
@@ -77,7 +76,7 @@ class Distribution:
     def _choose_on_tensorflow(self, train: TrainConfig) -> None:
         import tensorflow as tf
 
-        cluster = _cluster()
+        cluster = described_cluster()
         if self.name == "auto":
             gpus = 0 if cluster else len(tf.config.list_logical_devices("GPU"))
             self.name = "multi_worker" if cluster else "mirrored" if gpus > 1 else "one_device"
@@ -201,25 +200,6 @@ def synchronise_batch_norm(model: keras.Model) -> None:
     for layer in model.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.synchronized = True
-
-
-def is_multi_process() -> bool:
-    """Whether the environment (TF_CONFIG, Slurm) says that this process is one of several that train together."""
-    return bool(_cluster())
-
-
-def _cluster() -> str:
-    """Where the cluster is described: "TF_CONFIG" or "slurm"; "" if there is no cluster."""
-    try:
-        workers = json.loads(os.environ.get("TF_CONFIG") or "{}").get("cluster", {})
-    except ValueError as error:
-        raise ConfigError(f"TF_CONFIG is not valid JSON: {error}") from error
-    if sum(len(hosts) for hosts in workers.values()) > 1:
-        return "TF_CONFIG"
-    # srun sets both variables for each of its tasks. In a batch script without srun, one of them is missing.
-    if int(os.environ.get("SLURM_STEP_NUM_TASKS") or 1) > 1 and "SLURM_PROCID" in os.environ:
-        return "slurm"
-    return ""
 
 
 def _joined_cluster(kind: str) -> Any:

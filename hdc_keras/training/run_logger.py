@@ -73,7 +73,7 @@ class RunLogger(keras.callbacks.Callback):
             "epoch": epoch + 1,
             "step": step,
             "seconds": round(seconds, 3),
-            "videos_failed": len(self.failures.videos),
+            "videos_failed": len(self.failures.by_id),
         }
         self.rows.append(row | {name: float(f"{float(value):.6g}") for name, value in logs.items()})
         self.run.write_table(self.run.metrics_file.name, self.rows)

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hdc_keras.data.loading import DecodeFailures, FrameStore, WindowBatches, WindowLoader, clip_batches, count_steps
+from hdc_keras.data.loading import DecodeFailures, FrameStore, WindowBatches, WindowLoader, clip_batches
 from hdc_keras.data.pipeline import windows_dataset
 from hdc_keras.data.preparing import prepare
 from hdc_keras.data.records import VideoRecord, read_records
-from hdc_keras.data.sampling import WindowSpec, evenly_spaced_clips, sample_windows, video_keys
+from hdc_keras.data.sampling import WindowSpec, count_steps, evenly_spaced_clips, sample_windows, video_keys
 from hdc_keras.data.shards import read_prepared
 from hdc_keras.data.synthetic import write_video
 from hdc_keras.errors import DataError, VideoDecodeError

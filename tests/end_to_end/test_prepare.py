@@ -60,7 +60,7 @@ def test_wrong_usage_is_explained(refused, class_folder):
         (("--out", "out", "--verify"), 1, "out: not a prepared set"),
         (("--data", class_folder, "--out", "out", "--part", "5/4"), 2, "expected I/N with I from 1 to N"),
         (("--data", class_folder / "nowhere", "--out", "out"), 1, "no such file or folder"),
-        (("--data", "nostore://bucket/videos", "--out", "out"), 1, "nostore://bucket/videos: expected a local path, or a URL"),
+        (("--data", "nostore://bucket/videos", "--out", "out"), 1, "nostore://bucket/videos: expected a local path"),
         (("--data", class_folder, "--out", class_folder), 2, "expected another folder than --data"),
         (("--data", class_folder, "--out", "s3://bucket/out"), 2, "expected a local or mounted folder"),
     ):
