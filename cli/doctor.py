@@ -56,11 +56,14 @@ def doctor(
 
 def _check_options(data: str, failures: Path | None) -> None:
     """Find out what is wrong before all videos are read."""
+    from hdc_keras.data.records import read_videos
+    from hdc_keras.data.remote import is_remote
     from hdc_keras.files import require_writable
 
     from .experiments import absolute
 
-    absolute(data)
+    if not is_remote(data) and not Path(absolute(data)).exists():
+        read_videos(data)  # says what was expected, and which name is close
     if failures is None:
         return
     if failures.exists():

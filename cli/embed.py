@@ -58,6 +58,7 @@ def embed(
         --part $((SLURM_ARRAY_TASK_ID + 1))/$SLURM_ARRAY_TASK_COUNT
     """
     from hdc_keras.config import load_experiment
+    from hdc_keras.data.from_experiment import load_undivided_videos, load_videos
     from hdc_keras.data.preparing import Part
     from hdc_keras.errors import ConfigError
     from hdc_keras.runs.checkpoints import is_best
@@ -77,15 +78,15 @@ def embed(
     from hdc_keras.features.embedding_table import check_free
 
     check_free(out)
-    start_backend()
-    from hdc_keras.data.from_experiment import load_videos
-    from hdc_keras.features.embed_job import embed as embed_videos
-    from hdc_keras.features.embed_job import read_videos
-
+    directory.require_network_of(experiment)
+    directory.checkpoints.require(best)
     with progress_bar() as bar:
         rendering = partial(NamedBars(bar), "rendering moving shapes")
-        records, notes = read_videos(experiment) if data else load_videos(experiment, rendering)
+        records, notes = load_undivided_videos(experiment) if data else load_videos(experiment, rendering)
         print_notes(notes)
+        start_backend()
+        from hdc_keras.features.embed_job import embed as embed_videos
+
         outcome = embed_videos(
             directory,
             experiment,

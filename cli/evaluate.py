@@ -72,6 +72,8 @@ def evaluate(
     """
     from hdc_keras.config import load_experiment
     from hdc_keras.data.preparing import Part
+    from hdc_keras.evaluation.checks import require_labelled, require_output, require_usable
+    from hdc_keras.evaluation.splits import load_splits
     from hdc_keras.runs.checkpoints import is_best
     from hdc_keras.runs.directory import RunDirectory
 
@@ -84,16 +86,16 @@ def evaluate(
     directory.experiment()
     experiment = load_experiment(directory.config_file, set_, literals=other_videos(data))
 
-    start_backend()
-    from hdc_keras.evaluation.job import evaluate as evaluate_run
-    from hdc_keras.evaluation.protocols import require_known
-    from hdc_keras.evaluation.splits import load_splits
-
-    require_known(protocol)  # before any video is read
+    weights = str(supervised) if supervised else None
+    require_usable(directory, experiment, protocol, weights, best, share)
+    require_output(directory, out)
     with progress_bar() as bar:
         bars = NamedBars(bar)
         videos, notes = load_splits(experiment, splits, partial(bars, "rendering moving shapes"), directory)
-        weights = str(supervised) if supervised else None
+        require_labelled(experiment, videos, protocol)
+        start_backend()
+        from hdc_keras.evaluation.job import evaluate as evaluate_run
+
         results = evaluate_run(directory, experiment, videos, protocol, bars, weights, best, out, share)
     print_notes(notes)
     if share.of > 1:

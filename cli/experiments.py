@@ -5,8 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from hdc_keras.config import Experiment, load_experiment
+from hdc_keras.data.from_experiment import load_videos
+from hdc_keras.data.records import VideoSet
 from hdc_keras.data.remote import is_remote
 from hdc_keras.errors import ConfigError, did_you_mean
+from hdc_keras.runs.videos import own_videos
+
+from .console import progress_bar
 
 
 def named_configs() -> dict[str, Path]:
@@ -52,6 +57,17 @@ def resolve(
     if preset:
         experiment = experiment.model_copy(update={"name": f"{experiment.name}-{preset}"})
     return shrunk(experiment) if smoke else experiment
+
+
+def read_videos(experiment: Experiment, resumed_run: Path | None = None) -> VideoSet:
+    """The videos of an experiment, or of a run that is resumed, with progress while moving shapes are rendered."""
+    with progress_bar() as bar:
+        task = bar.add_task("rendering moving shapes", visible=False, note="")
+
+        def show(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total, visible=True)
+
+        return own_videos(resumed_run, experiment, show) if resumed_run else load_videos(experiment, show)
 
 
 def other_videos(data: str | None) -> dict[str, Any]:

@@ -5,6 +5,14 @@ from typing import Annotated
 
 import typer
 
+# Every format with its file in the `export/` folder of a run, as in `hdc_keras.export.FORMATS`, which needs a backend.
+FORMAT_FILES = {
+    "saved_model": "saved_model",
+    "onnx": "model.onnx",
+    "litert": "model.tflite",
+    "keras": "backbone.keras",
+}
+
 
 def export(
     run: Annotated[Path, typer.Option(help="Run directory of a pretraining run.")],
@@ -37,7 +45,10 @@ def export(
         --licence CC-BY-4.0
       hdc-keras export --run runs/mine --format keras --out backbone.keras
     """
+    from hdc_keras.errors import ConfigError, RunError
+    from hdc_keras.files import require_creatable
     from hdc_keras.results.store import read_results
+    from hdc_keras.runs.checkpoints import is_best
     from hdc_keras.runs.directory import RunDirectory
 
     from .console import console, notices_hidden, print_parts, start_backend
@@ -46,16 +57,21 @@ def export(
     experiment = directory.experiment()
     results = [result.values for result in read_results(run)]
 
+    if format not in FORMAT_FILES:
+        raise ConfigError(f"--format {format}: expected one of {', '.join(FORMAT_FILES)}.")
+    path = out or directory.path / "export" / FORMAT_FILES[format]
+    if path.exists():
+        raise RunError(f"{path} exists and is not overwritten. Remove it, or choose another place with --out.")
+    try:
+        require_creatable(path)
+    except OSError as error:
+        raise RunError(f"{path} cannot be written ({error.strerror or error}). Choose another with --out.") from error
+    directory.checkpoints.require(is_best(checkpoint))
     start_backend()
-    from hdc_keras.errors import ConfigError
-    from hdc_keras.export import FORMATS
     from hdc_keras.export import export as write
     from hdc_keras.pretrained import load_checkpoint
 
-    if format not in FORMATS:
-        raise ConfigError(f"--format {format}: expected one of {', '.join(FORMATS)}.")
     model, file = load_checkpoint(directory, checkpoint)
-    path = out or directory.path / "export" / FORMATS[format].file_name
     with console.status(f"writing {format} and comparing it with the Keras model"), notices_hidden():
         written = write(model, experiment, format, path, checkpoint=file, results=results, licence=licence)
     print_parts(

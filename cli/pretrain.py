@@ -6,6 +6,8 @@ from typing import Annotated
 import typer
 
 DEFAULT_CONFIG = "moving-shapes"
+# For your own videos. Both describe the same set: they differ in how videos are decoded and trained on.
+CONFIG_FOR_ACCELERATORS, CONFIG_FOR_CPUS = "videos", "videos-cpu"
 
 
 def pretrain(
@@ -73,26 +75,41 @@ def pretrain(
       hdc-keras pretrain --data path/to/videos --dry-run \\
         --set train.micro_batches=8
     """
-    from hdc_keras.errors import ConfigError
+    from hdc_keras.data.from_experiment import steps_per_epoch
+    from hdc_keras.errors import ConfigError, RunError
     from hdc_keras.runs.directory import RunDirectory
+    from hdc_keras.runs.videos import require_same_course
     from hdc_keras.training.cluster import is_multi_process
 
     from .console import print_parts, start_backend
-    from .experiments import resolve
+    from .experiments import read_videos, resolve
 
+    # Everything that can be refused without a backend is refused before one starts.
+    chosen = config or (CONFIG_FOR_CPUS if data is not None else DEFAULT_CONFIG)
     if resume:
-        if run is None or config or preset or data or set_ or smoke or init_from or dry_run:
+        if run is None or config or preset or data is not None or set_ or smoke or init_from or dry_run:
             raise ConfigError(
                 "--resume continues the run that --run names, with that run's config. It takes no other option."
             )
         experiment = RunDirectory(run).experiment()
     else:
-        chosen = config or (config_for_videos() if data is not None else DEFAULT_CONFIG)
         experiment = resolve(chosen, preset, data, set_ or [], smoke, init_from)
-        if not config:
-            print_parts("Config: ", (chosen, "bold"), " (the default; --config selects another)")
+    if init_from and not Path(init_from).exists():
+        raise RunError(f"--init-from {init_from}: no such file or folder. Expected a run directory or a .keras file.")
+    depends_on_devices = data is not None and not config
+    if run and not resume and not dry_run:
+        RunDirectory(run).check_free()
     if experiment.data.path is None:
         print_parts("Data: ", ("moving shapes", "bold"), ", generated on this machine (--data selects your own videos)")
+    videos = read_videos(experiment, run if resume else None)
+    if resume and run:
+        require_same_course(run, experiment, videos.records)
+    if depends_on_devices:
+        chosen = config_for_videos()
+        experiment = resolve(chosen, preset, data, set_ or [], smoke, init_from)
+    if not config and not resume:
+        print_parts("Config: ", (chosen, "bold"), " (the default; --config selects another)")
+    steps_per_epoch(experiment, videos.records)
 
     folder = run or Path("runs") / experiment.name
     if not dry_run and not is_multi_process():  # in a cluster, the other processes may see the lock of their chief
@@ -101,15 +118,15 @@ def pretrain(
     from .pretrain_job import dry_run_job, run_job
 
     if dry_run:
-        raise typer.Exit(dry_run_job(experiment))
-    raise typer.Exit(run_job(experiment, folder, resume))
+        raise typer.Exit(dry_run_job(experiment, videos))
+    raise typer.Exit(run_job(experiment, folder, resume, videos))
 
 
 def config_for_videos() -> str:
-    """Name of the config that `pretrain` chooses for `--data` on this machine."""
+    """Name of the config that `pretrain` chooses for `--data` on this machine. Starts the backend."""
     from .console import start_backend
 
     start_backend()
     from hdc_keras.devices import has_accelerator
 
-    return "videos" if has_accelerator() else "videos-cpu"
+    return CONFIG_FOR_ACCELERATORS if has_accelerator() else CONFIG_FOR_CPUS

@@ -13,11 +13,10 @@ from rich.live import Live
 from rich.table import Table
 
 from hdc_keras.config import Experiment
-from hdc_keras.data.from_experiment import host_policy, load_videos, steps_per_epoch
-from hdc_keras.data.records import VideoRecord
+from hdc_keras.data.from_experiment import host_policy, steps_per_epoch
+from hdc_keras.data.records import VideoRecord, VideoSet
 from hdc_keras.devices import list_devices
 from hdc_keras.runs.directory import RunDirectory
-from hdc_keras.runs.videos import own_videos, require_same_course
 from hdc_keras.training.distribution import Distribution
 from hdc_keras.training.dry_run import dry_run
 from hdc_keras.training.pretraining import Outcome, pretrain
@@ -30,7 +29,7 @@ _REDRAW_S = 0.5
 _EPOCH_LINES = 20
 
 
-def run_job(experiment: Experiment, path: Path, resume: bool) -> int:
+def run_job(experiment: Experiment, path: Path, resume: bool, videos: VideoSet) -> int:
     """Train with progress on the screen, print the outcome, and return the exit code."""
     # This comes first, because TensorFlow cannot join a cluster after it has initialised its devices.
     distribution = Distribution(experiment.train)
@@ -41,9 +40,7 @@ def run_job(experiment: Experiment, path: Path, resume: bool) -> int:
     run = RunDirectory(path)
     if not resume and distribution.is_chief:
         run.check_free()
-    records, notes = _load_videos(experiment, path if resume else None)
-    if resume:
-        require_same_course(path, experiment, records)
+    records, notes = videos
     steps_per_epoch(experiment, records)
     host_policy(experiment)
     # The chief alone locks the run, for all processes that train it together.
@@ -71,10 +68,10 @@ def _train(
     return _print_outcome(run, experiment, outcome)
 
 
-def dry_run_job(experiment: Experiment) -> int:
+def dry_run_job(experiment: Experiment, videos: VideoSet) -> int:
     """Take two steps, print their cost and an estimate for the whole run, and return the exit code."""
     distribution = Distribution(experiment.train)
-    records, notes = _load_videos(experiment)
+    records, notes = videos
     steps_per_epoch(experiment, records)
     print_notes([*notes, *distribution.notes])
     with console.status("building the model and taking two steps"):
@@ -99,18 +96,6 @@ def dry_run_job(experiment: Experiment) -> int:
     console.print(table)
     console.print("Nothing was written.")
     return 0
-
-
-def _load_videos(experiment: Experiment, run: Path | None = None) -> tuple[list[VideoRecord], list[str]]:
-    """The videos of an experiment, or of a run that is resumed."""
-    with progress_bar() as bar:
-        task = bar.add_task("rendering moving shapes", visible=False, note="")
-
-        def show(done: int, total: int) -> None:
-            bar.update(task, completed=done, total=total, visible=True)
-
-        videos = own_videos(run, experiment, show) if run else load_videos(experiment, show)
-    return videos.records, videos.notes
 
 
 def _warn(text: str) -> None:

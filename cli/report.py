@@ -20,7 +20,9 @@ def report(
       hdc-keras report --run runs/moving-shapes
       hdc-keras report --run runs/mine --out report.html
     """
-    from hdc_keras.errors import ConfigError
+    from hdc_keras.errors import ConfigError, RunError
+    from hdc_keras.files import require_creatable
+    from hdc_keras.results.store import read_results
     from hdc_keras.runs.directory import RunDirectory
 
     from .console import NamedBars, print_parts, progress_bar, start_backend
@@ -30,6 +32,12 @@ def report(
     file = out or run / "report.html"
     if file.suffix.lower() not in (".html", ".htm"):
         raise ConfigError(f"--out {file}: expected a file that ends in .html.")
+
+    try:
+        require_creatable(file)
+    except OSError as error:
+        raise RunError(f"{file} cannot be written ({error.strerror or error}). Choose another with --out.") from error
+    read_results(directory.path)
 
     start_backend()
     from hdc_keras.files import write_requested

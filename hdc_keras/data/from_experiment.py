@@ -49,6 +49,26 @@ def load_videos(experiment: Experiment, progress: Callable[[int, int], None] | N
     return VideoSet(records, notes)
 
 
+def load_undivided_videos(experiment: Experiment) -> VideoSet:
+    """Every video of `data.path`, with its split only if the set defines splits.
+
+    `load_videos` holds out test videos where a set defines no splits, and fails if a class has only one video.
+    Embedding does not train, so no videos need to be held out.
+
+    Raises:
+        ConfigError: `data.limit` or `data.limit_per_class` is set.
+        DataError: the set cannot be read, or is remote.
+    """
+    data = experiment.data
+    for name in ("limit", "limit_per_class"):
+        if getattr(data, name):
+            raise ConfigError(
+                f"data.{name} cannot be used with `embed`, which embeds every video of a set. To embed only some "
+                "videos, list them in a CSV manifest."
+            )
+    return read_local_dataset(data)
+
+
 def steps_per_epoch(experiment: Experiment, records: Sequence[VideoRecord]) -> int:
     """Number of batches in one pass over the training videos. Raises `DataError` if they do not fill one batch."""
     return count_steps(sum(record.split == "train" for record in records), experiment.train.batch_size)

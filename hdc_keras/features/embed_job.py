@@ -8,7 +8,6 @@ from typing import Any
 import keras
 
 from hdc_keras.config import Experiment
-from hdc_keras.data.datasets import VideoSet, read_local_dataset
 from hdc_keras.data.loading import FrameStore
 from hdc_keras.data.preparing import Part
 from hdc_keras.data.records import VideoRecord
@@ -42,26 +41,6 @@ class Embedded:
     rows: int
     failed: list[dict[str, str]]
     widths: dict[str, int]
-
-
-def read_videos(experiment: Experiment) -> VideoSet:
-    """Read every video of `data.path`, with its split if the set defines splits.
-
-    `load_videos` holds out test videos where a set defines no splits, and fails if a class has only one video.
-    Embedding does not train, so no videos need to be held out.
-
-    Raises:
-        ConfigError: `data.limit` or `data.limit_per_class` is set.
-        DataError: the set cannot be read, or is remote.
-    """
-    data = experiment.data
-    for name in ("limit", "limit_per_class"):
-        if getattr(data, name):
-            raise ConfigError(
-                f"data.{name} cannot be used with `embed`, which embeds every video of a set. To embed only some "
-                "videos, list them in a CSV manifest."
-            )
-    return read_local_dataset(data)
 
 
 def embed(

@@ -17,24 +17,8 @@ EXAMPLE = Path(__file__).parents[2] / "examples" / "search_your_videos.py"
 
 
 @pytest.fixture(scope="session")
-def run(once):
-    """The run directory of an untrained model, read-only."""
-    from hdc_keras import HDC, Experiment, R3DTiny
-    from hdc_keras.runs.directory import RunDirectory
-
-    sections = {
-        "data": {"frames": 8, "decode_size": [40, 40]},
-        "views": {"size": 32},
-        "model": {"backbone": "r3d_tiny"},
-    }
-    experiment = Experiment.model_validate(sections)
-
-    def make(folder):
-        directory = RunDirectory(folder / "run")
-        directory.create(experiment)
-        directory.checkpoints.save(HDC(R3DTiny(), experiment.views, experiment.contrast), 1, 1)
-
-    return once("untrained", make) / "run"
+def run(untrained_run):
+    return untrained_run
 
 
 @pytest.fixture(scope="session")

@@ -8,11 +8,12 @@ import pytest
 
 from hdc_keras import HDC, R3D, __version__
 from hdc_keras.config import Experiment, validate
+from hdc_keras.data.from_experiment import load_undivided_videos
 from hdc_keras.data.loading import FrameStore
 from hdc_keras.data.preparing import Part
 from hdc_keras.data.records import StoredVideo, VideoRecord, read_records
 from hdc_keras.errors import ConfigError, DataError, RunError
-from hdc_keras.features.embed_job import embed, read_videos
+from hdc_keras.features.embed_job import embed
 from hdc_keras.features.encoder import ClipEncoder
 from hdc_keras.features.extraction import extract_features
 from hdc_keras.files import digest
@@ -208,21 +209,21 @@ def test_too_many_failures_end_the_job_and_a_higher_limit_resumes_it(run, record
 
 
 def test_every_video_of_a_set_is_read_with_or_without_labels(run, class_folder, tmp_path):
-    videos = read_videos(with_settings(data={"path": str(class_folder)})).records
+    videos = load_undivided_videos(with_settings(data={"path": str(class_folder)})).records
     assert len(videos) == 8 and {video.split for video in videos} == {None}
 
-    unlabelled = read_videos(with_settings(data={"path": str(class_folder / "across")})).records
+    unlabelled = load_undivided_videos(with_settings(data={"path": str(class_folder / "across")})).records
     outcome = embed(run, EXPERIMENT, unlabelled, tmp_path / "t.parquet")
     assert outcome.rows == 4 and pq.read_table(tmp_path / "t.parquet")["label"].null_count == 4
 
     # A class with one video is too small to hold any out, but embedding does not hold out videos.
     for number in range(1, 4):
         (class_folder / "across" / f"{number}.mp4").unlink()
-    assert len(read_videos(with_settings(data={"path": str(class_folder)})).records) == 5
+    assert len(load_undivided_videos(with_settings(data={"path": str(class_folder)})).records) == 5
 
 
 def test_limits_and_remote_sets_are_refused(class_folder_once):
     with pytest.raises(ConfigError, match=r"data\.limit cannot be used with `embed`"):
-        read_videos(with_settings(data={"path": str(class_folder_once), "limit": 2}))
+        load_undivided_videos(with_settings(data={"path": str(class_folder_once), "limit": 2}))
     with pytest.raises(DataError, match="remote"):
-        read_videos(with_settings(data={"path": f"file://{class_folder_once}"}))
+        load_undivided_videos(with_settings(data={"path": f"file://{class_folder_once}"}))

@@ -1,0 +1,74 @@
+"""What can be refused without a backend is refused before one is imported, which takes seconds."""
+
+import subprocess
+import sys
+
+import pytest
+
+pytestmark = pytest.mark.end_to_end
+
+# Runs a command in this process, and prints whether it imported Keras.
+PROBE = """
+import sys
+from hdc_keras_cli.main import main
+sys.argv[0] = "hdc-keras"
+try:
+    main()
+finally:
+    print("keras was imported" if "keras" in sys.modules else "no backend")
+"""
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "pretrain --data nowhere",
+        "pretrain --data VIDEOS --run RUN",
+        "pretrain --data VIDEOS --run RUN/config.yaml",
+        "pretrain --config videos-cpu --data VIDEOS --set train.batch_size=500",
+        "pretrain --config nowhere.yaml",
+        "pretrain --data VIDEOS --init-from nowhere",
+        "pretrain --run nowhere --resume",
+        "evaluate --run nowhere --protocol knn",
+        "evaluate --run RUN --protocol nope",
+        "evaluate --run RUN --protocol knn --data nowhere",
+        "evaluate --run RUN --protocol knn --data VIDEOS/across",
+        "evaluate --run RUN --protocol knn --checkpoint best",
+        "evaluate --run RUN --protocol knn --out RUN/config.yaml",
+        "evaluate --run RUN --protocol knn --set model.backbone=r3d18",
+        "evaluate --run RUN --protocol finetune-vcop --part 1/2",
+        "evaluate --run RUN --protocol knn --supervised nowhere.pth",
+        "embed --run RUN --data VIDEOS --out RUN/config.yaml",
+        "embed --run RUN --data nowhere --out x.parquet",
+        "embed --run RUN --data VIDEOS --out x.parquet --checkpoint best",
+        "export --run RUN --format nope",
+        "export --run RUN --out RUN/config.yaml",
+        "export --run RUN --checkpoint best",
+        "report --run nowhere",
+        "report --run RUN --out RUN/config.yaml/report.html",
+        "compare RUN nowhere",
+        "prepare --data nowhere --out out",
+        "prepare --data VIDEOS --out VIDEOS",
+        "doctor --data nowhere",
+    ],
+)
+def test_no_backend_is_imported_to_refuse(arguments, untrained_run, class_folder_once, tmp_path):
+    words = [
+        word.replace("RUN", str(untrained_run)).replace("VIDEOS", str(class_folder_once)) for word in arguments.split()
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", PROBE, *words], cwd=tmp_path, capture_output=True, text=True, timeout=120
+    )
+
+    printed = done.stdout + done.stderr
+    assert done.returncode in (1, 2) and "Error: " in printed and "Traceback" not in printed, printed
+    assert "no backend" in printed, printed
+    assert not list(tmp_path.iterdir())
+
+
+def test_every_export_format_is_known_without_a_backend():
+    from hdc_keras_cli.export import FORMAT_FILES
+
+    from hdc_keras.export import FORMATS
+
+    assert {name: format.file_name for name, format in FORMATS.items()} == FORMAT_FILES
