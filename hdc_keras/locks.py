@@ -6,9 +6,11 @@ this machine is free at once.
 """
 
 import os
+import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 from filelock import SoftFileLease, Timeout
@@ -21,6 +23,8 @@ LEASE_S = 60.0
 # The owner renews its lock this many times in `LEASE_S`. After three missed renewals it is probably gone.
 _RENEWALS = 12
 _POLL_S = 0.5
+# A process that looks whether a lock is stale moves it aside for a moment, so it is looked for several times.
+_LOOKS, _LOOK_AGAIN_S = 5, 0.1
 # Locks that other processes hold. Each remembers since when its file has not changed, which the next attempt continues.
 _held_by_others: dict[Path, SoftFileLease] = {}
 
@@ -29,8 +33,8 @@ _held_by_others: dict[Path, SoftFileLease] = {}
 def exclusive(path: Path) -> Iterator[None]:
     """Like `try_exclusive`, but waits until no other process has the lock."""
     while True:
-        with _attempt(path, timeout=LEASE_S / _RENEWALS) as is_mine:
-            if is_mine:
+        with _attempt(path, timeout=LEASE_S / _RENEWALS) as lock:
+            if lock:
                 yield
                 return
 
@@ -48,12 +52,12 @@ def try_exclusive(path: Path) -> Iterator[bool]:
     Raises:
         RunError: the lock cannot be written.
     """
-    with _attempt(path, timeout=0) as is_mine:
-        yield is_mine
+    with _attempt(path, timeout=0) as lock:
+        yield lock is not None
 
 
 @contextmanager
-def sole_use(path: Path, what: str, warn: Callable[[str], None] = warnings.warn) -> Iterator[None]:
+def sole_use(path: Path, what: str, warn: Callable[[str], None] = warnings.warn) -> Iterator[Callable[[], None]]:
     """Like `try_exclusive`, but refuse to work if another process has the lock.
 
     If the other process seems to have died on another machine, wait until that is certain.
@@ -63,21 +67,25 @@ def sole_use(path: Path, what: str, warn: Callable[[str], None] = warnings.warn)
         what: what the other process does, for the message, such as "runs/mine is being trained".
         warn: called with a message before waiting.
 
+    Returns:
+        A function to call before anything is written. It raises `RunError` if another process has taken over the lock,
+        because this one was suspended and did not renew it for `LEASE_S` seconds.
+
     Raises:
         RunError: another process has the lock, or it cannot be written.
     """
-    with _attempt(path, timeout=0) as is_mine:
-        if is_mine:
-            yield
+    with _attempt(path, timeout=0) as lock:
+        if lock:
+            yield partial(_require_kept, lock, lock.token, what)
             return
     timeout = 0.0
     if _seconds_since_renewal(path) > 3 * LEASE_S / _RENEWALS:
         warn(f"{_description(path, what)} It may have been killed: waiting up to {LEASE_S:.0f} s to be certain.")
         timeout = LEASE_S * (1 + 1 / _RENEWALS)
-    with _attempt(path, timeout) as is_mine:
-        if not is_mine:
+    with _attempt(path, timeout) as lock:
+        if not lock:
             raise refusal(path, what)
-        yield
+        yield partial(_require_kept, lock, lock.token, what)
 
 
 def is_held(path: Path) -> bool:
@@ -86,6 +94,21 @@ def is_held(path: Path) -> bool:
         return False
     with try_exclusive(path) as is_mine:
         return not is_mine and _seconds_since_renewal(path) <= 3 * LEASE_S / _RENEWALS
+
+
+def remove_dead_locks(folder: Path, names: Container[str]) -> None:
+    """Remove what killed processes left of their locks on files whose content is the same, whoever writes them.
+
+    Args:
+        folder: the folder of the files.
+        names: the names of the files.
+    """
+    for file in folder.glob(".*.lock*"):
+        name, _, rest = file.name[1:].partition(".lock")
+        if name in names:
+            is_held(folder / name)  # the attempt to lock it removes the lock of a dead process
+            if rest.startswith(".break."):  # `filelock` moves a lock there while it examines it
+                file.unlink(missing_ok=True)
 
 
 def refusal(path: Path, what: str) -> RunError:
@@ -102,7 +125,8 @@ def lock_file(path: Path) -> Path:
 
 
 @contextmanager
-def _attempt(path: Path, timeout: float) -> Iterator[bool]:
+def _attempt(path: Path, timeout: float) -> Iterator[SoftFileLease | None]:
+    """Yield the lock of a path; `None` if another process has it."""
     lock = _held_by_others.pop(path, None) or _lease(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -110,7 +134,7 @@ def _attempt(path: Path, timeout: float) -> Iterator[bool]:
     except Timeout:
         _held_by_others[path] = lock
         _remove_if_nobody_signed(lock_file(path))
-        yield False
+        yield None
         return
     except OSError as error:
         raise RunError(
@@ -118,9 +142,28 @@ def _attempt(path: Path, timeout: float) -> Iterator[bool]:
             "disk space, then repeat the command."
         ) from error
     try:
-        yield True
+        yield lock
     finally:
         lock.release()
+
+
+def _require_kept(lock: SoftFileLease, token: str | None, what: str) -> None:
+    """Raise `RunError` if the file of a lock no longer names the owner that `token` stands for."""
+    for _ in range(_LOOKS):
+        owner = lock.owner
+        if owner and owner.token == token:
+            return
+        time.sleep(_LOOK_AGAIN_S)
+    reason = f"this process did not renew its lock {lock.lock_file} for {LEASE_S:.0f} s, as if it had been suspended"
+    if owner:
+        raise RunError(
+            f"{what} by process {owner.pid} on {owner.hostname}, which took over because {reason}. The other process "
+            "continues; this one stops and writes nothing more."
+        )
+    raise RunError(
+        f"{lock.lock_file} is gone: another process took over because {reason}, and has ended since; or the lock was "
+        "deleted. This process stops and writes nothing more. Everything saved before is intact."
+    )
 
 
 def _lease(path: Path) -> SoftFileLease:

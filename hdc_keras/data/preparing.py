@@ -2,7 +2,8 @@
 
 If decoding a video hangs, crashes or needs too much memory, only that video fails, and the report gives the reason. The
 content of a shard depends only on the list of videos. Parts prepared on several machines are therefore identical to a
-set prepared on one machine, and an interrupted job continues with the first missing shard.
+set prepared on one machine, and an interrupted job continues with the first missing shard. Several processes may work
+in one folder at once: each shard is locked by the process that prepares it.
 """
 
 import hashlib
@@ -11,12 +12,14 @@ import json
 import multiprocessing
 import os
 import tempfile
+import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Future, TimeoutError
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
-from itertools import pairwise
+from itertools import chain, groupby, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +43,7 @@ from hdc_keras.data.shards import (
 )
 from hdc_keras.errors import ConfigError, DataError, VideoDecodeError
 from hdc_keras.files import digest, remove_leftovers, write_text
-from hdc_keras.locks import sole_use
+from hdc_keras.locks import exclusive, remove_dead_locks, try_exclusive
 
 REPORT_FILE = "report.json"
 # Limit on the address space of a decoding process, in bytes. Imports take about 1 GB; 8K video with 16 reference frames
@@ -48,8 +51,12 @@ REPORT_FILE = "report.json"
 _WORKER_MEMORY = 6_000_000_000
 # Videos per process that are decoded ahead of the writer. With this many, one slow video does not stall the others.
 _VIDEOS_AHEAD = 4
+# Seconds between two looks at the shards that other processes are preparing.
+_POLL_S = 1.0
 
 Progress = Callable[[int, int, int], None]
+# Number of its shard, the video, and its frames or the reason why it failed.
+_Encoded = tuple[int, VideoRecord, EncodedVideo | str]
 
 
 @dataclass(frozen=True)
@@ -92,6 +99,9 @@ def prepare(
 ) -> dict[str, Any]:
     """Write the missing shards of a set.
 
+    Several processes may prepare the same shards at once. Each shard is prepared by one of them; if that process is
+    killed, another one takes over.
+
     Args:
         records: all videos of the set, in any order.
         folder: where to write shards, `prepared.json` and `report.json`.
@@ -120,59 +130,88 @@ def prepare(
     records = sorted(records, key=lambda record: record.video_id)
     prepared = PreparedSet(len(records), videos_per_shard, size, quality, fps, _digest(records))
     folder.mkdir(parents=True, exist_ok=True)
-    _claim(folder, prepared)
-    what = f"part {part.number}/{part.of} of {folder} is being prepared"
-    with sole_use(folder / f"part-{part.number}-of-{part.of}", what):
-        _write_missing(records, folder, prepared, part, processes, time_limit, progress)
-    return write_report(folder)
-
-
-def _write_missing(
-    records: Sequence[VideoRecord],
-    folder: Path,
-    prepared: PreparedSet,
-    part: Part,
-    processes: int | None,
-    time_limit: float,
-    progress: Progress | None,
-) -> None:
-    videos_per_shard = prepared.videos_per_shard
-    if part == Part():
-        # With several parts, other machines may be writing to the same folder.
-        remove_leftovers(folder)
-    done = read_indexes(folder, prepared)
+    with exclusive(folder / SET_FILE):
+        remove_leftovers(folder / SET_FILE)
+        _claim(folder, prepared)
     shards = {
         number: records[number * videos_per_shard : (number + 1) * videos_per_shard]
         for number in range(prepared.shards)
         if part.holds(number)
     }
-    finished = sum(len(videos) for number, videos in shards.items() if number in done)
-    failed = sum(len(done[number]["failed"]) for number in shards if number in done)
-    missing = [(number, videos) for number, videos in shards.items() if number not in done]
+    _write_missing(shards, folder, prepared, processes, time_limit, progress)
+    report = write_report(folder)
+    remove_dead_locks(folder, {SET_FILE, REPORT_FILE, *map(prepared.shard_name, shards)})
+    return report
+
+
+def _write_missing(
+    shards: Mapping[int, Sequence[VideoRecord]],
+    folder: Path,
+    prepared: PreparedSet,
+    processes: int | None,
+    time_limit: float,
+    progress: Progress | None,
+) -> None:
+    """Write the missing shards that no other process is preparing, and wait for those that another one is."""
     total = sum(map(len, shards.values()))
-    if progress:
-        progress(finished, total, failed)
-    to_encode = [video for _, videos in missing for video in videos]
-    encoded = _encode_all(to_encode, prepared.size, prepared.quality, prepared.fps, processes, time_limit)
+    finished = failed = 0
+    missing = dict(shards)
+    locks: dict[int, ExitStack] = {}
 
-    def with_progress(videos: Sequence[VideoRecord]) -> Iterator[tuple[VideoRecord, EncodedVideo | str]]:
+    def show(videos: int = 0, failures: int = 0) -> None:
         nonlocal finished, failed
-        for record, outcome in zip(videos, encoded, strict=False):
-            yield record, outcome
-            finished += 1
-            failed += isinstance(outcome, str)
-            if progress:
-                progress(finished, total, failed)
+        finished, failed = finished + videos, failed + failures
+        if progress:
+            progress(finished, total, failed)
 
-    try:
-        for number, videos in missing:
-            write_shard(folder / prepared.shard_name(number), with_progress(videos))
-    finally:
-        encoded.close()
+    def count_finished() -> None:
+        done = read_indexes(folder, prepared, missing)
+        show(sum(len(missing.pop(number)) for number in done), sum(len(index["failed"]) for index in done.values()))
+
+    def locked_videos() -> Iterator[tuple[int, VideoRecord]]:
+        """The videos of each missing shard, which is locked when the first of them is needed."""
+        for number, videos in list(missing.items()):
+            shard = folder / prepared.shard_name(number)
+            with ExitStack() as lock:
+                if not lock.enter_context(try_exclusive(shard)) or Path(index_path(str(shard))).exists():
+                    continue
+                locks[number] = lock.pop_all()
+            for video in videos:
+                yield number, video
+
+    def with_progress(encoded: Iterable[_Encoded]) -> Iterator[tuple[VideoRecord, EncodedVideo | str]]:
+        for _, record, outcome in encoded:
+            yield record, outcome
+            show(1, isinstance(outcome, str))
+
+    count_finished()
+    while missing:
+        before = len(missing)
+        at_once = min(processes or os.cpu_count() or 1, total - finished)
+        encoded = _encode_all(locked_videos(), prepared.size, prepared.quality, prepared.fps, at_once, time_limit)
+        try:
+            for number, of_shard in groupby(encoded, key=lambda one: one[0]):
+                write_shard(folder / prepared.shard_name(number), with_progress(of_shard))
+                del missing[number]
+                locks.pop(number).close()
+        finally:
+            encoded.close()
+            for lock in locks.values():
+                lock.close()
+        if missing:
+            count_finished()
+        if len(missing) == before:
+            time.sleep(_POLL_S)
 
 
 def write_report(folder: Path) -> dict[str, Any]:
     """Write a summary of the shards that exist to `report.json`, and return it."""
+    with exclusive(folder / REPORT_FILE):
+        remove_leftovers(folder / REPORT_FILE)
+        return _write_report(folder)
+
+
+def _write_report(folder: Path) -> dict[str, Any]:
     prepared = read_set(folder)
     indexes = read_indexes(folder, prepared)
     videos = [video for index in indexes.values() for video in index["videos"]]
@@ -271,38 +310,52 @@ def _claim(folder: Path, prepared: PreparedSet) -> None:
 
 
 def _encode_all(
-    records: Sequence[VideoRecord],
+    videos: Iterator[tuple[int, VideoRecord]],
     size: FrameSize,
     quality: int,
     fps: float | None,
-    processes: int | None,
+    processes: int,
     time_limit: float,
-) -> Generator[EncodedVideo | str, None, None]:
-    """Yield the frames of each video, or the reason why it failed, in order. Processes decode ahead of the consumer."""
+) -> Generator[_Encoded, None, None]:
+    """Yield the frames of each video, or the reason why it failed, in order. Processes decode ahead of the consumer.
+
+    Args:
+        videos: each with the number of its shard, read as far ahead as videos are decoded ahead.
+        size: as in `prepare`.
+        quality: as in `prepare`.
+        fps: as in `prepare`.
+        processes: number of videos decoded in parallel.
+        time_limit: as in `prepare`.
+    """
     from pebble import ProcessPool
 
-    if not records:
+    first = next(videos, None)  # no process is started if there is nothing to decode
+    if first is None:
         return
-    processes = min(processes or os.cpu_count() or 1, len(records))
     # Spawned, because a fork of a process that has used TensorFlow may hang.
     context = multiprocessing.get_context("spawn")
-    pending: deque[Future] = deque()
+    pending: deque[tuple[int, VideoRecord, Future]] = deque()
     # Copies of remote videos go to a folder that this process removes: a process that is killed cannot remove them.
     with (
         tempfile.TemporaryDirectory() as folder,
         ProcessPool(max_workers=processes, initializer=_start_worker, initargs=[folder], context=context) as pool,
     ):
         try:
-            for record in records:
+            for number, record in chain([first], videos):
                 task = [record.path, size, quality, fps]
-                pending.append(pool.schedule(encode_video, args=task, timeout=time_limit))
+                pending.append((number, record, pool.schedule(encode_video, args=task, timeout=time_limit)))
                 if len(pending) >= _VIDEOS_AHEAD * processes:
-                    yield _outcome(pending.popleft(), time_limit)
+                    yield _oldest(pending, time_limit)
             while pending:
-                yield _outcome(pending.popleft(), time_limit)
+                yield _oldest(pending, time_limit)
         finally:
             if pending:  # The consumer stopped early.
                 pool.stop()
+
+
+def _oldest(pending: deque[tuple[int, VideoRecord, Future]], time_limit: float) -> _Encoded:
+    number, record, future = pending.popleft()
+    return number, record, _outcome(future, time_limit)
 
 
 def _outcome(future: Future, time_limit: float) -> EncodedVideo | str:

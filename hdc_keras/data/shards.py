@@ -174,10 +174,12 @@ def read_set(folder: str | Path) -> PreparedSet:
         raise DataError(f"{folder}/{SET_FILE}: cannot be read ({error}).") from error
 
 
-def read_indexes(folder: str | Path, prepared: PreparedSet) -> dict[int, dict[str, Any]]:
-    """The indexes of all complete shards, by shard number. Raises `DataError` if one cannot be read."""
+def read_indexes(
+    folder: str | Path, prepared: PreparedSet, numbers: Iterable[int] | None = None
+) -> dict[int, dict[str, Any]]:
+    """The indexes of all complete shards, or of those with these numbers. Raises `DataError` if one is unreadable."""
     indexes = {}
-    for number in range(prepared.shards):
+    for number in range(prepared.shards) if numbers is None else numbers:
         path = index_path(f"{folder}/{prepared.shard_name(number)}")
         if size_of(path) is not None:
             try:

@@ -35,6 +35,10 @@ class Scores:
 class FineTuningDirectory(RunDirectory):
     """The folder of one fine-tuning."""
 
+    @property
+    def _is_trained(self) -> str:
+        return f"{self.path} is being fine-tuned"
+
     def check_model(self, model: Any, file: Path) -> None:
         """Raise `RunError` if a checkpoint does not hold a `VideoClassifier`."""
         if not isinstance(model, VideoClassifier):
@@ -64,6 +68,7 @@ class FineTuningDirectory(RunDirectory):
 
     def save_classifier(self, model: VideoClassifier) -> None:
         """Save the classifier. Raises `RunError` when it cannot be written."""
+        self.require_lock()
         try:
             with replacing(self.classifier_file, suffix=".keras") as temporary:
                 model.save(temporary)
@@ -77,6 +82,7 @@ class FineTuningDirectory(RunDirectory):
             "failed": scores.failed,
             "training_failed": scores.training_failed,
         }
+        self.require_lock()
         try:
             with replacing_stream(self.scores_file) as stream:
                 np.savez(stream, note=np.array(json.dumps(note)), scores=scores.scores)

@@ -24,7 +24,6 @@ from hdc_keras.finetuning.directory import FineTuningDirectory, Scores
 from hdc_keras.finetuning.optimizer import recipe_optimizer
 from hdc_keras.finetuning.recipes import FineTuning
 from hdc_keras.finetuning.scoring import ClipScorer, score_videos, validation_metrics
-from hdc_keras.locks import sole_use
 from hdc_keras.training.batches import Batches
 from hdc_keras.training.callbacks import SaveCheckpoints, StopOnSignal
 from hdc_keras.training.distribution import Distribution, synchronise_batch_norm
@@ -121,8 +120,7 @@ def fine_tune(job: FineTuningJob, folder: Path, store: FrameStore, progress: Pro
     training_failures = DecodeFailures(len(job.train) + len(job.validation), max_failed_share)
     test_failures = DecodeFailures(len(job.test), max_failed_share)
     report = (lambda done, total: progress(f"{job.title}: test", done, total)) if progress else None
-    what = f"{run.path} is being fine-tuned"
-    with sole_use(run.path / "training", what), distribution.activate():
+    with run.sole_training(), distribution.activate():
         model = _train(job, experiment, run, store, training_failures, distribution, progress)
         records, values = score_videos(
             ClipScorer(model), job.test, experiment, store, test_failures, job.recipe.averaged, report

@@ -4,8 +4,8 @@ import csv
 import io
 import json
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ class RunDirectory:
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
+        self._require_lock: Callable[[], None] | None = None
 
     @property
     def config_file(self) -> Path:
@@ -82,8 +83,9 @@ class RunDirectory:
     def _holds_files(self) -> bool:
         return any(file != lock_file(self.path / _TRAINING) for file in self.path.iterdir())
 
-    def sole_training(self, warn: Callable[[str], None] = warnings.warn) -> AbstractContextManager[None]:
-        """The lock of whoever trains in the run. Reading the run needs no lock.
+    @contextmanager
+    def sole_training(self, warn: Callable[[str], None] = warnings.warn) -> Iterator[None]:
+        """The lock of whoever trains in the run. Reading the run needs no lock. A nested block keeps the outer lock.
 
         Args:
             warn: called with a message before waiting for a process that may have died elsewhere.
@@ -91,7 +93,22 @@ class RunDirectory:
         Raises:
             RunError: when it is entered, if another process trains in the run.
         """
-        return sole_use(self.path / _TRAINING, self._is_trained, warn)
+        if self._require_lock:
+            yield
+            return
+        with sole_use(self.path / _TRAINING, self._is_trained, warn) as self._require_lock:
+            try:
+                yield
+            finally:
+                self._require_lock = None
+
+    def require_lock(self) -> None:
+        """Raise `RunError` if another process has taken over the lock of `sole_training`. Without a lock, do nothing.
+
+        Everything that trains calls it before it writes.
+        """
+        if self._require_lock:
+            self._require_lock()
 
     def require_idle(self) -> None:
         """Raise `RunError` if another process trains in the run, without locking it."""
@@ -110,11 +127,15 @@ class RunDirectory:
             videos: the videos of the run with their splits, which evaluation and `--resume` read again.
 
         Raises:
-            RunError: the folder is already in use, or cannot be written.
+            RunError: the folder is already in use, another process trains in it, or it cannot be written.
         """
+        self.check_free()
+        with self.sole_training():
+            self._create(experiment, videos)
+
+    def _create(self, experiment: Experiment, videos: Sequence[VideoRecord] | None) -> None:
         from hdc_keras.runs.environment import describe_environment
 
-        self.check_free()
         try:
             self.checkpoints.folder.mkdir(parents=True, exist_ok=True)
             self.write_text("environment.json", json.dumps(describe_environment(experiment.seed), indent=2))
@@ -203,6 +224,7 @@ class RunDirectory:
 
     def write_bytes(self, name: str, content: bytes) -> Path:
         """Write a file in the run directory, atomically. Raises `RunError` if it cannot be written."""
+        self.require_lock()
         file = self.path / name
         try:
             write_bytes(file, content)

@@ -177,6 +177,7 @@ class SaveCheckpoints(keras.callbacks.Callback):
             with tempfile.TemporaryDirectory() as folder:
                 self.model.save(Path(folder) / "discarded.keras")
             return
+        self.run.require_lock()
         file = self.run.checkpoints.save(self.model, self.model.steps_taken, self.train.keep_checkpoints)
         if logs and not self.model.stop_training:
             self.run.checkpoints.keep_best(file, *checkpoint_score(logs))

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import keras
@@ -87,7 +88,8 @@ def pretrain(
     distribution = distribution or Distribution(train)
     if train.deterministic:
         make_deterministic()
-    with distribution.activate():
+    # The chief alone locks the run, for all processes that train it together.
+    with run.sole_training(warn) if distribution.is_chief else nullcontext(), distribution.activate():
         # Prepare: the model, its batches, and the files that it reports to.
         steps = steps_per_epoch(experiment, records)
         with distribution.scope():

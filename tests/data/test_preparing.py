@@ -25,7 +25,7 @@ from hdc_keras.data.records import VideoRecord, read_records
 from hdc_keras.data.sampling import WindowSpec
 from hdc_keras.data.shards import read_frames, read_prepared, stored_video, write_shard
 from hdc_keras.data.synthetic import write_video
-from hdc_keras.errors import ConfigError, DataError, RunError, VideoDecodeError
+from hdc_keras.errors import ConfigError, DataError, VideoDecodeError
 from hdc_keras.files import temporary_beside
 from tests.conftest import frame_numbers, numbered_frames
 
@@ -223,11 +223,13 @@ def test_temporary_files_of_killed_processes_are_removed_except_those_of_other_p
     shard = prepared / "shard-00000-of-00004.tfrecord"
     shard.with_suffix(".json").unlink()
     killed = [leave_behind(path) for path in (shard, shard.with_suffix(".json"))]
-    others = [leave_behind(prepared / name) for name in ("shard-00001-of-00004.tfrecord", "report.json")]
+    (prepared / "shard-00001-of-00004.json").unlink()
+    other = leave_behind(prepared / "shard-00001-of-00004.tfrecord")
+    report = leave_behind(prepared / "report.json")
 
     prepare(videos, prepared, processes=1, part=Part(1, 2), **OPTIONS)
 
-    assert not any(path.exists() for path in killed) and all(path.exists() for path in others)
+    assert not any(path.exists() for path in [*killed, report]) and other.exists()
     prepare(videos, prepared, **OPTIONS)
     assert contents(prepared) == contents(prepared_once)
 
@@ -428,22 +430,71 @@ def test_names_of_labels_that_could_leave_a_folder_are_refused_in_a_prepared_set
         read_dataset(DataConfig(path=str(prepared)))
 
 
-def test_a_part_that_another_process_prepares_is_refused_and_the_other_part_is_not(videos, tmp_path):
-    folder = tmp_path / "prepared"
-    prepare(videos, folder, part=Part(2, 4), **OPTIONS)
+def test_a_shard_that_another_process_prepares_is_left_to_it_until_it_is_killed(videos, prepared_once, tmp_path):
+    folder, name = tmp_path / "prepared", "shard-00001-of-00004"
     code = (
-        "import sys, time; from pathlib import Path; from hdc_keras.locks import sole_use\n"
-        "with sole_use(Path(sys.argv[1]), 'test'): print(1, flush=True); time.sleep(60)"
+        "import sys, time; from pathlib import Path; from hdc_keras.files import temporary_beside\n"
+        "from hdc_keras.locks import try_exclusive\n"
+        "with try_exclusive(Path(sys.argv[1])) as is_mine:\n"
+        "    temporary_beside(Path(sys.argv[1])).touch(); print(is_mine, flush=True); time.sleep(60)"
     )
-    holder = subprocess.Popen([sys.executable, "-c", code, folder / "part-1-of-2"], stdout=subprocess.PIPE)
+    holder = subprocess.Popen(
+        [sys.executable, "-c", code, folder / f"{name}.tfrecord"], stdout=subprocess.PIPE, text=True
+    )
+    done = []
     try:
-        holder.stdout.readline()
-        with pytest.raises(RunError, match=r"part 1/2 of .* is being prepared by process"):
-            prepare(videos, folder, part=Part(1, 2), **OPTIONS)
-        prepare(videos, folder, part=Part(2, 2), **OPTIONS)
+        assert holder.stdout.readline() == "True\n"
+        prepare(videos, folder, processes=1, part=Part(1, 2), **OPTIONS)  # has no part in that shard
+        with ThreadPoolExecutor(1) as thread:
+            whole = thread.submit(prepare, videos, folder, processes=1, progress=lambda *d: done.append(d), **OPTIONS)
+            try:
+                while (not done or done[-1][0] < 6) and not whole.done():
+                    time.sleep(0.05)
+                time.sleep(1.5)  # more than one look at the shard of the other process
+                assert not whole.done() and done[-1][0] == 6
+                assert list(folder.glob(f".{name}.tfrecord.unfinished-*"))
+            finally:
+                holder.kill()
+                holder.wait()
+            assert whole.result()["videos_to_come"] == 0
     finally:
         holder.kill()
         holder.wait()
 
-    assert prepare(videos, folder, part=Part(1, 2), **OPTIONS)["videos_to_come"] == 0
-    assert not list(folder.glob(".*"))
+    assert contents(folder) == contents(prepared_once)
+
+
+def test_locks_that_were_left_on_finished_shards_are_removed(videos, prepared, prepared_once):
+    code = (
+        "import os, sys; from pathlib import Path; from hdc_keras.locks import try_exclusive\n"
+        "with try_exclusive(Path(sys.argv[1])): os.kill(os.getpid(), 9)"
+    )
+    subprocess.run([sys.executable, "-c", code, prepared / "shard-00000-of-00004.tfrecord"], check=False)
+    assert list(prepared.glob(".*.lock"))
+    (prepared / f".shard-00001-of-00004.tfrecord.lock.break.1.{'0' * 32}").touch()  # killed while it examined a lock
+
+    prepare(videos, prepared, **OPTIONS)
+
+    assert contents(prepared) == contents(prepared_once)
+
+
+@pytest.mark.slow
+@pytest.mark.end_to_end
+def test_processes_with_any_parts_divide_one_folder_and_give_the_same_bytes(videos, tmp_path):
+    folder = Path(videos[0].path).parent
+    prepare(read_records(folder), tmp_path / "alone", videos_per_shard=1, processes=2)
+    command = [Path(sys.executable).parent / "hdc-keras", "prepare", "--data", folder, "--out", tmp_path / "together"]
+    started = [
+        subprocess.Popen(
+            list(map(str, [*command, "--videos-per-shard", 1, "--workers", 1, "--part", part])),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for part in ("1/1", "1/1", "1/2", "2/3")
+    ]
+
+    for process in started:
+        said, _ = process.communicate(timeout=300)
+        assert process.returncode == 0, said
+    assert contents(tmp_path / "together") == contents(tmp_path / "alone")
