@@ -45,18 +45,23 @@ def resolve(
     smoke: bool,
     init_from: str | None = None,
 ) -> Experiment:
-    """The experiment of `--config`, after `--preset`, `--data` and `--init-from`, `--set` and `--smoke` in this order.
+    """The experiment of `--config`, after `--preset`, `--data` and `--init-from`, `--smoke`, and `--set` in this order.
 
     Raises:
         ConfigError: the config, the preset or an override is wrong.
     """
-    paths = {"data.path": absolute(data)} if data is not None else {}
+    paths: dict[str, Any] = {"data.path": absolute(data)} if data is not None else {}
     if init_from:
         paths["model.init_from"] = str(Path(init_from).resolve())
-    experiment = load_experiment(find_config(config), overrides, preset, paths)
-    if preset:
-        experiment = experiment.model_copy(update={"name": f"{experiment.name}-{preset}"})
-    return shrunk(experiment) if smoke else experiment
+    file = find_config(config)
+    experiment = load_experiment(file, overrides, preset, paths)
+    if smoke:
+        # `--set` wins over these values, so the number of videos follows from the batch size that is really used.
+        paths |= _small_steps(experiment)
+        paths |= _few_videos(load_experiment(file, overrides, preset, paths).train.batch_size)
+        experiment = load_experiment(file, overrides, preset, paths)
+    name = "-".join([experiment.name, *([preset] if preset else []), *(["smoke"] if smoke else [])])
+    return experiment.model_copy(update={"name": name})
 
 
 def read_videos(experiment: Experiment, resumed_run: Path | None = None) -> VideoSet:
@@ -92,23 +97,37 @@ def absolute(data: str) -> str:
     return data if is_remote(data) else str(Path(data).resolve())
 
 
-def shrunk(experiment: Experiment) -> Experiment:
-    """Shrink an experiment to about a minute. Every stage runs, but the resulting figures mean nothing."""
+def changes(before: Experiment, after: Experiment) -> list[str]:
+    """The values of `after` that differ from `before`, as texts such as "train.epochs 2"."""
+    sections = [name for name in Experiment.model_fields if hasattr(getattr(after, name), "model_fields")]
+    pairs = [(name, dict(getattr(before, name)), dict(getattr(after, name))) for name in sections]
+    return [
+        f"{section}.{key} {'x'.join(map(str, value)) if isinstance(value, tuple) else value}"
+        for section, old, new in pairs
+        for key, value in new.items()
+        if value != old[key]
+    ]
+
+
+def _small_steps(experiment: Experiment) -> dict[str, Any]:
+    """Values by key that shrink the steps and their number. Every stage runs, but the figures mean nothing."""
     height, width = experiment.data.decode_size
     size = min(32, experiment.views.size)
     scale = size / experiment.views.size
-    sections = {
-        "data": {
-            "frames": min(8, experiment.data.frames),
-            "decode_size": (round(height * scale), round(width * scale)),
-            "shapes_per_pair": (1, 1),
-            "limit": 16,
-        },
-        "views": {"size": size},
-        "train": {"epochs": 2, "batch_size": min(4, experiment.train.batch_size), "knn_every": 1},
-        "evaluate": {"clips": 2},
+    train = experiment.train
+    # The smallest batch, of four videos or more, that splits into the micro-batches.
+    per_micro_batch = max(-(-4 // train.micro_batches), 2 if train.accumulate == "plain" else 1)
+    return {
+        "data.frames": min(8, experiment.data.frames),
+        "data.decode_size": (round(height * scale), round(width * scale)),
+        "views.size": size,
+        "train.epochs": min(2, train.epochs),
+        "train.batch_size": min(per_micro_batch * train.micro_batches, train.batch_size),
+        "train.knn_every": 1,
+        "evaluate.clips": min(2, experiment.evaluate.clips),
     }
-    return experiment.model_copy(
-        update={name: getattr(experiment, name).model_copy(update=changes) for name, changes in sections.items()}
-        | {"name": f"{experiment.name}-smoke"}
-    )
+
+
+def _few_videos(batch_size: int) -> dict[str, Any]:
+    """Values by key that leave about as many videos as fill a few batches. There are 36 pairs of moving shapes."""
+    return {"data.shapes_per_pair": (-(-batch_size // 36), 1), "data.limit": max(16, batch_size)}

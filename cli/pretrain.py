@@ -81,8 +81,8 @@ def pretrain(
     from hdc_keras.runs.videos import require_same_course
     from hdc_keras.training.cluster import is_multi_process
 
-    from .console import print_parts, start_backend
-    from .experiments import read_videos, resolve
+    from .console import console, print_parts, start_backend
+    from .experiments import changes, read_videos, resolve
 
     # Everything that can be refused without a backend is refused before one starts.
     chosen = config or (CONFIG_FOR_CPUS if data is not None else DEFAULT_CONFIG)
@@ -109,6 +109,9 @@ def pretrain(
         experiment = resolve(chosen, preset, data, set_ or [], smoke, init_from)
     if not config and not resume:
         print_parts("Config: ", (chosen, "bold"), " (the default; --config selects another)")
+    if smoke:
+        smaller = changes(resolve(chosen, preset, data, set_ or [], smoke=False, init_from=init_from), experiment)
+        console.print(f"Smoke: {', '.join(smaller)}. --set wins over these values.", soft_wrap=True)
     steps_per_epoch(experiment, videos.records)
 
     folder = run or Path("runs") / experiment.name
