@@ -56,7 +56,7 @@ def test_errors(refused):
 def test_a_run_is_evaluated_compared_embedded_reported_and_exported(tmp_path, videos, run, hdc_keras_in_process):
     with (tmp_path / videos / "manifest.csv").open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["path", "label_[bold]", "label_[/x]"])
+        writer.writerow(["path", "label_[bold]", "label_[x]"])
         for path in sorted((tmp_path / videos).rglob("*.mp4")):
             name = path.relative_to(tmp_path / videos).as_posix()
             writer.writerow([name, path.parent.name, path.parent.name])
@@ -69,12 +69,12 @@ def test_a_run_is_evaluated_compared_embedded_reported_and_exported(tmp_path, vi
         *damage_allowed,
     )
     assert evaluated.code == 0, evaluated.out
-    assert "│ [bold]" in evaluated.out and "│ [/x]" in evaluated.out and f"{DAMAGED}: " in evaluated.out
+    assert "│ [bold]" in evaluated.out and "│ [x]" in evaluated.out and f"{DAMAGED}: " in evaluated.out
     assert "chance: [bold] 0." in " ".join(evaluated.out.split()) and f"Results are in {run}/results" in evaluated.out
 
     compared = hdc_keras_in_process("compare", run, run, "--out", "[bold].md")
     assert compared.code == 0, compared.out
-    assert "[/x]" in compared.out and "Wrote [bold].md" in compared.out, compared.out
+    assert "[x]" in compared.out and "Wrote [bold].md" in compared.out, compared.out
 
     embedded = hdc_keras_in_process("embed", "--run", run, "--data", data, "--out", "[/b].parquet", *damage_allowed)
     assert embedded.code == 0, embedded.out

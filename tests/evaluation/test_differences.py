@@ -21,6 +21,7 @@ RESULT = {
     "chance": {"shape": 0.25},
     "splits": ["1"],
     "seeds": [0],
+    "seen_in_pretraining": {"1": {"test_videos": 0, "of": 4}},
     "reduced": {"size": [112, 64], "pixels": ["of ImageNet", "of Kinetics"]},
     "untrained_classes": {"shape": {"square": 2, "circle": 1}},
     "counts": {"decoded": 8, "asked": 8, "failed": {}},

@@ -227,6 +227,7 @@ def test_a_read_only_run_is_evaluated_into_another_folder(run, ucf101, tmp_path)
     assert [saved.values for saved in read_results(out)] == [result]
     other = RunDirectory(tmp_path / "other")
     other.create(experiment.model_copy(update={"seed": 1}))
+    other.checkpoints.save(build_model(experiment), 1, 1)
     with pytest.raises(ConfigError, match="holds the evaluation of another run"):
         evaluate(other, experiment, load_splits(experiment, "own")[0], ["knn"], out=out)
 
