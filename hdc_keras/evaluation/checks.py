@@ -32,8 +32,11 @@ def require_usable(
         WeightsError: there is no file of `supervised` weights.
     """
     require_known(protocols)
-    if is_multi_process():
-        raise ConfigError("evaluation runs in one process, which can use all GPUs of its machine. Start it only once.")
+    if is_multi_process() and part.of == 1:
+        raise ConfigError(
+            "evaluation runs in one process, which can use all GPUs of its machine. Start it only once. To extract the "
+            "features by several processes first, give each a --part."
+        )
     run.require_network_of(experiment)
     if part.of > 1 and (others := [name for name in protocols if name not in PROBES]):
         raise ConfigError(f"--part divides the extraction of features, which `{others[0]}` does not use. Leave it out.")

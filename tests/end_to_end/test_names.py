@@ -2,13 +2,11 @@
 
 import csv
 import shutil
-from pathlib import Path
 
 import pytest
 
 pytestmark = pytest.mark.end_to_end
 
-OLD_RUN = Path(__file__).parents[1] / "fixtures" / "run-0.1.0"
 VIDEO = "Fight [dQw4w9WgXcQ].mp4"
 DAMAGED = "damaged [red] :smile:.mp4"
 # A folder `a[` that holds a folder `b]`.
@@ -28,9 +26,9 @@ def videos(tmp_path, class_folder):
 
 
 @pytest.fixture
-def run(tmp_path):
+def run(tmp_path, untrained_run):
     """A run in a folder whose name looks like markup."""
-    shutil.copytree(OLD_RUN, tmp_path / "runs" / NAME)
+    shutil.copytree(untrained_run, tmp_path / "runs" / NAME)
     return f"runs/{NAME}"
 
 
