@@ -1,5 +1,6 @@
 import errno
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -137,3 +138,72 @@ def test_a_lock_whose_owner_died_before_signing_it_is_free_after_a_while(tmp_pat
     with exclusive(tmp_path / "part"):
         assert lock_file(tmp_path / "part").read_text()
     assert not list(tmp_path.iterdir())
+
+
+SUSPENDED = """
+import sys, time
+from pathlib import Path
+from hdc_keras import locks
+from hdc_keras.errors import RunError
+locks.LEASE_S = 1.0
+with locks.sole_use(Path(sys.argv[1]), "x is being trained") as require_lock:
+    require_lock()
+    print("locked", flush=True)
+    sys.stdin.readline()
+    try:
+        require_lock()
+    except RunError as error:
+        print(error, flush=True)
+    else:
+        print("kept", flush=True)
+    sys.stdin.readline()
+print("left", flush=True)
+"""
+
+
+@pytest.fixture
+def suspended(tmp_path, monkeypatch):
+    """A process that was suspended for longer than its lease on `part`."""
+    monkeypatch.setattr(locks, "LEASE_S", 1.0)
+    process = subprocess.Popen(
+        [sys.executable, "-c", SUSPENDED, tmp_path / "part"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "locked\n"
+    process.send_signal(signal.SIGSTOP)
+    yield process
+    process.kill()
+    process.wait()
+
+
+def go_on(process):
+    """Let the process look at its lock, and return what it says."""
+    process.send_signal(signal.SIGCONT)
+    process.stdin.write("\n")
+    process.stdin.flush()
+    return process.stdout.readline()
+
+
+def test_a_suspended_process_whose_lock_was_taken_over_is_told_and_leaves_the_new_lock_alone(suspended, tmp_path):
+    with exclusive(tmp_path / "part"):
+        said = go_on(suspended)
+        assert f"x is being trained by process {os.getpid()} on" in said
+        assert "did not renew its lock" in said and "The other process continues; this one stops" in said
+        suspended.stdin.write("\n")
+        suspended.stdin.flush()
+        assert suspended.stdout.readline() == "left\n"
+        assert lock_file(tmp_path / "part").exists()
+
+
+def test_a_suspended_process_is_told_also_when_the_other_process_has_ended(suspended, tmp_path):
+    with exclusive(tmp_path / "part"):
+        pass
+
+    said = go_on(suspended)
+
+    assert "is gone: another process took over" in said and "has ended since" in said
+
+
+def test_a_suspended_process_keeps_its_lock_if_nobody_took_it_over(suspended):
+    time.sleep(1.5)
+
+    assert go_on(suspended) == "kept\n"

@@ -4,18 +4,22 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
 
+from hdc_keras import locks
 from hdc_keras.backbones import BACKBONES, build_backbone
 from hdc_keras.data.loading import DecodeFailures
-from hdc_keras.errors import StoppedError
+from hdc_keras.errors import RunError, StoppedError
 from hdc_keras.finetuning.classifier import VideoClassifier
+from hdc_keras.finetuning.directory import FineTuningDirectory, Scores
 from hdc_keras.finetuning.job import fine_tune
 from hdc_keras.finetuning.scoring import ClipScorer, score_videos
+from hdc_keras.locks import lock_file
 from tests.finetuning.small_job import RECIPE, frame_store, small_job
 from tests.plain_backbone import PlainConvolutions
 
@@ -138,3 +142,43 @@ def test_two_devices_give_the_scores_of_one(class_folder_once, tmp_path, monkeyp
 
     assert done.returncode == 0, done.stderr
     np.testing.assert_allclose(np.load(tmp_path / "two" / "scores.npy"), one, atol=1e-4)
+
+
+def test_a_fine_tuning_that_another_process_trains_is_refused(class_folder_once, tmp_path):
+    code = (
+        "import sys, time; from pathlib import Path; from tests.finetuning.small_job import *\n"
+        "from hdc_keras.finetuning.job import fine_tune\n"
+        "def show(what, done, total):\n"
+        "    if done == 2: print(what, flush=True); time.sleep(60)\n"
+        "fine_tune(small_job(Path(sys.argv[1])), Path(sys.argv[2]), frame_store(), show)"
+    )
+    holder = subprocess.Popen(
+        [sys.executable, "-c", code, class_folder_once, tmp_path], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert holder.stdout.readline().startswith("a test")
+        (folder,) = tmp_path.iterdir()
+        before = sorted(folder.rglob("*"))
+        with pytest.raises(RunError, match=f"{folder} is being fine-tuned by process {holder.pid} on .* Wait until it"):
+            fine_tune(small_job(class_folder_once), tmp_path, frame_store())
+        assert sorted(folder.rglob("*")) == before
+    finally:
+        holder.kill()
+        holder.wait()
+
+    assert len(fine_tune(small_job(class_folder_once), tmp_path, frame_store()).records) == 2
+    assert not list(folder.glob(".*"))
+
+
+def test_nothing_is_written_after_another_process_took_over_a_fine_tuning(tmp_path, monkeypatch):
+    monkeypatch.setattr(locks, "LEASE_S", 1.0)
+    run, other = FineTuningDirectory(tmp_path / "run"), FineTuningDirectory(tmp_path / "run")
+    scores = Scores([], np.zeros((0, 2)), {}, {})
+    with run.sole_training():
+        lock_file(tmp_path / "run" / "training").unlink()  # as a process does that finds it stale
+        with other.sole_training():
+            for write in (partial(run.save_classifier, None), partial(run.write_scores, scores)):
+                with pytest.raises(RunError, match=r"is being fine-tuned by process .* which took over"):
+                    write()
+            assert lock_file(tmp_path / "run" / "training").exists()
+    assert not list(tmp_path.glob("run/*"))

@@ -3,12 +3,17 @@ import json
 import os
 import resource
 import signal
+import subprocess
+import sys
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
 
+from hdc_keras import locks
 from hdc_keras.data.from_experiment import load_videos
 from hdc_keras.errors import RunError, TrainingError
 from hdc_keras.step.options import StepOptions
@@ -255,3 +260,100 @@ def test_a_seed_gives_the_same_weights(class_folder):
 
     assert_identical(one, same)
     assert any(not np.array_equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+HOLDER = """
+import sys, time
+from hdc_keras.runs.directory import RunDirectory
+with RunDirectory(sys.argv[1]).sole_training():
+    print("locked", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def other_process():
+    """Start another process that has the lock of a run."""
+    started = []
+
+    def train(run):
+        started.append(subprocess.Popen([sys.executable, "-c", HOLDER, run.path], stdout=subprocess.PIPE, text=True))
+        assert started[-1].stdout.readline() == "locked\n"
+        return started[-1].pid
+
+    yield train
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def files_of(run):
+    return {path: path.stat().st_mtime_ns for path in run.path.rglob("*") if path.is_file() and path.suffix != ".lock"}
+
+
+def test_a_run_that_another_process_trains_cannot_be_trained_or_replaced_from_python(
+    class_folder, tmp_path, other_process
+):
+    run = run_of(tmp_path, experiment_on(class_folder))
+    before = files_of(run)
+    pid = other_process(run)
+
+    for train in (partial(pretrain_run, run), partial(run.create, run.experiment())):
+        with pytest.raises(RunError, match=f"is being trained by process {pid} on"):
+            train()
+    assert files_of(run) == before
+
+
+def test_a_run_is_locked_while_it_is_trained_from_python(class_folder, tmp_path):
+    run, held = run_of(tmp_path, experiment_on(class_folder, epochs=1)), []
+
+    pretrain_run(run, callbacks=[AfterSteps(2, lambda: held.append(locks.is_held(run.path / "training")))])
+
+    assert held == [True] and not locks.is_held(run.path / "training")
+
+
+SUSPENDED = """
+import sys
+from hdc_keras import locks
+from hdc_keras.runs.directory import RunDirectory
+from tests.training.small_runs import AfterSteps, pretrain_run
+locks.LEASE_S = 1.0
+
+def wait():
+    print("in the second epoch", flush=True)
+    sys.stdin.readline()
+
+pretrain_run(RunDirectory(sys.argv[1]), callbacks=[AfterSteps(4, wait)])
+"""
+
+
+def test_a_process_whose_lock_was_taken_over_while_it_was_suspended_writes_nothing_more(
+    class_folder, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(locks, "LEASE_S", 1.0)
+    run = run_of(tmp_path, experiment_on(class_folder))
+    process = subprocess.Popen(
+        [sys.executable, "-c", SUSPENDED, run.path],
+        cwd=Path(__file__).parents[2],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout.readline() == "in the second epoch\n"
+        process.send_signal(signal.SIGSTOP)
+        with locks.exclusive(run.path / "training"):
+            before = files_of(run)
+            process.send_signal(signal.SIGCONT)
+            _, said = process.communicate("\n", timeout=120)
+            assert locks.lock_file(run.path / "training").exists()
+    finally:
+        process.kill()
+        process.wait()
+
+    assert process.returncode == 1
+    assert f"RunError: {run.path} is being trained by process {os.getpid()} on" in said
+    assert "The other process continues; this one stops and writes nothing more." in said
+    assert files_of(run) == before
+    assert [file.name for file in run.checkpoints.files()] == ["step-000000003.keras"]
