@@ -121,6 +121,7 @@ def prepare(
     Raises:
         DataError: `folder` contains a set of other videos, or one prepared with other options.
         ConfigError: TensorFlow is not installed.
+        RunError: a lock cannot be written to `folder`.
     """
     if find_spec("tensorflow") is None:
         raise ConfigError(

@@ -78,8 +78,8 @@ def pretrain(
     Raises:
         ConfigError: when resuming, a key was edited that changes the course of training.
         DataError: too few videos, or too many that cannot be decoded.
-        RunError: there is nothing to resume, the training videos have changed, the run is finished, or its folder
-            cannot be written.
+        RunError: there is nothing to resume, the training videos have changed, the run is finished, another process
+            trains in it or has taken it over, or its folder cannot be written.
         TrainingError: a step had a non-finite loss or gradient, and `train.on_nan` is "stop".
     """
     if resume:
