@@ -33,7 +33,7 @@ def show_config(
 
     from .experiments import find_config
 
-    if name:
+    if name is not None:
         print(dump_experiment(load_experiment(find_config(name))), end="")
         return
     for section, field in Experiment.model_fields.items():

@@ -1,5 +1,6 @@
 """The command `hdc-keras`. Each command imports the library only when it runs, which keeps `--help` fast."""
 
+import errno
 import functools
 import os
 import sys
@@ -90,6 +91,12 @@ def main() -> None:
     except HDCError as error:
         errors.print(Text.assemble(("Error:", "bold red"), f" {error}"), soft_wrap=True)
         sys.exit(error.exit_code)
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        message = f" {error.filename}: this name is too long for the file system."
+        errors.print(Text.assemble(("Error:", "bold red"), message), soft_wrap=True)
+        sys.exit(2)
 
 
 if __name__ == "__main__":

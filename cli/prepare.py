@@ -80,7 +80,7 @@ def _prepare(data: str, overrides: list[str], out: Path, short_side: int | None,
     from hdc_keras.data.shards import is_prepared
     from hdc_keras.errors import ConfigError
 
-    from .console import print_notes, progress_bar
+    from .console import print_notes, progress_bar, start_backend
     from .experiments import absolute, resolve
 
     if ":/" in out.as_posix():  # Path("s3://bucket") becomes "s3:/bucket"
@@ -92,6 +92,7 @@ def _prepare(data: str, overrides: list[str], out: Path, short_side: int | None,
     config = resolve("videos", None, data, overrides, smoke=False).data
     records, notes = read_dataset(config)
     print_notes(notes)
+    start_backend()  # before the worker processes fork, so that they need not import TensorFlow each
     with progress_bar() as bar:
         task = bar.add_task("preparing videos", total=None, note="")
 

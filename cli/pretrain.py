@@ -84,6 +84,9 @@ def pretrain(
     from .console import console, print_parts, start_backend
     from .experiments import changes, read_videos, resolve
 
+    for option, value in (("--config", config), ("--preset", preset), ("--init-from", init_from)):
+        if value is not None and not value.strip():
+            raise ConfigError(f"{option}: received an empty text. Leave the option out for its default.")
     # Everything that can be refused without a backend is refused before one starts.
     chosen = config or (CONFIG_FOR_CPUS if data is not None else DEFAULT_CONFIG)
     if resume:

@@ -41,7 +41,7 @@ from hdc_keras.data.shards import (
     stored_video,
     write_shard,
 )
-from hdc_keras.errors import ConfigError, DataError, VideoDecodeError
+from hdc_keras.errors import ConfigError, DataError, RunError, VideoDecodeError
 from hdc_keras.files import digest, remove_leftovers, write_text
 from hdc_keras.locks import exclusive, remove_dead_locks, try_exclusive
 
@@ -121,7 +121,7 @@ def prepare(
     Raises:
         DataError: `folder` contains a set of other videos, or one prepared with other options.
         ConfigError: TensorFlow is not installed.
-        RunError: a lock cannot be written to `folder`.
+        RunError: `folder` cannot be created, or a lock cannot be written there.
     """
     if find_spec("tensorflow") is None:
         raise ConfigError(
@@ -130,7 +130,10 @@ def prepare(
         )
     records = sorted(records, key=lambda record: record.video_id)
     prepared = PreparedSet(len(records), videos_per_shard, size, quality, fps, _digest(records))
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"{folder} cannot be written ({error.strerror}). Choose another with --out.") from error
     with exclusive(folder / SET_FILE):
         remove_leftovers(folder / SET_FILE)
         _claim(folder, prepared)

@@ -144,3 +144,18 @@ def test_a_backend_of_keras_config_file_that_is_unknown(refused, monkeypatch, tm
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
     monkeypatch.delenv("KERAS_BACKEND", raising=False)
     refused("doctor", code=2, says=["keras.json: expected one of tensorflow, jax, torch. Received: mxnet."])
+
+
+def test_names_that_are_too_long_and_empty_options_are_refused(refused):
+    name = "a" * 300
+    for arguments in (("doctor", "--data", name), ("evaluate", "--run", name, "--protocol", "knn")):
+        refused(*arguments, code=2, says=["this name is too long for the file system"])
+    refused("prepare", "--out", name, "--verify", code=2, says=["this name is too long for the file system"])
+    for option in ("--config", "--preset", "--init-from"):
+        refused("pretrain", option, "", code=2, says=[f"{option}: received an empty text"])
+    refused("configs", "show", "", code=2, says=["no such file, and no config of that name"])
+
+
+def test_a_folder_for_shards_that_cannot_be_created_is_named(refused, class_folder_once):
+    out = class_folder_once / "across" / "0.mp4" / "out"
+    refused("prepare", "--data", class_folder_once, "--out", out, code=1, says=["cannot be written (Not a directory)"])
