@@ -11,7 +11,6 @@ from hdc_keras.config import Experiment
 from hdc_keras.data.loading import FrameStore
 from hdc_keras.data.preparing import Part
 from hdc_keras.data.records import VideoRecord
-from hdc_keras.errors import ConfigError
 from hdc_keras.features.embedding_table import EmbeddingTable
 from hdc_keras.features.encoder import ClipEncoder
 from hdc_keras.features.extraction import Extraction
