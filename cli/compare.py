@@ -20,6 +20,9 @@ def compare(
     published: Annotated[
         bool, typer.Option("--published", help="Also show published figures on UCF101 and HMDB51.")
     ] = False,
+    all_sources: Annotated[
+        bool, typer.Option("--all", help="Print the rows of every level and embedding, not only the main ones.")
+    ] = False,
     out: Annotated[
         Path | None,
         typer.Option(help="Also write the comparison to FILE.md, FILE.csv (without published figures) or FILE.json."),
@@ -38,7 +41,7 @@ def compare(
     """
     from hdc_keras.files import write_requested
     from hdc_keras.results.comparison import compare_runs
-    from hdc_keras.results.comparison_tables import check_suffix, explanation, render_comparison
+    from hdc_keras.results.comparison_tables import check_suffix, explanation, main_rows, render_comparison
     from hdc_keras.results.published import PUBLISHED
 
     from .console import console, print_parts
@@ -48,7 +51,14 @@ def compare(
     comparison = compare_runs(runs)
     figures = PUBLISHED if published else ()
     if comparison.rows:
-        console.print(_table(comparison))
+        shown = comparison if all_sources else main_rows(comparison)
+        console.print(_table(shown))
+        if len(shown.rows) < len(comparison.rows):
+            console.print(
+                f"Shown are all levels joined and the single level that is best for {comparison.runs[0]}, chosen by "
+                "these scores; --all shows all, and so does --out.",
+                style="dim",
+            )
         console.print(explanation(), style="dim")
     else:
         console.print("These runs have no comparable results.")
@@ -112,7 +122,7 @@ def _print_published(figures: Sequence["PublishedFigure"]) -> None:
         table = Table(title=content.title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
         first, last = 3, len(content.headers) - 1  # method, pretraining set and network come first, the source last
         for column, name in enumerate(content.headers):
-            table.add_column(name, justify="right" if first <= column < last else "left")
+            table.add_column(name, justify="right" if first <= column < last else "left", overflow="fold")
         for row in content.rows:
             table.add_row(*row)
         console.print(table)

@@ -18,7 +18,7 @@ def list_configs() -> None:
 
 
 def show_config(
-    name: str = typer.Argument("", help="Name of a config, or a YAML file. Omit it to explain every key."),
+    name: str | None = typer.Argument(None, help="Name of a config, or a YAML file. Omit it to explain every key."),
 ) -> None:
     """Show one config with all its keys, or explain every key.
 

@@ -1,10 +1,15 @@
 """`hdc-keras evaluate`."""
 
+import re
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+# The name of each network in a table, by its key in a result. The run's scores stand beside their source.
+_NETWORKS = {"metrics": "", "random_weights": "random", "supervised": "supervised"}
+_LEVEL = re.compile(r"P\d+")
 
 
 def evaluate(
@@ -42,6 +47,9 @@ def evaluate(
         str,
         typer.Option(help="I/N: extract the features of the I-th of N parts of the videos only, and evaluate nothing."),
     ] = "1/1",
+    all_sources: Annotated[
+        bool, typer.Option("--all", help="Print the scores of every level and embedding, not only the main ones.")
+    ] = False,
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", help="Override a config key, as in evaluate.clips=5. Repeatable."),
@@ -102,14 +110,17 @@ def evaluate(
         console.print(f"Part {part} is extracted. Once all parts are, run the command without --part to evaluate.")
         return
     for result in results.values():
-        _print_result(result)
+        _print_result(result, all_sources)
     print_parts("Results are in ", (str((out or directory.path) / "results"), "bold"))
 
 
-def _print_result(result: dict[str, Any]) -> None:
+def _print_result(result: dict[str, Any], all_sources: bool) -> None:
     from .console import console
 
-    console.print(_table(result))
+    # The decoupling meter is about every source.
+    console.print(_table(result, all_sources or result["protocol"] == "factors"))
+    if not all_sources and result["protocol"] != "factors" and any(len(s) > 1 for s in result["metrics"].values()):
+        console.print("Shown are all levels joined and the best single level, chosen by these scores; --all shows all.")
     for line in _mean_class_accuracies(result):
         console.print(line, soft_wrap=True)
     console.print(f"Source: {result['source']}", soft_wrap=True)
@@ -142,43 +153,55 @@ def _print_result(result: dict[str, Any]) -> None:
         console.print(f"  {path}: {cause}", soft_wrap=True)
 
 
-def _table(result: dict[str, Any]) -> Any:
-    """Metrics by label column and source; in brackets, the metrics of the networks to compare with."""
+def _table(result: dict[str, Any], all_sources: bool) -> Any:
+    """Metrics by label column and source: a row for the run, and below it one for each network to compare with."""
+    from rich import box
     from rich.table import Table
-    from rich.text import Text
 
     table = Table(
         title=f"{result['protocol']} (version {result['version']}) on {result['dataset']}, {result['split']['test']} "
         f"test videos, {result['views']} views",
         caption=(f"mean ± standard deviation over {_repetitions(result)}; " if result["deviation"] else "")
-        + "in brackets: the same network with random weights"
-        + (", then with supervised weights" if "supervised" in result else "")
-        + "; chance: "
+        + "random: the same network with random weights; chance: "
         + ", ".join(f"{column} {value:.3f}" for column, value in result["chance"].items()),
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
     )
-    table.add_column("label")
-    table.add_column("from", no_wrap=True)
+    table.add_column("label, from", overflow="fold")
     found = (name for sources in result["metrics"].values() for metrics in sources.values() for name in metrics)
     # Label columns may have different metrics: there is no top5 with five classes or fewer.
     names = [name for name in dict.fromkeys(found) if name != "l2" and not name.startswith("mean_class_accuracy")]
     for name in names:
-        table.add_column(name, justify="right")
-    deviations = result["deviation"]
+        table.add_column(name, justify="right", overflow="fold", min_width=len("±0.123"))
     for column, sources in result["metrics"].items():
-        for source in sources:
-            cells = []
-            for name in names:
-                shown = []
-                for network in ("metrics", "random_weights", "supervised"):
-                    value = result.get(network, {}).get(column, {}).get(source, {}).get(name)
-                    deviation = deviations.get(network, {}).get(column, {}).get(source, {}).get(name)
-                    if value is not None:
-                        shown.append(f"{value:.3f}" + (f" ± {deviation:.3f}" if deviation is not None else ""))
-                others = f"({', '.join(shown[1:])})"
-                cells.append(Text.assemble(f"{shown[0]} ", (others, "dim")) if shown else "")
-            table.add_row(column, source, *cells)
+        table.add_row(column, style="bold")
+        for source in list(sources) if all_sources else _main_sources(sources):
+            for network, title in _NETWORKS.items():
+                metrics = result.get(network, {}).get(column, {}).get(source)
+                if metrics is None:
+                    continue
+                deviations = result["deviation"].get(network, {}).get(column, {}).get(source, {})
+                cells = [
+                    "" if name not in metrics else f"{metrics[name]:.3f}" + _plus_minus(deviations.get(name))
+                    for name in names
+                ]
+                is_run = network == "metrics"
+                table.add_row(source if is_run else f"  {title}", *cells, style="" if is_run else "dim")
         table.add_section()
     return table
+
+
+def _main_sources(sources: dict[str, dict[str, float]]) -> list[str]:
+    """The first source, which stands for the whole network, and the best single level by its first metric."""
+    first = next(iter(sources))
+    levels = [source for source in sources if _LEVEL.fullmatch(source)]
+    best = max(levels, key=lambda source: next(iter(sources[source].values())), default=None)
+    return [first, *([best] if best not in (None, first) else [])]
+
+
+def _plus_minus(deviation: float | None) -> str:
+    return "" if deviation is None else f" ±{deviation:.3f}"
 
 
 def _mean_class_accuracies(result: dict[str, Any]) -> list[str]:

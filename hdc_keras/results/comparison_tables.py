@@ -3,8 +3,9 @@
 import csv
 import io
 import json
+import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from hdc_keras.errors import ConfigError
@@ -14,6 +15,8 @@ from hdc_keras.results.published import CAVEATS, PublishedFigure
 SUFFIXES = (".md", ".csv", ".json")
 # Number of text columns, which say what a row is about. The columns after them hold figures.
 WORDS = 5
+_WHOLE_NETWORK = ("features", "fine-tuned")
+_LEVEL = re.compile(r"P\d+")
 
 
 def check_suffix(file: Path) -> None:
@@ -75,6 +78,27 @@ def cells(comparison: Comparison) -> list[list[str]]:
         ]
         for row in comparison.rows
     ]
+
+
+def main_rows(comparison: Comparison) -> Comparison:
+    """Keep the rows of the whole network, and of the level that is best for the first run by the first metric.
+
+    The protocol `factors` keeps all its rows, because it is about every level and task.
+    """
+    metric: dict[tuple[str, ...], str] = {}
+    best: dict[tuple[str, ...], tuple[float, str]] = {}
+    for row in comparison.rows:
+        of = (row.protocol, row.dataset, row.column)
+        if row.metric == metric.setdefault(of, row.metric) and _LEVEL.fullmatch(row.source):
+            best[of] = max(best.get(of, (-1.0, "")), (row.values[0] or 0.0, row.source))
+    rows = [
+        row
+        for row in comparison.rows
+        if row.protocol == "factors"
+        or row.source in _WHOLE_NETWORK
+        or row.source == best.get((row.protocol, row.dataset, row.column), (0.0, ""))[1]
+    ]
+    return replace(comparison, rows=tuple(rows))
 
 
 def explanation() -> str:

@@ -67,7 +67,7 @@ def test_a_run_is_evaluated_compared_embedded_reported_and_exported(tmp_path, vi
         *damage_allowed,
     )
     assert evaluated.code == 0, evaluated.out
-    assert "│ [bold]" in evaluated.out and "│ [x]" in evaluated.out and f"{DAMAGED}: " in evaluated.out
+    assert "[bold] " in evaluated.out and "[x] " in evaluated.out and f"{DAMAGED}: " in evaluated.out
     assert "chance: [bold] 0." in " ".join(evaluated.out.split()) and f"Results are in {run}/results" in evaluated.out
 
     compared = hdc_keras_in_process("compare", run, run, "--out", "[bold].md")

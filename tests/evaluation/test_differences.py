@@ -1,6 +1,7 @@
 """Whatever differs from a publication is listed, printed and shown."""
 
 import pytest
+from hdc_keras_cli.console import console
 from hdc_keras_cli.evaluate import _print_result
 
 from hdc_keras import Experiment
@@ -53,7 +54,7 @@ def test_clips_are_a_difference_only_if_they_are_not_those_of_the_publication():
 def test_differences_mean_class_accuracy_and_classes_without_training_videos_are_printed(monkeypatch, capsys, columns):
     monkeypatch.setenv("COLUMNS", columns)
 
-    _print_result(RESULT)
+    _print_result(RESULT, all_sources=False)
 
     printed = capsys.readouterr().out
     assert "Source: SEVERE [its code]" in printed
@@ -63,3 +64,28 @@ def test_differences_mean_class_accuracy_and_classes_without_training_videos_are
         "Classes of shape without training videos, which no protocol can predict (test videos): square (2), circle (1)"
         in printed
     )
+
+
+@pytest.mark.parametrize("columns", [60, 80, 120])
+@pytest.mark.parametrize("all_sources", [False, True])
+def test_no_figure_or_name_is_cut_in_a_narrow_terminal(monkeypatch, capsys, columns, all_sources):
+    monkeypatch.setattr(console, "width", columns)
+    names = [f"R@{k}" for k in (1, 5, 10, 20, 50)]
+    sources = ["features", "P2", "P4", "P5", "temporal embeddings", "all embeddings"]
+    scores = {source: {name: 0.1234 + number / 10 for name in names} for number, source in enumerate(sources)}
+    networks = {name: {"label_of_a_long_name": scores} for name in ("metrics", "random_weights", "supervised")}
+    deviations = {
+        name: {"label_of_a_long_name": {s: dict.fromkeys(names, 0.0123) for s in sources}} for name in networks
+    }
+    result = RESULT | networks | {"deviation": deviations, "chance": {"label_of_a_long_name": 0.1}, "seeds": [0, 1, 2]}
+
+    _print_result(result | {"protocol": "retrieval", "dataset": "/a/very/long/path/to/" + "videos" * 10}, all_sources)
+
+    printed = capsys.readouterr().out
+    assert "…" not in printed and "..." not in printed
+    table = printed.partition("mean ±")[0]
+    assert max(map(len, table.splitlines())) <= columns
+    figures = [0.1234, 0.4234] if not all_sources else [0.1234 + number / 10 for number in range(6)]
+    assert "".join(table.split()).count("±0.012") == 3 * 5 * len(figures)
+    assert all(table.count(f"{value:.3f}") == 3 * 5 for value in figures)
+    assert ("--all shows all" in printed) == (not all_sources)

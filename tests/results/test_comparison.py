@@ -1,14 +1,15 @@
 import csv
 import json
 import os
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
 import pytest
 
 from hdc_keras.errors import ConfigError, RunError
-from hdc_keras.results.comparison import compare_runs, distinct_names, paired_bootstrap
-from hdc_keras.results.comparison_tables import render_comparison
+from hdc_keras.results.comparison import Comparison, compare_runs, distinct_names, paired_bootstrap
+from hdc_keras.results.comparison_tables import main_rows, render_comparison
 from hdc_keras.results.published import PUBLISHED
 from tests.results.saved_runs import judgements, write_result, write_run
 
@@ -323,3 +324,18 @@ def test_the_command_refuses_other_formats_and_folders(two_runs, hdc_keras_in_pr
 
     assert wrong_file.code == 2 and ".md, .csv, .json" in wrong_file.out
     assert no_run.code == 1 and "holds no run" in no_run.out and "Traceback" not in no_run.out
+
+
+def test_the_main_rows_are_those_of_the_network_and_of_its_best_level(two_runs):
+    (row,) = compare_runs(two_runs).rows
+    sources = {"features": 0.4, "P2": 0.2, "P3": 0.5, "P5": 0.3, "all embeddings": 0.9}
+    rows = tuple(
+        replace(row, protocol=protocol, source=source, values=(value, 0.0))
+        for protocol in ("linear", "factors")
+        for source, value in sources.items()
+    )
+
+    shown = main_rows(Comparison(("a", "b"), rows, ()))
+
+    assert [row.source for row in shown.rows if row.protocol == "linear"] == ["features", "P3"]
+    assert [row.source for row in shown.rows if row.protocol == "factors"] == list(sources)
