@@ -18,6 +18,7 @@ import av
 import numpy as np
 
 from hdc_keras.data.sampling import random_generator
+from hdc_keras.errors import RunError
 from hdc_keras.files import replacing
 
 APPEARANCES = ("stripes", "diagonal", "checks", "dots", "rings", "clouds")
@@ -70,6 +71,9 @@ def ensure_moving_shapes(spec: MovingShapes, progress: Callable[[int, int], None
 
     Returns:
         Path of `manifest.csv`, with columns `path, label_appearance, label_motion, split`.
+
+    Raises:
+        RunError: the set cannot be written.
     """
     name = "-".join(str(value) for value in asdict(spec).values())
     folder = cache_folder() / f"moving-shapes-v{_RENDERER_VERSION}-{name}"
@@ -80,10 +84,13 @@ def ensure_moving_shapes(spec: MovingShapes, progress: Callable[[int, int], None
         with replacing(folder) as temporary:
             temporary.mkdir()
             _render_all(spec, temporary, progress)
-    except OSError:
+    except OSError as error:
         # A folder cannot be replaced, so this also happens when another process has finished first.
         if not manifest.exists():
-            raise
+            raise RunError(
+                f"{cache_folder()} cannot be written ({error.strerror or error}). Free some disk space, or set "
+                "HDC_KERAS_CACHE to another folder for the rendered videos."
+            ) from error
     return manifest
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from hdc_keras.data.decoding import count_frames, decode
 from hdc_keras.data.synthetic import APPEARANCES, MOTIONS, MovingShapes, ensure_moving_shapes, render_video, write_video
+from hdc_keras.errors import RunError
 
 SPEC = MovingShapes(1, 1, frames=24, size=32)
 TINY = MovingShapes(1, 1, frames=2, size=16)
@@ -127,3 +128,11 @@ def test_two_processes_that_render_at_once_get_the_same_complete_set(tmp_path, m
 
     assert [process.returncode for process in processes] == [0, 0] and len(answers) == 1
     assert len(list(tmp_path.glob("*/*.mp4"))) == 72 and len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_cache_that_cannot_be_written_is_named(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("HDC_KERAS_CACHE", str(tmp_path / "file" / "cache"))
+
+    with pytest.raises(RunError, match=r"file/cache cannot be written \(Not a directory\).*set HDC_KERAS_CACHE"):
+        ensure_moving_shapes(MovingShapes(1, 1))
