@@ -162,7 +162,9 @@ def _table(result: dict[str, Any], all_sources: bool) -> Any:
         title=f"{result['protocol']} (version {result['version']}) on {result['dataset']}, {result['split']['test']} "
         f"test videos, {result['views']} views",
         caption=(f"mean ± standard deviation over {_repetitions(result)}; " if result["deviation"] else "")
-        + "random: the same network with random weights; chance: "
+        + "random: the same network with random weights"
+        + ("; supervised: with supervised weights" if "supervised" in result else "")
+        + "; chance: "
         + ", ".join(f"{column} {value:.3f}" for column, value in result["chance"].items()),
         box=box.SIMPLE_HEAD,
         pad_edge=False,
