@@ -101,7 +101,7 @@ def test_a_folder_in_the_way_is_an_error_and_is_not_removed(tmp_path, monkeypatc
     (folder / "manifest.csv").unlink()
     before = sorted(tmp_path.rglob("*"))
 
-    with pytest.raises(OSError, match="not empty"):
+    with pytest.raises(RunError, match="not empty"):
         ensure_moving_shapes(TINY)
 
     assert sorted(tmp_path.rglob("*")) == before

@@ -25,7 +25,7 @@ def test_a_run_starts_from_supervised_weights_and_is_compared_with_them(
         *("--set", "evaluate.clips=1"),
     )
     assert done.code == 0, done.out
-    assert "with supervised weights" in done.out
+    assert "with supervised weights" in " ".join(done.out.split())
 
     result = json.loads(next((tmp_path / "run" / "results").glob("linear-*.json")).read_text())
     judged = {key: set(result[key]["label"]) for key in ("metrics", "random_weights", "supervised")}
