@@ -55,8 +55,8 @@ def compare(
         console.print(_table(shown))
         if len(shown.rows) < len(comparison.rows):
             console.print(
-                f"Shown are all levels joined and the single level that is best for {comparison.runs[0]}, chosen by "
-                "these scores; --all shows all, and so does --out.",
+                f"Shown are all levels joined and the best level of {comparison.runs[0]}. It is chosen by its own "
+                "score on the test videos, so that score is optimistic; --all shows every source, and so does --out.",
                 style="dim",
             )
         console.print(explanation(), style="dim")
@@ -72,7 +72,10 @@ def compare(
 
 
 def _table(comparison: "Comparison") -> "Table":
-    """One row per metric, with coloured differences where the interval excludes zero."""
+    """A heading for each metric, and below it a row for each run, so that the width does not grow with the runs.
+
+    Differences are coloured where the interval excludes zero.
+    """
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -81,30 +84,22 @@ def _table(comparison: "Comparison") -> "Table":
 
     titles = headers(comparison)
     same_dataset = len({row.dataset for row in comparison.rows}) == 1
-    # A common data set is named once, in the title, because terminals are narrow.
+    # A common data set is named once, in the title.
     words = [column for column in range(WORDS) if not (same_dataset and titles[column] == "data set")]
-    figures = range(WORDS, WORDS + len(comparison.runs))
     title = f"Data set: {comparison.rows[0].dataset}" if same_dataset else None
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in [*words, *range(WORDS, len(titles))]:
-        table.add_column(titles[column], justify="right" if column >= WORDS else "left", overflow="fold")
-    previous: Sequence[str] = ()
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    table.add_column("run", overflow="fold")
+    table.add_column("value", justify="right", no_wrap=True)
+    table.add_column(f"difference to {comparison.runs[0]}", justify="right", overflow="fold", min_width=len("-12.3"))
     for row, texts in zip(comparison.rows, cells(comparison), strict=True):
-        if previous and texts[:3] != previous[:3]:
-            table.add_section()
-        # A text cell is left blank if it and all text cells before it repeat the row above; the metric is never blank.
-        shown = [
-            "" if column < WORDS - 1 and texts[: column + 1] == previous[: column + 1] else texts[column]
-            for column in words
-        ]
-        differences = [
-            Text(text, style="green" if difference.value > 0 else "red")
-            if difference is not None and difference.excludes_zero
-            else text
-            for difference, text in zip(row.differences, texts[figures.stop :], strict=True)
-        ]
-        table.add_row(*shown, *(texts[column] for column in figures), *differences)
-        previous = texts
+        table.add_row(Text(", ".join(texts[column] for column in words), style="bold"), "", "")
+        values, differences = texts[WORDS : WORDS + len(comparison.runs)], texts[WORDS + len(comparison.runs) :]
+        for run, value, difference, text in zip(
+            comparison.runs, values, (None, *row.differences), ("", *differences), strict=True
+        ):
+            is_certain = difference is not None and difference.excludes_zero
+            style = ("green" if difference.value > 0 else "red") if difference and is_certain else ""
+            table.add_row(f"  {run}", value, Text(text, style=style))
     return table
 
 

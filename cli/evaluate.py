@@ -120,7 +120,10 @@ def _print_result(result: dict[str, Any], all_sources: bool) -> None:
     # The decoupling meter is about every source.
     console.print(_table(result, all_sources or result["protocol"] == "factors"))
     if not all_sources and result["protocol"] != "factors" and any(len(s) > 1 for s in result["metrics"].values()):
-        console.print("Shown are all levels joined and the best single level, chosen by these scores; --all shows all.")
+        console.print(
+            "Shown are all levels joined and the best level. It is chosen by its own score on the test videos, so that "
+            "score is optimistic; --all shows every source."
+        )
     for line in _mean_class_accuracies(result):
         console.print(line, soft_wrap=True)
     console.print(f"Source: {result['source']}", soft_wrap=True)

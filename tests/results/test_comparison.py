@@ -1,4 +1,5 @@
 import csv
+import io
 import json
 import os
 from dataclasses import replace
@@ -6,9 +7,11 @@ from itertools import product
 
 import numpy as np
 import pytest
+from hdc_keras_cli.compare import _table
+from rich.console import Console
 
 from hdc_keras.errors import ConfigError, RunError
-from hdc_keras.results.comparison import Comparison, compare_runs, distinct_names, paired_bootstrap
+from hdc_keras.results.comparison import Comparison, Difference, compare_runs, distinct_names, paired_bootstrap
 from hdc_keras.results.comparison_tables import main_rows, render_comparison
 from hdc_keras.results.published import PUBLISHED
 from tests.results.saved_runs import judgements, write_result, write_run
@@ -306,7 +309,7 @@ def test_the_command_prints_the_comparison_and_writes_a_file(two_runs, hdc_keras
     assert done.code == 0, done.out
     for expected in (
         "linear v1",
-        "b − a",
+        "difference to a",
         "features",
         "top1",
         "Published: fine-tuning",
@@ -339,3 +342,24 @@ def test_the_main_rows_are_those_of_the_network_and_of_its_best_level(two_runs):
 
     assert [row.source for row in shown.rows if row.protocol == "linear"] == ["features", "P3"]
     assert [row.source for row in shown.rows if row.protocol == "factors"] == list(sources)
+
+
+@pytest.mark.parametrize("columns", [60, 80, 120])
+@pytest.mark.parametrize("runs", [2, 4])
+def test_no_figure_is_cut_or_broken_in_a_narrow_terminal(two_runs, columns, runs):
+    (row,) = compare_runs(two_runs).rows
+    names = tuple(f"moving-shapes-with-a-long-name-{number}" for number in range(runs))
+    differences = tuple(Difference(-0.123, (-0.234, -0.012), 40) for _ in names[1:])
+    rows = tuple(
+        replace(row, source=source, column="appearance", values=(0.765,) * runs, differences=differences)
+        for source in ("features", "temporal embeddings")
+    )
+    screen = Console(width=columns, file=io.StringIO())
+
+    screen.print(_table(Comparison(names, rows, ())))
+
+    printed = screen.file.getvalue()
+    assert "…" not in printed and max(map(len, printed.splitlines())) <= columns
+    words = printed.split()
+    assert words.count("76.5") == 2 * runs and words.count("-12.3") == 2 * (runs - 1)
+    assert words.count("[-23.4,") == words.count("-1.2]") == 2 * (runs - 1)
