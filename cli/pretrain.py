@@ -100,8 +100,9 @@ def pretrain(
     if init_from and not Path(init_from).exists():
         raise RunError(f"--init-from {init_from}: no such file or folder. Expected a run directory or a .keras file.")
     depends_on_devices = data is not None and not config
-    if run and not resume and not dry_run:
-        RunDirectory(run).check_free()
+    folder = run or Path("runs") / experiment.name
+    if (run or not depends_on_devices) and not resume and not dry_run:
+        RunDirectory(folder).check_free()
     if experiment.data.path is None:
         print_parts("Data: ", ("moving shapes", "bold"), ", generated on this machine (--data selects your own videos)")
     videos = read_videos(experiment, run if resume else None)

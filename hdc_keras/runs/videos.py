@@ -4,10 +4,12 @@ A run without a table (version 0.1.0) is still read: its split is drawn anew fro
 """
 
 import csv
+import hashlib
 import io
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,7 @@ STARTED_CONFIG = "config-at-start.yaml"
 _COLUMNS = ("video_id", "path", "bytes", "group", "split")
 _LABEL = "label_"
 _EXAMPLES = 3
-# Of two files with the same name and size, this many bytes are compared (our choice: a few frames of video).
+# Of two files of one size, this many bytes at the beginning and in the middle are compared (our choice: a few frames).
 _COMPARED_BYTES = 65_536
 # Which videos the split is drawn from, and how; another value would draw another one.
 _SPLIT_KEYS = ("shapes_per_pair", "official_split", "holdout", "limit", "limit_per_class", "layout", "annotations")
@@ -162,10 +164,10 @@ def own_videos(run: Path, experiment: Experiment, progress: Callable[[int, int],
     notes = list(found.notes)
     missing = [row.record.video_id for row in kept if row.record.video_id not in by_id]
     if missing:
-        notes.append(f"{len(missing)} videos of the run no longer exist and are left out: {_examples(missing)}")
+        notes.append(f"videos of the run that no longer exist are left out: {len(missing)} ({_examples(missing)})")
     new = sorted(by_id.keys() - {row.record.video_id for row in kept})
     if new and not (own.data.limit or own.data.limit_per_class):
-        notes.append(f"{len(new)} videos are new since the run began and are left out: {_examples(new)}")
+        notes.append(f"videos that are new since the run began are left out: {len(new)} ({_examples(new)})")
     return VideoSet(records, notes)
 
 
@@ -210,7 +212,7 @@ def seen_in_pretraining(run: Path, records: Iterable[VideoRecord]) -> dict[str, 
     """How many test videos the run, or a run that it started from, was trained on.
 
     A video was seen if a training video has its path (prepared videos have the path of the file that they were prepared
-    from), its id and its size, or its file name, its size and the same first bytes.
+    from), its id and its size, or its size and the same bytes at the beginning and in the middle.
 
     Returns:
         `test_videos` (seen ones) and `of` (all of them); `None` if the run keeps no table of its videos.
@@ -223,10 +225,14 @@ def seen_in_pretraining(run: Path, records: Iterable[VideoRecord]) -> dict[str, 
     trained = _trained_on(run)
     paths = {_resolved(row.record.path) for row in trained}
     files = {(row.record.video_id, row.size) for row in trained if row.size is not None}
-    named: dict[tuple[str, int], list[str]] = {}
+    of_size: dict[int, list[str]] = {}
     for row in trained:
         if row.size is not None:
-            named.setdefault((Path(row.record.path).name, row.size), []).append(row.record.path)
+            of_size.setdefault(row.size, []).append(row.record.path)
+
+    @cache
+    def fingerprints(size: int) -> set[str]:
+        return {known for path in of_size[size] if (known := _fingerprint(path, size))}
 
     def is_seen(record: VideoRecord) -> bool:
         size = size_of(record)
@@ -234,7 +240,7 @@ def seen_in_pretraining(run: Path, records: Iterable[VideoRecord]) -> dict[str, 
             return True
         if record.stored or size is None:
             return False
-        return any(_begin_alike(record.path, path) for path in named.get((Path(record.path).name, size), []))
+        return size in of_size and _fingerprint(record.path, size) in fingerprints(size)
 
     test = [record for record in records if record.split == "test"]
     return {"test_videos": sum(map(is_seen, test)), "of": len(test)}
@@ -245,13 +251,17 @@ def _trained_on(run: Path) -> list[KeptVideo]:
     return own + (read_videos_of(run, EARLIER_VIDEOS) or [])
 
 
-def _begin_alike(one: str, other: str) -> bool:
-    """Whether both files exist and have the same first bytes."""
+def _fingerprint(path: str, size: int) -> str | None:
+    """Digest of a file's bytes at the beginning and in the middle; `None` if it cannot be read."""
+    digest = hashlib.sha256()
     try:
-        with Path(one).open("rb") as first, Path(other).open("rb") as second:
-            return first.read(_COMPARED_BYTES) == second.read(_COMPARED_BYTES)
+        with Path(path).open("rb") as file:
+            for place in (0, size // 2):
+                file.seek(place)
+                digest.update(file.read(_COMPARED_BYTES))
     except OSError:
-        return False
+        return None
+    return digest.hexdigest()
 
 
 def _resolved(path: str) -> str:

@@ -1,5 +1,6 @@
 """What can be refused without a backend is refused before one is imported, which takes seconds."""
 
+import shutil
 import subprocess
 import sys
 
@@ -56,14 +57,27 @@ def test_no_backend_is_imported_to_refuse(arguments, untrained_run, class_folder
     words = [
         word.replace("RUN", str(untrained_run)).replace("VIDEOS", str(class_folder_once)) for word in arguments.split()
     ]
-    done = subprocess.run(
-        [sys.executable, "-c", PROBE, *words], cwd=tmp_path, capture_output=True, text=True, timeout=120
-    )
+    assert_refused_without_a_backend(words, tmp_path)
+    assert not list(tmp_path.iterdir())
 
+
+@pytest.mark.parametrize("arguments", ["pretrain", "pretrain --config moving-shapes", "pretrain --preset coupled"])
+def test_no_backend_is_imported_to_refuse_the_default_folder(arguments, untrained_run, tmp_path):
+    for name in ("moving-shapes", "moving-shapes-coupled"):
+        shutil.copytree(untrained_run, tmp_path / "runs" / name)
+
+    assert "already holds a run" in assert_refused_without_a_backend(arguments.split(), tmp_path)
+
+
+def assert_refused_without_a_backend(words, folder):
+    """Run a command in a folder. Returns what it printed."""
+    done = subprocess.run(
+        [sys.executable, "-c", PROBE, *words], cwd=folder, capture_output=True, text=True, timeout=120
+    )
     printed = done.stdout + done.stderr
     assert done.returncode in (1, 2) and "Error: " in printed and "Traceback" not in printed, printed
     assert "no backend" in printed, printed
-    assert not list(tmp_path.iterdir())
+    return printed
 
 
 def test_every_export_format_is_known_without_a_backend():

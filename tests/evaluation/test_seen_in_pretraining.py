@@ -85,6 +85,15 @@ def test_another_folder_with_some_of_the_same_files(counted, partly_seen):
     assert said == ["3 of 6 test videos were in pretraining."]
 
 
+def test_copies_under_other_names(counted, partly_seen):
+    for file in partly_seen.rglob("*.avi"):
+        file.rename(file.with_name(f"copy of {file.name}"))
+
+    seen, _ = counted("--data", partly_seen, "--set", "evaluate.clips=5")
+
+    assert list(seen.values()) == [{"test_videos": 3, "of": 6}]
+
+
 def test_a_prepared_set_of_the_files_that_the_run_was_trained_on(counted, trained_on_split_1, ucf101, tmp_path):
     records = load_videos(experiment_on(ucf101)).records
     swapped = [replace(record, split="train" if record.split == "test" else "test") for record in records]

@@ -58,8 +58,8 @@ def test_evaluation_keeps_the_split_although_videos_were_removed_and_added(kept,
     for seed in range(5):
         splits, notes = load_splits(experiment.model_copy(update={"seed": seed}), "own", run=kept)
         assert splits_of(splits["1"]) == {name: split for name, split in before.items() if name != removed}
-    assert any(f"1 videos of the run no longer exist and are left out: {removed}" in note for note in notes)
-    assert any("1 videos are new since the run began" in note for note in notes)
+    assert any(f"videos of the run that no longer exist are left out: 1 ({removed})" in note for note in notes)
+    assert any("videos that are new since the run began are left out: 1" in note for note in notes)
 
 
 def test_a_key_that_would_draw_another_split_is_refused(kept):
