@@ -25,7 +25,8 @@ class Evaluation:
         experiment: the experiment of the run, or a copy with other `data` or `evaluate` sections.
         splits: the videos of each split, by its name.
         networks: the networks to compare: "metrics" (the pretrained one), "random_weights", and maybe "supervised".
-        checkpoint: file of the pretrained weights.
+        checkpoint: file of the pretrained weights. It may be gone: a run that is still trained deletes old checkpoints.
+        weights_sha256: SHA-256 of that file when it was loaded.
         progress: called with (description of the current task, items done, total items).
         supervised: the file of the "supervised" weights, if there are any.
     """
@@ -35,6 +36,7 @@ class Evaluation:
     splits: Splits
     networks: dict[str, HDC]
     checkpoint: Path
+    weights_sha256: str
     progress: Progress | None
     supervised: Path | None = None
 

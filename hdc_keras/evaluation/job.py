@@ -13,7 +13,7 @@ from hdc_keras.evaluation.fine_tuned import judge_fine_tuned
 from hdc_keras.evaluation.frozen import extract, extractions, judge_features
 from hdc_keras.evaluation.result import write_outcomes
 from hdc_keras.evaluation.splits import Splits, with_labels_per_class
-from hdc_keras.files import write_text
+from hdc_keras.files import digest, write_text
 from hdc_keras.model import HDC
 from hdc_keras.probes.registry import PROBES
 from hdc_keras.runs.directory import RunDirectory
@@ -69,11 +69,12 @@ def evaluate(
     output.require_writable("results")
     used = {name: with_labels_per_class(records, experiment) for name, records in splits.items()}
     model, checkpoint = run.checkpoints.load(best=best)
+    loaded = digest(checkpoint)
     networks = {"metrics": model, "random_weights": _new_network(experiment, None)}
     if supervised:
         networks["supervised"] = _new_network(experiment, supervised)
     weights = Path(supervised) if supervised else None
-    evaluation = Evaluation(output, experiment, used, networks, checkpoint, progress, weights)
+    evaluation = Evaluation(output, experiment, used, networks, checkpoint, loaded, progress, weights)
 
     features = {}
     on_features = [name for name in protocols if name in PROBES]

@@ -92,7 +92,7 @@ def _depends_on(evaluation: Evaluation, protocol: str, found: ProtocolOutcomes) 
         "splits": list(evaluation.splits),
         "videos_sha256": digest_of_videos(evaluation.splits),
         "architecture": evaluation.networks["metrics"].backbone.name,
-        "weights_sha256": file_digest(evaluation.checkpoint),
+        "weights_sha256": evaluation.weights_sha256,
         "supervised_weights_sha256": file_digest(evaluation.supervised) if evaluation.supervised else None,
         "precision": experiment.train.precision,
         "seed": experiment.seed,

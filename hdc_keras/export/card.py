@@ -16,7 +16,6 @@ import yaml
 
 from hdc_keras.config import Experiment
 from hdc_keras.export.format import Format, Outputs
-from hdc_keras.files import digest
 from hdc_keras.model import HDC
 
 Facts = dict[str, Any]
@@ -35,12 +34,14 @@ class Origin:
     """Where the weights come from.
 
     Attributes:
-        checkpoint: the checkpoint file; `None` for a model that was never saved.
+        checkpoint: name of the checkpoint file; `None` for a model that was never saved.
+        weights_sha256: SHA-256 of that file.
         results: evaluation results, as in a run's `results/*.json`.
         licence: the licence of the weights.
     """
 
-    checkpoint: Path | None
+    checkpoint: str | None
+    weights_sha256: str | None
     results: Sequence[Mapping[str, Any]]
     licence: str | None
 
@@ -88,7 +89,6 @@ def describe(
         trial: how it was compared with the Keras model.
         origin: where the weights come from.
     """
-    weights_sha256 = digest(origin.checkpoint) if origin.checkpoint else None
     return {
         "name": experiment.name,
         "format": format.name,
@@ -111,12 +111,12 @@ def describe(
         },
         "epochs": experiment.train.epochs,
         "steps_taken": model.steps_taken,
-        "checkpoint": origin.checkpoint.name if origin.checkpoint else None,
-        "weights_sha256": weights_sha256,
+        "checkpoint": origin.checkpoint,
+        "weights_sha256": origin.weights_sha256,
         "licence": origin.licence,
         "versions": {"python": platform.python_version(), **_versions("hdc-keras", "keras", *format.packages)},
         "check": {"tolerance": trial.tolerance, "greatest_difference": trial.difference, "inputs": trial.shapes},
-        "results": [row for result in origin.results for row in _result_rows(result, weights_sha256)],
+        "results": [row for result in origin.results for row in _result_rows(result, origin.weights_sha256)],
         "config": _config(experiment),
     }
 

@@ -16,7 +16,7 @@ from hdc_keras.export.card import Origin, Trial, describe, render
 from hdc_keras.export.format import Format, Outputs
 from hdc_keras.export.portable import in_float32
 from hdc_keras.export.registry import FORMATS
-from hdc_keras.files import remove_leftovers, replacing, write_text
+from hdc_keras.files import digest, remove_leftovers, replacing, write_text
 from hdc_keras.model import HDC
 
 # Our choice: about a hundred times the rounding error of single precision, and far below the effect of a wrong
@@ -87,6 +87,9 @@ def export(
     chosen.require(path)
     descriptions = _description_files(chosen, path)
     _require_free(path, *([] if _is_card_without_model(path, descriptions[1]) else descriptions))
+    # A run that is still trained may delete the checkpoint meanwhile.
+    loaded = digest(checkpoint) if checkpoint else None
+    origin = Origin(checkpoint.name if checkpoint else None, loaded, results, licence)
     model = in_float32(model) if chosen.takes_video else model
     expected = _expected_outputs(chosen, model, experiment)
     remove_leftovers(path)
@@ -96,7 +99,6 @@ def export(
             chosen.write(model, experiment, unfinished)
             trial = _compare(chosen, unfinished, model, expected)
             size = sum(file.stat().st_size for file in (unfinished, *unfinished.rglob("*")) if file.is_file())
-            origin = Origin(checkpoint, results, licence)
             facts = describe(model, experiment, chosen, path.name, size, trial, origin)
             card, facts_file = _description_files(chosen, unfinished) if chosen.is_folder else descriptions
             write_text(facts_file, json.dumps(facts, indent=2))

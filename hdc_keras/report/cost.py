@@ -18,6 +18,7 @@ def run_cost(
     metrics: Sequence[Row],
     model: HDC | None,
     checkpoint: Path | None,
+    checkpoint_bytes: int,
 ) -> dict[str, str]:
     """Collect facts about the cost of a run.
 
@@ -26,7 +27,8 @@ def run_cost(
         environment: the run's `environment.json`; empty if it is missing.
         metrics: the run's metrics by epoch; empty before the first epoch.
         model: the model of the newest checkpoint, if any.
-        checkpoint: the file of that checkpoint.
+        checkpoint: the file of that checkpoint. It may be gone: a run that is still trained deletes old ones.
+        checkpoint_bytes: its size.
 
     Returns:
         Text by name, in the order to show.
@@ -40,7 +42,7 @@ def run_cost(
         heads = sum(head.count_params() for head in model.objective.heads.values())
         cost["Parameters"] = f"{model.backbone.count_params():,} in {model.backbone.name}, {heads:,} in the heads"
     if checkpoint is not None:
-        cost["Checkpoint"] = f"{checkpoint.name}, {checkpoint.stat().st_size / 1e6:,.1f} MB"
+        cost["Checkpoint"] = f"{checkpoint.name}, {checkpoint_bytes / 1e6:,.1f} MB"
     cost["Backend"] = environment["backend"] if environment else f"{keras.backend.backend()} (of this report)"
     return cost
 

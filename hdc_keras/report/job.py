@@ -41,6 +41,7 @@ class _Checkpoint:
 
     model: HDC | None = None
     file: Path | None = None
+    size: int = 0
     problem: str = ""
 
 
@@ -74,7 +75,7 @@ def build_report(run: RunDirectory, progress: Progress | None = None) -> str:
         | _video_sections(run, checkpoint, videos, results, sheet, progress)
         | _training_section(metrics)
         | {
-            "cost": run_cost(experiment, environment, metrics, checkpoint.model, checkpoint.file),
+            "cost": run_cost(experiment, environment, metrics, checkpoint.model, checkpoint.file, checkpoint.size),
             "failures": _read_failures(run),
             "environment": environment,
             "config": dump_experiment(experiment),
@@ -206,7 +207,8 @@ def _as_evaluated(experiment: Experiment, results: Sequence[SavedResult]) -> Exp
 
 def _load_checkpoint(run: RunDirectory) -> _Checkpoint:
     try:
-        return _Checkpoint(*run.checkpoints.load())
+        model, file = run.checkpoints.load()
+        return _Checkpoint(model, file, file.stat().st_size)
     except RunError as error:
         return _Checkpoint(problem=str(error))
 

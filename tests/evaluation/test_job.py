@@ -16,6 +16,7 @@ from hdc_keras.data.records import VideoRecord
 from hdc_keras.errors import ConfigError, DataError, RunError
 from hdc_keras.evaluation.job import evaluate
 from hdc_keras.evaluation.splits import load_splits
+from hdc_keras.files import digest
 from hdc_keras.finetuning.recipes import FINE_TUNING
 from hdc_keras.results.store import read_results
 from hdc_keras.runs.directory import RunDirectory
@@ -230,6 +231,24 @@ def test_a_read_only_run_is_evaluated_into_another_folder(run, ucf101, tmp_path)
     other.checkpoints.save(build_model(experiment), 1, 1)
     with pytest.raises(ConfigError, match="holds the evaluation of another run"):
         evaluate(other, experiment, load_splits(experiment, "own")[0], ["knn"], out=out)
+
+
+def test_a_run_that_is_still_trained_may_delete_the_checkpoint_meanwhile(run, ucf101, tmp_path):
+    trained = RunDirectory(shutil.copytree(run.path, tmp_path / "trained"))
+    (checkpoint,) = trained.checkpoints.files()
+    loaded = digest(checkpoint)
+    experiment = experiment_on(ucf101)
+
+    results = evaluate(
+        trained,
+        experiment,
+        load_splits(experiment, "own")[0],
+        ["knn"],
+        progress=lambda *_: checkpoint.unlink(missing_ok=True),
+    )
+
+    assert not checkpoint.exists()
+    assert (results["knn"]["checkpoint"], results["knn"]["weights_sha256"]) == (checkpoint.name, loaded)
 
 
 def test_a_part_extracts_its_features_only(run, ucf101, tmp_path, monkeypatch):

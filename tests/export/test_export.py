@@ -282,6 +282,24 @@ def replace_writer(monkeypatch, format, write):
     monkeypatch.setitem(export_job.FORMATS, format, replace(FORMATS[format], write=write))
 
 
+def test_a_run_that_is_still_trained_may_delete_the_checkpoint_meanwhile(model, tmp_path, monkeypatch):
+    checkpoint = tmp_path / "step-000000012.keras"
+    checkpoint.write_bytes(b"weights")
+    original = FORMATS["keras"].write
+
+    def write(*arguments):
+        checkpoint.unlink()
+        return original(*arguments)
+
+    replace_writer(monkeypatch, "keras", write)
+    facts = facts_of(export(model, small_experiment(), "keras", tmp_path / "backbone.keras", checkpoint=checkpoint))
+
+    assert (facts["checkpoint"], facts["weights_sha256"]) == (
+        "step-000000012.keras",
+        hashlib.sha256(b"weights").hexdigest(),
+    )
+
+
 def test_an_export_that_does_not_agree_with_keras_leaves_nothing(model, tmp_path, monkeypatch):
     original = FORMATS["saved_model"].write
     another = small_model()

@@ -23,7 +23,7 @@ from hdc_keras.report.embedding_map import fit_to_page, tsne
 from hdc_keras.report.job import build_report
 from hdc_keras.report.page import breakable
 from hdc_keras.report.retrieval_gallery import choose_queries
-from hdc_keras.report.shown_videos import every_nth
+from hdc_keras.report.shown_videos import every_nth, find_videos
 from hdc_keras.report.thumbnails import FRAMES, ThumbnailSheet, encode_strip, middle_frames
 from hdc_keras.results.comparison import compare_runs
 from hdc_keras.results.store import JudgedVideo, read_results
@@ -298,6 +298,20 @@ def test_results_and_cached_features_of_evaluate_are_compared_and_reported(tmp_p
     assert page.with_class("query") and page.with_class("matrix") and "k nearest neighbours" in page.text["results"]
     differences = [row.differences[0] for row in comparison.rows if row.source == "features"]
     assert not comparison.notes and {difference.videos for difference in differences} == {0, 4}
+
+
+def test_a_run_that_is_still_trained_may_delete_the_checkpoint_meanwhile(tmp_path, monkeypatch):
+    run = RunDirectory(one_label_run(tmp_path))
+    checkpoint = run.checkpoints.files()[-1]
+    text = f"{checkpoint.name}, {checkpoint.stat().st_size / 1e6:,.1f} MB"
+
+    def find(*arguments):
+        checkpoint.unlink()
+        return find_videos(*arguments)
+
+    monkeypatch.setattr("hdc_keras.report.job.find_videos", find)
+
+    assert text in Page(build_report(run)).text["cost"]
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path):
