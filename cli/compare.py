@@ -55,8 +55,9 @@ def compare(
         console.print(_table(shown))
         if len(shown.rows) < len(comparison.rows):
             console.print(
-                f"Shown are all levels joined and the best level of {comparison.runs[0]}. It is chosen by its own "
-                "score on the test videos, so that score is optimistic; --all shows every source, and so does --out.",
+                "Shown are features (all levels joined; the last level, if the publication uses only that) and the "
+                f"best level of {comparison.runs[0]}. It is chosen by its own score on the test videos, so that score "
+                "is optimistic; --all shows every source, and so does --out.",
                 style="dim",
             )
         console.print(explanation(), style="dim")

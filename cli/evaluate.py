@@ -115,14 +115,17 @@ def evaluate(
 
 
 def _print_result(result: dict[str, Any], all_sources: bool) -> None:
+    from hdc_keras.probes.registry import PROBES
+
     from .console import console
 
     # The decoupling meter is about every source.
     console.print(_table(result, all_sources or result["protocol"] == "factors"))
     if not all_sources and result["protocol"] != "factors" and any(len(s) > 1 for s in result["metrics"].values()):
+        features = "the last level" if PROBES[result["protocol"]].uses_last_level else "all levels joined"
         console.print(
-            "Shown are all levels joined and the best level. It is chosen by its own score on the test videos, so that "
-            "score is optimistic; --all shows every source."
+            f"Shown are features ({features}) and the best level. It is chosen by its own score on the test videos, so "
+            "that score is optimistic; --all shows every source."
         )
     for line in _mean_class_accuracies(result):
         console.print(line, soft_wrap=True)

@@ -99,6 +99,8 @@ def count_steps(videos: int, batch_size: int) -> int:
             "the set has no training videos: all of them are in other splits. Add videos for training, such as a "
             "folder train/, or list the videos in a manifest with a `split` column."
         )
+    if videos == 1:
+        raise DataError("only 1 training video. Expected at least 2, which are contrasted with each other. Add videos.")
     if videos < batch_size:
         raise DataError(
             f"only {videos} training videos, but `train.batch_size` is {batch_size} and every batch needs that many "

@@ -203,6 +203,8 @@ def test_fewer_videos_than_a_batch_are_refused(batches, videos):
         batches(videos, 1, batch_size=16)
     with pytest.raises(DataError, match="the set has no training videos"):
         count_steps(0, 4)
+    with pytest.raises(DataError, match=r"Expected at least 2, .* Add videos\.$"):
+        count_steps(1, 4)
 
 
 def test_a_store_keeps_videos_within_its_budget_and_decodes_the_others_every_time(videos, tmp_path):

@@ -89,3 +89,14 @@ def test_no_figure_or_name_is_cut_in_a_narrow_terminal(monkeypatch, capsys, colu
     assert "".join(table.split()).count("±0.012") == 3 * 5 * len(figures)
     assert all(table.count(f"{value:.3f}") == 3 * 5 for value in figures)
     assert ("--all shows every" in " ".join(printed.split())) == (not all_sources)
+
+
+@pytest.mark.parametrize(
+    ("protocol", "features"), [("linear", "all levels joined"), ("retrieval-vcop", "the last level")]
+)
+def test_the_text_below_a_table_says_what_features_are(capsys, protocol, features):
+    scores = {source: {"top1": 0.5} for source in ("features", "P4", "P5")}
+
+    _print_result(RESULT | {"protocol": protocol, "metrics": {"shape": scores}}, all_sources=False)
+
+    assert f"Shown are features ({features}) and the best level." in " ".join(capsys.readouterr().out.split())
