@@ -165,7 +165,7 @@ class Screen(keras.callbacks.Callback):
         self.bar.advance(self.task)
         if console.is_terminal and logs and time.monotonic() - self._drawn > _REDRAW_S:
             self._drawn = time.monotonic()
-            self._draw({name: float(value) for name, value in logs.items()})
+            self._draw({name: float(value) for name, value in self.model.get_metrics_result().items()})
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Redraw the table or, without a terminal, print a line for some epochs."""

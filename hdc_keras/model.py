@@ -144,7 +144,7 @@ class HDC(keras.Model):
         build the model and average it over the replicas, which fails for uint8 pixels on several machines."""
 
     def _get_metrics_result_or_logs(self, logs: Any) -> dict[str, Any]:
-        """Log all metrics at the end of an epoch, also over several machines, where a step returns only the loss."""
+        """Log all metrics at the end of an epoch. A step returns only the loss: Keras copies each value to the host."""
         return self.get_metrics_result()
 
     def call(self, windows: Tensor, training: bool | None = None) -> dict[str, Tensor]:
@@ -172,7 +172,7 @@ class HDC(keras.Model):
         """
         shape = len(self.view_generator.view_names), -1
         return {
-            level: ops.reshape(ops.mean(ops.cast(maps[level], "float32"), axis=(1, 2, 3)), (*shape, width))
+            level: ops.reshape(_mean_over_pixels(maps[level]), (*shape, width))
             for level, width in self.feature_widths.items()
         }
 
@@ -194,12 +194,17 @@ class HDC(keras.Model):
             require_first_batch(x, batch_size, self.step_options)
         return super().fit(x, batch_size=batch_size, epochs=epochs, **kwargs)
 
-    def train_on_batch(self, x: Any, y: Any = None, **kwargs: Any) -> Any:
-        """Like `keras.Model.train_on_batch`, for windows without labels; see `fit`."""
+    def train_on_batch(self, x: Any, y: Any = None, return_dict: bool = False, **kwargs: Any) -> Any:
+        """Like `keras.Model.train_on_batch`, for windows without labels; see `fit`.
+
+        Returns:
+            The mean loss so far; with `return_dict`, all means so far by name.
+        """
         require_windows_only(y, kwargs.get("sample_weight"))
         if self.compiled:
             require_first_batch(x, len(x), self.step_options)
-        return super().train_on_batch(x, **kwargs)
+        loss = super().train_on_batch(x, **kwargs)
+        return {name: float(value) for name, value in self.get_metrics_result().items()} if return_dict else loss
 
     def train_step(self, *arguments: Any) -> Any:
         """One training step; see `hdc_keras.step`."""
@@ -255,3 +260,12 @@ class HDC(keras.Model):
         config["dtype"] = keras.dtype_policies.deserialize(config["dtype"])
         config["backbone"] = keras.saving.deserialize_keras_object(config["backbone"])
         return cls(**config)
+
+
+def _mean_over_pixels(maps: Tensor) -> Tensor:
+    """(batch, time, height, width, channels) -> (batch, channels) float32."""
+    if keras.backend.backend() == "torch":
+        import torch
+
+        return maps.mean((1, 2, 3), dtype=torch.float32)  # without a copy of the maps in float32
+    return ops.mean(ops.cast(maps, "float32"), axis=(1, 2, 3))

@@ -267,7 +267,12 @@ class WindowBatches(keras.utils.PyDataset):
         loader: loads the windows.
         start_step: number of the first batch, to resume an interrupted run.
         workers: number of videos decoded in parallel; one per core when `None`.
+
+    Attributes:
+        yields_uint8: tells `HDC.fit` that it need not look at the pixels of the first batch.
     """
+
+    yields_uint8 = True
 
     def __init__(self, loader: WindowLoader, start_step: int = 0, workers: int | None = None):
         super().__init__(workers=1, use_multiprocessing=False, max_queue_size=PREFETCH_BATCHES)

@@ -67,7 +67,7 @@ class InvarianceWeights(keras.layers.Layer):
 
     def loss_weights(self) -> Tensor:
         """Weights (levels, tasks) float32; 0 where a level does not carry the task."""
-        return self._unmasked() * self.carries
+        return ops.multiply(self._unmasked(), self.carries)
 
     def _unmasked(self) -> Tensor:
         shape = self.average.shape
@@ -85,4 +85,5 @@ class InvarianceWeights(keras.layers.Layer):
 
     def _mean(self, values: Tensor) -> Tensor:
         """(1, tasks): mean over the levels that carry each task."""
-        return ops.sum(values * self.carries, axis=0, keepdims=True) / self.carries.sum(axis=0, keepdims=True)
+        total = ops.sum(ops.multiply(values, self.carries), axis=0, keepdims=True)
+        return ops.divide(total, self.carries.sum(axis=0, keepdims=True))

@@ -1,9 +1,16 @@
 """From windows to pooled features, as a pure function of the backbone's weights and state."""
 
+from collections.abc import Callable
 from typing import Any
+
+import keras
 
 from hdc_keras.step.network import ContrastModel, Features, FeaturesFunction, Tensor, Values
 from hdc_keras.step.rematerialisation import rematerialised
+from hdc_keras.step.torch_kernels import TorchNetwork
+
+# (weights, state, input) -> (output, new state)
+NetworkFunction = Callable[[Values, Values, Tensor], tuple[Any, Values]]
 
 
 def pure_features(model: ContrastModel) -> FeaturesFunction:
@@ -14,12 +21,10 @@ def pure_features(model: ContrastModel) -> FeaturesFunction:
     micro-batches, and the backward pass can recompute it.
     """
 
+    pyramid = _block_by_block(model) if model.step_options.rematerialise else _in_training_mode(model.pyramid)
+
     def features(weights: Values, state: Values, windows: Tensor, draws: Any) -> tuple[Features, Values]:
-        clips = model.view_generator.apply(windows, draws)
-        if model.step_options.rematerialise:
-            maps, state = _block_by_block(model, weights, state, clips)
-        else:
-            maps, state = model.pyramid.stateless_call(weights, state, clips, training=True)
+        maps, state = pyramid(weights, state, model.view_generator.apply(windows, draws))
         return model.pool(maps), list(state)
 
     if not model.step_options.compile_features:
@@ -29,19 +34,27 @@ def pure_features(model: ContrastModel) -> FeaturesFunction:
     return tf.function(features, jit_compile=True)
 
 
-def _block_by_block(
-    model: ContrastModel, weights: Values, state: Values, clips: Tensor
-) -> tuple[dict[str, Tensor], Values]:
-    """The feature maps of `model.pyramid`, each block rematerialised separately."""
+def _in_training_mode(network: keras.Model) -> NetworkFunction:
+    if keras.backend.backend() == "torch":
+        return TorchNetwork(network)
+    return lambda weights, state, x: network.stateless_call(weights, state, x, training=True)
+
+
+def _block_by_block(model: ContrastModel) -> NetworkFunction:
+    """`model.pyramid`, each block rematerialised separately."""
     variables = [*model.pyramid.trainable_variables, *model.pyramid.non_trainable_variables]
-    values = dict(zip(map(id, variables), [*weights, *state], strict=True))
-    outputs: list[Tensor] = []
-    for block in model.blocks:
-        run = rematerialised(lambda w, s, x, block=block: block.stateless_call(w, s, x, training=True))
-        trainable, other = block.trainable_variables, block.non_trainable_variables
-        clips, new = run([values[id(v)] for v in trainable], [values[id(v)] for v in other], clips)
-        values |= zip(map(id, other), new, strict=True)
-        outputs.append(clips)
+    blocks = [(block, rematerialised(_in_training_mode(block))) for block in model.blocks]
     places = {id(output): place for place, output in enumerate(model.backbone.block_outputs)}
-    maps = {level: outputs[places[id(model.backbone.pyramid_outputs[level])]] for level in model.feature_widths}
-    return maps, [values[id(v)] for v in model.pyramid.non_trainable_variables]
+
+    def run(weights: Values, state: Values, clips: Tensor) -> tuple[dict[str, Tensor], Values]:
+        values = dict(zip(map(id, variables), [*weights, *state], strict=True))
+        outputs: list[Tensor] = []
+        for block, run_block in blocks:
+            trainable, other = block.trainable_variables, block.non_trainable_variables
+            clips, new = run_block([values[id(v)] for v in trainable], [values[id(v)] for v in other], clips)
+            values |= zip(map(id, other), new, strict=True)
+            outputs.append(clips)
+        maps = {level: outputs[places[id(model.backbone.pyramid_outputs[level])]] for level in model.feature_widths}
+        return maps, [values[id(v)] for v in model.pyramid.non_trainable_variables]
+
+    return run

@@ -7,7 +7,6 @@ import keras
 import numpy as np
 from keras import ops
 
-from hdc_keras.data.loading import WindowBatches
 from hdc_keras.step.options import StepOptions
 
 Tensor = Any
@@ -51,7 +50,7 @@ def require_first_batch(data: Any, batch_size: int | None, options: StepOptions)
 
 def _first_batch(data: Any) -> Iterator[Any]:
     """The first batch of a dataset that can be read again; nothing of others, or if all pixels are uint8."""
-    if isinstance(data, keras.utils.PyDataset) and not isinstance(data, WindowBatches):
+    if isinstance(data, keras.utils.PyDataset) and not getattr(data, "yields_uint8", False):
         yield data[0]
     elif hasattr(data, "element_spec") and hasattr(data, "take"):
         specs = data.element_spec if isinstance(data.element_spec, tuple | list) else [data.element_spec]

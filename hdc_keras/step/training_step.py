@@ -18,7 +18,10 @@ from hdc_keras.step.update import finish_step
 
 
 def train_step(model: ContrastModel, *arguments: Any) -> Any:
-    """Replaces Keras' `train_step`, with the same arguments and results, which depend on the active backend."""
+    """Replaces Keras' `train_step`, with the same arguments and results, which depend on the active backend.
+
+    The logs hold only the mean loss of the epoch so far, because Keras copies each of them to the host after each step.
+    """
     if keras.backend.backend() == "jax":
         return _jax_train_step(model, *arguments)
     replicas = ReplicaGroup()
@@ -27,9 +30,9 @@ def train_step(model: ContrastModel, *arguments: Any) -> Any:
         # Stages after the deepest level in use have no gradient.
         pairs = [(g, v) for g, v in zip(gradients, model.trainable_variables, strict=True) if g is not None]
         model.optimizer.apply(*map(list, zip(*pairs, strict=True)))
-    logs = model.get_metrics_result()
+    loss = model.loss_tracker.result()
     # With several processes, Keras averages each returned value along its first axis, so a scalar needs one.
-    return {"loss": logs["loss"][None]} if replicas.spans_processes else logs
+    return {"loss": loss[None] if replicas.spans_processes else loss}
 
 
 def _jax_train_step(
@@ -45,7 +48,7 @@ def _jax_train_step(
     pairs = [pair for kind, values in zip(variables, state, strict=True) for pair in zip(kind, values, strict=True)]
     with keras.StatelessScope(state_mapping=pairs) as scope:
         gradients = _all_but_the_optimizer(model, ReplicaGroup(), _windows_of(data))
-        logs = model.get_metrics_result()
+        logs = {"loss": model.loss_tracker.result()}
     trainable, optimizer = model.optimizer.stateless_apply(optimizer, gradients, trainable)
     non_trainable, metrics = (
         [scope.get_current_value(variable) for variable in kind]

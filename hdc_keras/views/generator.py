@@ -1,10 +1,11 @@
 """The views of a batch of videos: anchor, positives and temporal negatives (docs/method.md, "Views")."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import keras
-from keras import ops
+from keras import ops, tree
 
 from hdc_keras.config import Task, ViewsConfig
 from hdc_keras.views import transforms
@@ -67,7 +68,8 @@ class ViewGenerator(keras.layers.Layer):
         super().__init__(**kwargs)
         self.config = config
         self.task = task
-        self.seed_generator = keras.random.SeedGenerator(seed)
+        with _device_of_draws():
+            self.seed_generator = keras.random.SeedGenerator(seed)
         self.built = True  # otherwise Keras would run the layer once to build it, although it has no weights
         negatives = config.temporal_negatives if "temporal" in positives_of(task) else ()
         positives = positives_of(task).values()
@@ -103,6 +105,11 @@ class ViewGenerator(keras.layers.Layer):
         Returns:
             Parameters by kind and name; tensors of shape (batch, ...).
         """
+        with _device_of_draws():
+            draws = self._draw(batch, frames)
+        return tree.map_structure(ops.convert_to_tensor, draws)
+
+    def _draw(self, batch: Any, frames: tuple[int, int, int]) -> Draws:
         time, frame_size = frames[0], frames[1:]
         draws = {}
         for draw in ("anchor", "other"):
@@ -177,6 +184,12 @@ class ViewGenerator(keras.layers.Layer):
         batch, _, time = input_shape[:3]
         views = None if batch is None else batch * len(self.view_names)
         return (views, time, self.config.size, self.config.size, 3)
+
+
+def _device_of_draws() -> AbstractContextManager[Any]:
+    """Where random numbers are drawn. On PyTorch, Keras reads the seed on the host for each draw, which would wait for
+    everything that a GPU has still to compute; so the seed and the draws, which are small, are on the CPU."""
+    return keras.device("cpu") if keras.backend.backend() == "torch" else nullcontext()
 
 
 def _require_windows(windows: Tensor) -> None:

@@ -153,7 +153,7 @@ def apply_colour(clips: Tensor, parameters: Parameters) -> Tensor:
     matrix = ops.cast(gain[:, None, None] * _chroma_matrix(parameters["saturation"], parameters["hue"]), clips.dtype)
     pixels = ops.matmul(ops.reshape(clips, (-1, time * height * width, channels)), matrix)
     # Saturation and hue do not change luma, so this is the mean luma after brightness and contrast.
-    mean_luma = ops.sum(ops.cast(ops.mean(pixels, axis=1), "float32") * _LUMA, axis=-1)
+    mean_luma = ops.sum(ops.multiply(ops.cast(ops.mean(pixels, axis=1), "float32"), _LUMA), axis=-1)
     offset = mean_luma * (1.0 - parameters["contrast"]) / parameters["contrast"]
     pixels = ops.clip(pixels + ops.cast(offset[:, None, None], clips.dtype), 0.0, 1.0)
     return ops.reshape(pixels, (-1, time, height, width, channels))
