@@ -307,11 +307,13 @@ class TrainConfig(_Section):
         description="devices that share a batch: one_device, mirrored (all on this machine), multi_worker (all on "
         "several machines) or auto (all that are found)",
     )
-    batch_norm: Literal["auto", "local", "synchronised"] = Field(
+    batch_norm: Literal["auto", "shuffled", "local", "synchronised"] = Field(
         "auto",
-        description="the backbone's batch statistics with several devices: local (per device) or synchronised (whole "
-        "batch); auto is local on TensorFlow and synchronised on JAX; JAX supports only synchronised; with XLA or "
-        "micro-batches, TensorFlow supports only local",
+        description="the backbone's batch statistics when a batch is computed in groups, which are devices or cached "
+        "micro-batches: of each group, with positives in random other groups than their anchors (shuffled) or in the "
+        "same (local: the statistics then tell which candidate is the positive), or of all devices (synchronised); "
+        "auto is shuffled. JAX always synchronises its devices and shuffles its micro-batches; TensorFlow supports "
+        "synchronised without XLA and micro-batches, PyTorch does not support it",
     )
     micro_batches: PositiveInt = Field(
         1, description="pieces into which each device splits its videos; it processes one at a time, to save memory"

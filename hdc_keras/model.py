@@ -11,7 +11,7 @@ from hdc_keras.devices import refuse_wrong_gradients, uses_xla
 from hdc_keras.errors import ConfigError
 from hdc_keras.objective.contrast import ContrastObjective
 from hdc_keras.objective.objective import Objective
-from hdc_keras.step.features import pure_features
+from hdc_keras.step.features import has_batch_norm, pure_features
 from hdc_keras.step.inputs import require_first_batch, require_windows_only
 from hdc_keras.step.options import StepOptions
 from hdc_keras.step.record import StepRecord
@@ -96,6 +96,7 @@ class HDC(keras.Model):
         accumulate: Literal["cached", "plain"] = "cached",
         rematerialise: bool = False,
         clip_norm: float | None = None,
+        shuffle_statistics: bool = True,
         **kwargs: Any,
     ) -> None:
         """Like `keras.Model.compile`, but without a loss, which `objective` provides.
@@ -109,6 +110,7 @@ class HDC(keras.Model):
             accumulate: as in `StepOptions`.
             rematerialise: as in `StepOptions`.
             clip_norm: as in `StepOptions`.
+            shuffle_statistics: as in `StepOptions`; without effect if the backbone has no batch norm.
             **kwargs: further arguments of `keras.Model.compile`, except for losses and metrics.
 
         Raises:
@@ -125,7 +127,14 @@ class HDC(keras.Model):
         refuse_wrong_gradients(self.compute_dtype)
         jit = uses_xla("auto") if isinstance(jit_compile, str) else jit_compile
         is_distributed = replica_count_of(self) > 1
-        self.step_options = StepOptions(micro_batches, accumulate, rematerialise, clip_norm, jit and is_distributed)
+        self.step_options = StepOptions(
+            micro_batches,
+            accumulate,
+            rematerialise,
+            clip_norm,
+            compile_features=jit and is_distributed,
+            shuffle_statistics=shuffle_statistics and has_batch_norm(self.pyramid),
+        )
         self.features_function = pure_features(self)
         super().compile(optimizer=optimizer, jit_compile=jit and not is_distributed, **kwargs)
         # Built here: variables created inside the first step would make TensorFlow trace it twice.
@@ -158,21 +167,23 @@ class HDC(keras.Model):
             `{level}_features`: (views, batch, channels) pooled, and `{level}_{task}`: (views, batch, embedding_dim)
             float32 of unit length. Views are in the order of `view_generator.view_names`.
         """
-        features = self.pool(self.pyramid(self.view_generator(windows), training=training))
+        draws = self.view_generator.draw(ops.shape(windows)[0], windows.shape[2:5])
+        views = self.view_generator.apply(windows, draws)
+        features = self.pool(self.pyramid(ops.reshape(views, (-1, *views.shape[2:])), training=training))
         return self.objective.embed(features, training=training)
 
     def pool(self, maps: dict[str, Tensor]) -> dict[str, Tensor]:
         """Average feature maps over time and space.
 
         Args:
-            maps: by level, (views * batch, time, height, width, channels).
+            maps: by level, (batch * views, time, height, width, channels).
 
         Returns:
             By level, (views, batch, channels) float32.
         """
-        shape = len(self.view_generator.view_names), -1
+        views = len(self.view_generator.view_names)
         return {
-            level: ops.reshape(_mean_over_pixels(maps[level]), (*shape, width))
+            level: ops.moveaxis(ops.reshape(_mean_over_pixels(maps[level]), (-1, views, width)), 1, 0)
             for level, width in self.feature_widths.items()
         }
 

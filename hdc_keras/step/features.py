@@ -4,8 +4,9 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
+from keras import ops
 
-from hdc_keras.step.network import ContrastModel, Features, FeaturesFunction, Tensor, Values
+from hdc_keras.step.network import ContrastModel, Features, FeaturesFunction, Tensor, Values, Videos
 from hdc_keras.step.rematerialisation import rematerialised
 from hdc_keras.step.torch_kernels import TorchNetwork
 
@@ -14,7 +15,7 @@ NetworkFunction = Callable[[Values, Values, Tensor], tuple[Any, Values]]
 
 
 def pure_features(model: ContrastModel) -> FeaturesFunction:
-    """Make the function (weights, state, windows, draws) -> (features, new state).
+    """Make the function (weights, state, videos) -> (features, new state).
 
     `weights` and `state` are the values of the trainable and non-trainable variables of `model.pyramid`; features are
     pooled, (views, batch, channels) by level. The function is pure, so XLA can compile it, a loop can run it on
@@ -23,8 +24,9 @@ def pure_features(model: ContrastModel) -> FeaturesFunction:
 
     pyramid = _block_by_block(model) if model.step_options.rematerialise else _in_training_mode(model.pyramid)
 
-    def features(weights: Values, state: Values, windows: Tensor, draws: Any) -> tuple[Features, Values]:
-        maps, state = pyramid(weights, state, model.view_generator.apply(windows, draws))
+    def features(weights: Values, state: Values, videos: Videos) -> tuple[Features, Values]:
+        views = model.view_generator.apply(videos.windows, videos.draws, videos.of_positives)
+        maps, state = pyramid(weights, state, ops.reshape(views, (-1, *views.shape[2:])))
         return model.pool(maps), list(state)
 
     if not model.step_options.compile_features:
@@ -58,3 +60,8 @@ def _block_by_block(model: ContrastModel) -> NetworkFunction:
         return maps, [values[id(v)] for v in model.pyramid.non_trainable_variables]
 
     return run
+
+
+def has_batch_norm(network: keras.Model) -> bool:
+    """Whether features depend on the other clips that are computed with them."""
+    return any(isinstance(layer, keras.layers.BatchNormalization) for layer in network._flatten_layers())

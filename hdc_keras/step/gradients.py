@@ -7,12 +7,15 @@ and micro-batch then carries the gradient with respect to its features back thro
 this is gradient caching (GradCache: Gao et al. 2021, arXiv 2101.06983).
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import keras
+import numpy as np
 from keras import ops, tree
 
-from hdc_keras.step.loops import after, repeat
-from hdc_keras.step.network import ContrastModel, Features, NetworkValues, Tensor, Values
+from hdc_keras.step.loops import repeat
+from hdc_keras.step.network import ContrastModel, Features, NetworkValues, Tensor, Values, Videos
 from hdc_keras.step.pullbacks import pullback
 from hdc_keras.step.replicas import ReplicaGroup
 
@@ -62,17 +65,16 @@ class StepInputs(NamedTuple):
         model: the model.
         replicas: the replicas that share the batch.
         values: the values of the model's variables.
-        windows: (batch, 2, time, height, width, 3), this replica's part of the batch. With micro-batches,
-            (pieces, batch / pieces, 2, ...).
-        draws: the augmentation of these windows, as `ViewGenerator.draw` returns it.
+        videos: this replica's part of the batch.
+        order: (batch,) the video of the whole batch that the positives show at each place; `None` for the own one.
         loss_scale: factor on all gradients, for mixed_float16.
     """
 
     model: ContrastModel
     replicas: ReplicaGroup
     values: NetworkValues
-    windows: Tensor
-    draws: Any
+    videos: Videos
+    order: Tensor | None
     loss_scale: Tensor
 
 
@@ -81,9 +83,9 @@ def step_gradients(inputs: StepInputs) -> StepGradients:
     options = inputs.model.step_options
     if options.micro_batches == 1:
         return _whole_batch(inputs)
-    windows, draws = tree.map_structure(lambda x: _split(x, options.micro_batches), (inputs.windows, inputs.draws))
+    videos = map_tensors(lambda x: _split(x, options.micro_batches), inputs.videos)
     by_micro_batches = _cached if options.accumulate == "cached" else _plain
-    return by_micro_batches(inputs._replace(windows=windows, draws=draws))
+    return by_micro_batches(inputs._replace(videos=videos))
 
 
 def objective_gradients(inputs: StepInputs, features: Features) -> ObjectiveGradients:
@@ -93,6 +95,8 @@ def objective_gradients(inputs: StepInputs, features: Features) -> ObjectiveGrad
 
     def loss_of(arguments: tuple[Values, Features]) -> tuple[Tensor, tuple[Tensor, Values]]:
         weights, features = arguments
+        if inputs.order is not None:
+            features = _with_own_positives(model, features, inputs.order)
         output, state = model.objective.stateless_call(weights, values.objective_state, features, training=True)
         return output.loss, (output.monitored, state)
 
@@ -109,8 +113,7 @@ def objective_gradients(inputs: StepInputs, features: Features) -> ObjectiveGrad
 def _whole_batch(inputs: StepInputs) -> StepGradients:
     model, values = inputs.model, inputs.values
     features, backbone_state, pull = pullback(
-        lambda weights: model.features_function(weights, values.backbone_state, inputs.windows, inputs.draws),
-        values.backbone,
+        lambda weights: model.features_function(weights, values.backbone_state, inputs.videos), values.backbone
     )
     objective = objective_gradients(inputs, features)
     return StepGradients(
@@ -124,25 +127,42 @@ def _whole_batch(inputs: StepInputs) -> StepGradients:
 
 
 def _plain(inputs: StepInputs) -> StepGradients:
-    """Treat each (piece, ...) micro-batch as a separate batch, and average losses and gradients."""
-    count, values = inputs.model.step_options.micro_batches, inputs.values
-    total: StepGradients | None = None
-    for piece in range(count):
-        # Without this, TensorFlow may start the next piece before it has freed the memory of this one.
-        with after(tree.flatten(total)):
-            windows, draws = tree.map_structure(
-                lambda x, piece=piece: ops.copy(x[piece]), (inputs.windows, inputs.draws)
+    """Treat each (piece, ...) micro-batch as a separate batch, and average losses, gradients and the objective's state.
+
+    Each piece starts from the objective's state at the beginning of the step, so that moving averages move once.
+    """
+    model, values = inputs.model, inputs.values
+    count = model.step_options.micro_batches
+
+    def add(piece: Tensor, total: StepGradients) -> StepGradients:
+        found = _whole_batch(
+            inputs._replace(
+                videos=_piece(inputs.videos, piece),
+                order=None if inputs.order is None else ops.take(inputs.order, piece, axis=0),
+                values=values._replace(backbone_state=total.backbone_state),
             )
-            found = _whole_batch(inputs._replace(values=values, windows=windows, draws=draws))
-        values = values._replace(backbone_state=found.backbone_state, objective_state=found.objective_state)
-        total = _added(total, found) if total else found
-    assert total is not None
-    return total._replace(
-        loss=total.loss / count,
-        monitored=total.monitored / count,
-        backbone=_divided(total.backbone, count),
-        objective=_divided(total.objective, count),
+        )
+        return StepGradients(
+            loss=total.loss + found.loss / count,
+            monitored=total.monitored + found.monitored / count,
+            backbone=_sums(total.backbone, [g if g is None else g / count for g in found.backbone]),
+            objective=_sums(total.objective, [g if g is None else g / count for g in found.objective]),
+            backbone_state=found.backbone_state,
+            objective_state=[
+                old + new / count if keras.backend.is_float_dtype(new.dtype) else new
+                for old, new in zip(total.objective_state, found.objective_state, strict=True)
+            ],
+        )
+
+    nothing = StepGradients(
+        loss=ops.zeros(()),
+        monitored=ops.zeros((len(model.objective.monitored_names),)),
+        backbone=[ops.zeros_like(value) for value in values.backbone],
+        objective=[ops.zeros_like(value) for value in values.objective],
+        backbone_state=values.backbone_state,
+        objective_state=[ops.zeros_like(value) for value in values.objective_state],
     )
+    return repeat(count, add, nothing, unrolled=inputs.replicas.count > 1)
 
 
 def _cached(inputs: StepInputs) -> StepGradients:
@@ -152,10 +172,9 @@ def _cached(inputs: StepInputs) -> StepGradients:
     count = model.step_options.micro_batches
 
     def features_of(weights: Values, state: Values, piece: Tensor) -> tuple[Features, Values]:
-        windows, draws = tree.map_structure(lambda x: ops.take(x, piece, axis=0), (inputs.windows, inputs.draws))
-        return model.features_function(weights, state, windows, draws)
+        return model.features_function(weights, state, _piece(inputs.videos, piece))
 
-    views, size = len(model.view_generator.view_names), ops.shape(inputs.windows)[1]
+    views, size = len(model.view_generator.view_names), ops.shape(inputs.videos.windows)[1]
     buffers = {level: ops.zeros((count, views, size, width)) for level, width in model.feature_widths.items()}
 
     def forward(piece: Tensor, carried: tuple[Features, Values]) -> tuple[Features, Values]:
@@ -179,35 +198,41 @@ def _cached(inputs: StepInputs) -> StepGradients:
     )
 
 
-def _added(total: StepGradients, found: StepGradients) -> StepGradients:
-    """Add losses and gradients, and keep the newer state."""
-    return found._replace(
-        loss=total.loss + found.loss,
-        monitored=total.monitored + found.monitored,
-        backbone=_sums(total.backbone, found.backbone),
-        objective=_sums(total.objective, found.objective),
-    )
-
-
 def _sums(totals: list[Tensor | None], added: list[Tensor | None]) -> list[Tensor | None]:
     return [total if more is None else total + more for total, more in zip(totals, added, strict=True)]
 
 
-def _divided(values: list[Tensor | None], count: int) -> list[Tensor | None]:
-    return [None if value is None else value / count for value in values]
+def map_tensors(function: Callable[[Tensor], Tensor], nested: Any) -> Any:
+    """Apply a function to nested tensors, among which there may be `None`."""
+    return tree.map_structure(lambda x: None if x is None else function(x), nested)
+
+
+def _piece(videos: Videos, piece: Tensor) -> Videos:
+    return map_tensors(lambda x: ops.take(x, piece, axis=0), videos)
 
 
 def _split(x: Tensor, count: int, axis: int = 0) -> Tensor:
-    """Cut `axis` into `count` pieces and move them to the front: (count, ...)."""
+    """Deal `axis` out to `count` pieces in turn and move them to the front: (count, ...).
+
+    Consecutive places go to different pieces, so that each device of JAX keeps a part of every piece.
+    """
     shape = list(ops.shape(x))
-    pieces = ops.reshape(x, (*shape[:axis], count, shape[axis] // count, *shape[axis + 1 :]))
-    return ops.moveaxis(pieces, axis, 0)
+    pieces = ops.reshape(x, (*shape[:axis], shape[axis] // count, count, *shape[axis + 1 :]))
+    return ops.moveaxis(pieces, axis + 1, 0)
 
 
 def _joined_pieces(x: Tensor) -> Tensor:
-    """(pieces, views, size, channels) -> (views, pieces * size, channels)."""
+    """(pieces, views, size, channels) -> (views, size * pieces, channels), the inverse of `_split`."""
     count, views, size, width = ops.shape(x)
-    return ops.reshape(ops.moveaxis(x, 0, 1), (views, count * size, width))
+    return ops.reshape(ops.transpose(x, (1, 2, 0, 3)), (views, size * count, width))
+
+
+def _with_own_positives(model: ContrastModel, features: Features, order: Tensor) -> Features:
+    """Move the features of the positives, (views, batch, channels), from the places of `order` to their own videos."""
+    names = model.view_generator.view_names
+    is_positive = np.isin(names, list(model.view_generator.positives.values()))[:, None, None]
+    own_place = ops.argsort(order)
+    return {level: ops.where(is_positive, ops.take(x, own_place, axis=1), x) for level, x in features.items()}
 
 
 def _with_row(buffer: Tensor, row: Tensor, value: Tensor) -> Tensor:

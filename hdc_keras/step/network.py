@@ -12,7 +12,21 @@ from hdc_keras.views.generator import ViewGenerator
 
 Tensor = Any
 Values = list[Tensor]
-FeaturesFunction = Callable[[Values, Values, Tensor, Any], tuple[Features, Values]]
+FeaturesFunction = Callable[[Values, Values, "Videos"], tuple[Features, Values]]
+
+
+class Videos(NamedTuple):
+    """What the views of some videos are made from.
+
+    Attributes:
+        windows: (batch, 2, time, height, width, 3). In micro-batches, (pieces, batch / pieces, 2, ...).
+        draws: the augmentation of these windows, as `ViewGenerator.draw` returns it.
+        of_positives: windows and draws of the videos that the positives show; `None` if they are the same videos.
+    """
+
+    windows: Tensor
+    draws: Any
+    of_positives: tuple[Tensor, Any] | None = None
 
 
 class ContrastModel(Protocol):

@@ -17,6 +17,10 @@ class StepOptions:
         clip_norm: maximum global norm of the gradient; no clipping when `None`.
         compile_features: compile only views and backbone with XLA, because it cannot compile the collectives between
             the replicas of a TensorFlow strategy.
+        shuffle_statistics: with several replicas or cached micro-batches, let each positive share its batch statistics
+            with other videos than its anchor does. Otherwise the statistics tell which candidate is the positive,
+            because no negative of another group has those of the anchor (He et al. 2020, arXiv 1911.05722, section
+            3.3). The draws of the augmentation move on by one number for each video.
 
     Raises:
         ValueError: an option is out of range.
@@ -27,6 +31,7 @@ class StepOptions:
     rematerialise: bool = False
     clip_norm: float | None = None
     compile_features: bool = False
+    shuffle_statistics: bool = False
 
     def __post_init__(self) -> None:
         if self.micro_batches < 1:

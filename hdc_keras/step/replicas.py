@@ -16,6 +16,7 @@ class ReplicaGroup:
 
     Attributes:
         count: number of replicas.
+        shards: number of devices over which JAX shards the batch; 1 elsewhere.
         index: index of this replica.
         spans_processes: whether the replicas run in several processes.
     """
@@ -24,6 +25,8 @@ class ReplicaGroup:
         self.count: int = 1
         self.spans_processes = False
         self.index: Any = 0
+        distribution = keras.distribution.distribution()
+        self.shards: int = distribution.device_mesh.shape[0] if distribution else 1
         if keras.backend.backend() == "tensorflow":
             import tensorflow as tf
 
@@ -48,7 +51,21 @@ class ReplicaGroup:
         """The tensors of all replicas, concatenated along `axis`."""
         if self.count == 1:
             return local
-        return tree.map_structure(lambda x: self._context.all_gather(x, axis), local)
+        return tree.map_structure(lambda x: self._gathered(x, axis), local)
+
+    def _gathered(self, local: Tensor, axis: int) -> Tensor:
+        import tensorflow as tf
+
+        if local.dtype != tf.uint8:
+            return self._context.all_gather(local, axis)
+        # The collectives of several processes do not take bytes, so four of them travel as an integer.
+        flat = tf.reshape(local, (tf.shape(local)[0], -1))
+        length = tf.shape(flat)[1]
+        flat = tf.pad(flat, ((0, 0), (0, -length % 4)))
+        words = tf.bitcast(tf.reshape(flat, (tf.shape(flat)[0], -1, 4)), tf.int32)
+        gathered = tf.bitcast(self._context.all_gather(words, axis), tf.uint8)
+        flat = tf.reshape(gathered, (tf.shape(gathered)[0], -1))[:, :length]
+        return tf.reshape(flat, (-1, *local.shape[1:]))
 
     def sum(self, local: list[Tensor]) -> list[Tensor]:
         """Sums over the replicas."""

@@ -11,9 +11,10 @@ from keras import ops
 
 from hdc_keras.step.gradients import StepInputs, step_gradients
 from hdc_keras.step.inputs import require_batch, require_windows_only
-from hdc_keras.step.network import ContrastModel, NetworkValues, Tensor, Values
+from hdc_keras.step.network import ContrastModel, NetworkValues, Tensor, Values, Videos
 from hdc_keras.step.pullbacks import without_autograd
 from hdc_keras.step.replicas import ReplicaGroup
+from hdc_keras.step.shuffling import shuffles_statistics, with_shuffled_positives
 from hdc_keras.step.update import finish_step
 
 
@@ -67,9 +68,12 @@ def _all_but_the_optimizer(model: ContrastModel, replicas: ReplicaGroup, windows
     batch = ops.shape(windows)[0] * replicas.count
     require_batch(batch, model.step_options)
     # Drawn for the whole batch on every replica, so that results do not depend on the number of replicas.
-    draws = replicas.local_part(model.view_generator.draw(batch, windows.shape[2:5]))
+    draws = model.view_generator.draw(batch, windows.shape[2:5])
+    videos, order = Videos(windows, replicas.local_part(draws)), None
+    if shuffles_statistics(model, replicas):
+        videos, order = with_shuffled_positives(model, replicas, videos, draws)
     loss_scale = model.optimizer.scale_loss(ops.ones(()))
-    inputs = StepInputs(model, replicas, NetworkValues.of(model), windows, draws, loss_scale)
+    inputs = StepInputs(model, replicas, NetworkValues.of(model), videos, order, loss_scale)
     return finish_step(model, replicas, step_gradients(inputs), loss_scale, batch)
 
 

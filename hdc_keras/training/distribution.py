@@ -53,21 +53,23 @@ class Distribution:
         if backend == "jax" and several and train.batch_norm == "local":
             raise ConfigError(
                 "`train.batch_norm`: over several devices, JAX always takes the statistics of the whole batch. Use "
-                "`synchronised`."
+                "`auto`."
             )
         self.synchronises_batch_norm = several and (train.batch_norm == "synchronised" or backend == "jax")
         if backend == "tensorflow" and self.synchronises_batch_norm and (train.jit == "on" or train.micro_batches > 1):
             raise ConfigError(
                 "`train.batch_norm`: synchronised batch norm needs communication between devices inside the backbone, "
-                "which TensorFlow supports neither under XLA nor in micro-batches. Use `local`, or `train.jit: off` "
+                "which TensorFlow supports neither under XLA nor in micro-batches. Use `auto`, or `train.jit: off` "
                 "with `micro_batches: 1`."
             )
         if several:
-            source = (
-                "the whole batch"
-                if self.synchronises_batch_norm
-                else f"the {train.batch_size // self.device_count} videos of each device"
-            )
+            videos = train.batch_size // self.device_count
+            if self.synchronises_batch_norm:
+                source = "the whole batch"
+            elif train.batch_norm == "local":
+                source = f"the {videos} videos of each device"
+            else:
+                source = f"the {videos} clips of each view on each device; positives are computed on other devices"
             self.notes.append(
                 f"{self.device_count} devices share a batch ({self.name}). Negatives come from the whole batch; the "
                 f"backbone's batch norm takes its statistics from {source}."

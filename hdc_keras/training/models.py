@@ -52,4 +52,5 @@ def compile_model(
         accumulate=train.accumulate,
         rematerialise=train.rematerialise,
         clip_norm=train.clip_norm,
+        shuffle_statistics=train.batch_norm != "local" and not synchronises,
     )

@@ -62,6 +62,7 @@ class ViewGenerator(keras.layers.Layer):
     Attributes:
         view_names: names of the views, in the order in which they are made.
         negative_views: name of the view used for each of `config.temporal_negatives`, in the same order.
+        positives: name of the positive view of each loss.
     """
 
     def __init__(self, config: ViewsConfig, task: Task = "decoupled", seed: int | None = None, **kwargs: Any):
@@ -72,7 +73,8 @@ class ViewGenerator(keras.layers.Layer):
             self.seed_generator = keras.random.SeedGenerator(seed)
         self.built = True  # otherwise Keras would run the layer once to build it, although it has no weights
         negatives = config.temporal_negatives if "temporal" in positives_of(task) else ()
-        positives = positives_of(task).values()
+        self.positives = positives_of(task)
+        positives = self.positives.values()
         # Without separate colours, the shifted negative and the spatial positive are the same view, so it is made once.
         is_shared = "spatial_positive" in positives and not config.own_colour
         shared = {"shifted": "spatial_positive"} if is_shared else {}
@@ -88,9 +90,11 @@ class ViewGenerator(keras.layers.Layer):
             windows: (batch, 2, time, height, width, 3) uint8, or float in [0, 255].
 
         Returns:
-            The views, see `apply`.
+            (views * batch, time, size, size, 3) in the layer's compute dtype, in [0, 1]: the first view of all videos,
+            then the second, in the order of `view_names`.
         """
-        return self.apply(windows, self.draw(ops.shape(windows)[0], windows.shape[2:5]))
+        views = self.apply(windows, self.draw(ops.shape(windows)[0], windows.shape[2:5]))
+        return ops.reshape(ops.moveaxis(views, 1, 0), (-1, *views.shape[2:]))
 
     def draw(self, batch: Any, frames: tuple[int, int, int]) -> Draws:
         """Draw everything that is random about the views of a batch.
@@ -109,6 +113,12 @@ class ViewGenerator(keras.layers.Layer):
             draws = self._draw(batch, frames)
         return tree.map_structure(ops.convert_to_tensor, draws)
 
+    def draw_numbers(self, batch: Any) -> Tensor:
+        """Draw a number in [0, 1) for each video of a batch: (batch,) float32."""
+        with _device_of_draws():
+            numbers = keras.random.uniform((batch,), seed=self.seed_generator)
+        return ops.convert_to_tensor(numbers)
+
     def _draw(self, batch: Any, frames: tuple[int, int, int]) -> Draws:
         time, frame_size = frames[0], frames[1:]
         draws = {}
@@ -124,33 +134,40 @@ class ViewGenerator(keras.layers.Layer):
             draws["frozen_time"] = {"frame": keras.random.randint((batch,), 0, time, seed=self.seed_generator)}
         return draws
 
-    def apply(self, windows: Tensor, draws: Draws) -> Tensor:
+    def apply(self, windows: Tensor, draws: Draws, of_positives: tuple[Tensor, Draws] | None = None) -> Tensor:
         """Make the views from their draws.
 
         Args:
             windows: (batch, 2, time, height, width, 3) uint8, or float in [0, 255].
             draws: what `draw` returned for these videos.
+            of_positives: windows and draws of the videos that the positives show, if these are other videos.
 
         Returns:
-            (views * batch, time, size, size, 3) in the layer's compute dtype, in [0, 1]: the first view of all videos,
-            then the second, in the order of `view_names`.
+            (batch, views, time, size, size, 3) in the layer's compute dtype, in [0, 1]. Videos are outermost, so that
+            a batch that is split over devices stays split in the same way. Views are in the order of `view_names`.
 
         Raises:
             ValueError: `windows` has another shape.
         """
         _require_windows(windows)
-        names = [_VIEWS[view][1] for view in self.view_names]
-        # The spatial positive shares all of the anchor's draws except colour.
-        fading, geometry = (
-            _joined([draws[f"{'anchor' if name == 'spatial' else name}_{kind}"] for name in names])
-            for kind in ("fading", "geometry")
-        )
-        colour = _joined([draws[f"{name}_colour"] for name in names])
-        clips = ops.concatenate([self._in_time(name, windows, draws) for name in self.view_names])
+        positives = self.positives.values()
+        sources = [of_positives if of_positives and name in positives else (windows, draws) for name in self.view_names]
+        clips = _by_video([self._in_time(name, *source) for name, source in zip(self.view_names, sources, strict=True)])
+        parameters = [self._draws_of_view(name, own) for name, (_, own) in zip(self.view_names, sources, strict=True)]
+        fading, geometry, colour = tree.map_structure(lambda *values: _by_video(values), *parameters)
         clips = transforms.apply_geometry(ops.cast(clips, self.compute_dtype) / 255.0, geometry, self.config.size)
         if self.config.fade_static:
             clips = transforms.apply_fading(clips, fading)
-        return transforms.apply_colour(clips, colour)
+        clips = transforms.apply_colour(clips, colour)
+        return ops.reshape(clips, (-1, len(self.view_names), *clips.shape[1:]))
+
+    @staticmethod
+    def _draws_of_view(name: str, draws: Draws) -> tuple[transforms.Parameters, ...]:
+        """Fading, geometry and colour of view `name`."""
+        draw = _VIEWS[name][1]
+        # The spatial positive shares all of the anchor's draws except colour.
+        owner = "anchor" if draw == "spatial" else draw
+        return draws[f"{owner}_fading"], draws[f"{owner}_geometry"], draws[f"{draw}_colour"]
 
     def _spatial_colour(self, batch: Any, anchor_colour: transforms.Parameters) -> transforms.Parameters:
         if not self.config.own_colour:
@@ -207,5 +224,7 @@ def _frames_at(clips: Tensor, frames: Tensor) -> Tensor:
     return ops.take_along_axis(clips, frames[:, :, None, None, None], axis=1)
 
 
-def _joined(draws: Sequence[transforms.Parameters]) -> transforms.Parameters:
-    return {name: ops.concatenate([draw[name] for draw in draws]) for name in draws[0]}
+def _by_video(of_views: Sequence[Tensor]) -> Tensor:
+    """Tensors (batch, ...) of each view -> (batch * views, ...): all views of the first video, then of the second."""
+    stacked = ops.stack(of_views, axis=1)
+    return ops.reshape(stacked, (-1, *stacked.shape[2:]))

@@ -61,7 +61,7 @@ def test_plain_accumulation_uses_only_the_negatives_of_each_micro_batch(whole):
 
 def test_plain_accumulation_averages_the_gradients_of_its_micro_batches():
     settings = {"views": STILL, "contrast": {"weighting": "uniform"}}
-    halves = [gradients_of(PlainConvolutions, half, **settings)[0] for half in (WINDOWS[:4], WINDOWS[4:])]
+    halves = [gradients_of(PlainConvolutions, half, **settings)[0] for half in (WINDOWS[::2], WINDOWS[1::2])]
     together, _ = gradients_of(PlainConvolutions, WINDOWS, micro_batches=2, accumulate="plain", **settings)
 
     assert largest_difference(together, [(a + b) / 2 for a, b in zip(*halves, strict=True)]) < 1e-5
@@ -87,6 +87,19 @@ def test_batch_norm_moves_once_for_each_micro_batch():
     once = [np.abs(ops.convert_to_numpy(v)).sum() for v in whole.pyramid.non_trainable_variables if "mean" in v.name]
     assert all(many > one for many, one in zip(moved, once, strict=True))
     assert sum(moved) / sum(once) == pytest.approx((1 - 0.9**4) / 0.1, rel=0.15)
+
+
+def test_the_invariance_average_moves_once_a_step_over_plain_micro_batches():
+    model = HDC(PlainConvolutions(), views=VIEWS, contrast=CONTRAST | {"momentum": 0.5}, seed=5)
+    model.compile(keras.optimizers.SGD(0.1), micro_batches=4, accumulate="plain")
+    weights = model.objective.invariance_weights
+    weights.updates.assign(1.0)  # the first update would set the average, not move it
+
+    measured = model.train_on_batch(WINDOWS, return_dict=True)
+
+    average = ops.convert_to_numpy(weights.average)
+    for (level, task), value in zip(model.objective.pairs, average[average != 0], strict=True):
+        assert value == pytest.approx(0.5 * measured[f"{level}_{task}_invariance"], rel=1e-4)
 
 
 @pytest.mark.parametrize("limit", [1e-3, 1e3])

@@ -3,9 +3,11 @@
 Usage: KERAS_BACKEND=... python -m tests.training.distribution_worker VIDEOS OUT DEVICES SETTINGS
 
 DEVICES is the number of devices that this process gets; SETTINGS is a JSON object of {"name": {"backbone": "plain" or
-"r3d_tiny", "steps": number, "train": keys of `TrainConfig`}}. The result of each is written to OUT/name.npz.
+"r3d_tiny", "steps": number, "shuffles": whether positives change places, "train": keys of `TrainConfig`}}. The result
+of each is written to OUT/name.npz.
 """
 
+import dataclasses
 import json
 import os
 import sys
@@ -23,7 +25,7 @@ def make_devices(count):
         tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], logical)
 
 
-def train(videos, out, backbone="plain", steps=2, train=None):
+def train(videos, out, backbone="plain", steps=2, train=None, shuffles=False):
     import keras
     import numpy as np
 
@@ -64,6 +66,8 @@ def train(videos, out, backbone="plain", steps=2, train=None):
             contrast = {"embedding_dim": 8, "temperature": 1.0, "levels": levels}
             model = HDC(network, views={"size": 16}, contrast=contrast, seed=5)
             compile_model(model, keras.optimizers.SGD(0.05, momentum=0.9), config, distribution)
+        if shuffles:  # also without batch norm
+            model.step_options = dataclasses.replace(model.step_options, shuffle_statistics=True)
         batches = Batches(loader, None, None, distribution).from_step(0)
         history = model.fit(batches, steps_per_epoch=steps, verbose=0, shuffle=False).history
     if distribution.is_chief:

@@ -108,6 +108,65 @@ def test_two_replicas_with_xla_and_micro_batches_equal_one_device(one_device_and
 
 
 @pytest.mark.slow
+def test_features_of_positives_return_from_the_other_replica(trained):
+    # Only one step: the order of the positives is drawn too, so the draws of the next step are others.
+    settings = {"steps": 1}
+    one, *others = trained(
+        "shuffled",
+        one={**settings, "train": TRAIN},
+        two={**settings, "shuffles": True, "train": MIRRORED},
+        compiled={**settings, "shuffles": True, "train": {**MIRRORED, "jit": "on", "micro_batches": 2}},
+        plain={**settings, "shuffles": True, "train": {**MIRRORED, "micro_batches": 2, "accumulate": "plain"}},
+        unshuffled={**settings, "train": {**MIRRORED, "micro_batches": 2, "accumulate": "plain"}},
+    )
+    weights = {name: value for name, value in one.items() if "seed" not in name}
+    for other in others[:2]:
+        assert_alike(weights, {name: other[name] for name in weights})
+    assert_alike(
+        {**others[3], "devices": 1}, {**others[2], **{name: others[3][name] for name in one if "seed" in name}}
+    )
+
+
+@pytest.mark.slow
+def test_jax_splits_micro_batches_over_its_devices_and_moves_no_windows():
+    """The compiled step of 4 devices and 4 micro-batches: each device computes its own videos, one after the other."""
+    script = """
+import re
+import jax, keras, numpy as np
+from hdc_keras import HDC, R3D
+devices = keras.distribution.list_devices()
+keras.distribution.set_distribution(keras.distribution.DataParallel(devices=devices))
+model = HDC(R3D([4, 4, 4, 4], [1, 1, 1, 1]), {"size": 16}, {"levels": {"spatial": ["P2"], "temporal": ["P2"]}})
+model.compile("sgd", micro_batches=4)
+variables = model.trainable_variables, model.non_trainable_variables, model.optimizer.variables, model.metrics_variables
+state = tuple([v.value for v in kind] for kind in variables)
+mesh = jax.sharding.Mesh(np.array(jax.devices()), ("batch",))
+windows = np.zeros((16, 2, 4, 20, 20, 3), "uint8")
+windows = jax.device_put(windows, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("batch")))
+compiled = jax.jit(model.train_step).lower(state, (windows,)).compile().as_text()
+print(re.findall(r"= (f32\\[[\\d,]+\\])\\S* convolution\\(", compiled))
+exchanges = r" (all-to-all|collective-permute|all-gather)"
+moved = [line.split("(")[0] for line in compiled.splitlines() if re.search(exchanges, line)]
+print([line for line in moved if "u8[" in line or "all-to-all" in line or "collective-permute" in line])
+print([line for line in moved if re.search(r"\\[\\d+,\\d+,\\d+,\\d+,\\d", line)])
+"""
+    flags = {"KERAS_BACKEND": "jax", "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    output = subprocess.run(
+        [sys.executable, "-c", script.replace("\\\\", "\\")],
+        cwd=ROOT,
+        env={**os.environ, **flags},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.splitlines()
+
+    convolutions, exchanged, gathered = output[-3:]
+    assert "f32[3,4,8,8,4]" in convolutions  # three views of one video: 16 videos over 4 devices and 4 pieces
+    assert "f32[12,4,8,8,4]" not in convolutions
+    assert exchanged == "[]" and gathered == "[]"
+
+
+@pytest.mark.slow
 def test_synchronised_batch_norm_uses_statistics_of_the_whole_batch(trained):
     # Only one step: within two, this small network amplifies a difference of 1e-6 to 1e-3.
     network = {"backbone": "r3d_tiny", "steps": 1}
@@ -230,7 +289,11 @@ class TestOnTensorFlow:
 
     @pytest.mark.parametrize(
         ("batch_norm", "synchronises", "note"),
-        [("auto", False, "the 32 videos of each device"), ("synchronised", True, "the whole batch")],
+        [
+            ("auto", False, "the 32 clips of each view on each device; positives are computed on other devices"),
+            ("local", False, "the 32 videos of each device"),
+            ("synchronised", True, "the whole batch"),
+        ],
     )
     def test_a_note_says_where_statistics_come_from(self, two_replicas, batch_norm, synchronises, note):
         distribution = Distribution(TrainConfig(strategy="mirrored", batch_norm=batch_norm))
