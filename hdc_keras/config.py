@@ -279,7 +279,7 @@ class TrainConfig(_Section):
     epochs: PositiveInt = Field(200, description="passes over the training videos")
     batch_size: Annotated[int, Field(ge=2)] = Field(64, description="videos per step, summed over all devices")
     optimizer: Literal["sgd", "adamw", "lars"] = Field(
-        "sgd", description="sgd (Nesterov momentum 0.9), adamw or lars (for large batches)"
+        "sgd", description="sgd (as PyTorch's, with Nesterov momentum 0.9), adamw or lars (for large batches)"
     )
     learning_rate: PositiveFloat = Field(0.1, description="peak learning rate, reached after the warm-up")
     scale_learning_rate: Literal["none", "linear", "sqrt"] = Field(
@@ -291,8 +291,11 @@ class TrainConfig(_Section):
     warmup_epochs: Annotated[float, Field(ge=0)] = Field(
         10, description="epochs of linear warm-up, at most half of epochs; then cosine decay to 0"
     )
-    weight_decay: Annotated[float, Field(ge=0)] = Field(
-        1e-4, description="weight decay of kernels; biases and norm layers have none"
+    weight_decay: Annotated[float, Field(ge=0)] | None = Field(
+        None,
+        description="weight decay of kernels, as each optimizer defines it: sgd and lars add it to the gradient, as "
+        "PyTorch does, and adamw decays the weights; biases and norm layers have none; empty: 1e-4 with sgd, 0.05 with "
+        "adamw, 1e-6 with lars",
     )
     precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = Field(
         "float32",

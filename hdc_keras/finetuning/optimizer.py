@@ -7,6 +7,7 @@ import keras
 from keras import ops
 
 from hdc_keras.finetuning.recipes import FineTuning
+from hdc_keras.training.optimizers import PyTorchSGD
 
 # The cosine ends at this share of the initial learning rate, as in RSPNet's code.
 _LAST_SHARE = 1e-3
@@ -43,42 +44,6 @@ class CosineByEpoch(keras.optimizers.schedules.LearningRateSchedule):
             "epochs": self.epochs,
             "steps_per_epoch": self.steps_per_epoch,
         }
-
-
-@keras.saving.register_keras_serializable(package="hdc_keras")
-class PyTorchSGD(keras.optimizers.Optimizer):
-    """SGD with momentum as in PyTorch: `v = momentum * v + gradient`, `w -= learning_rate * v`.
-
-    In Keras' SGD the learning rate is part of the velocity, so a lower rate takes effect some steps later.
-
-    Args:
-        learning_rate: number or schedule.
-        momentum: momentum of the velocity v.
-        name: name of the optimizer.
-        **kwargs: further arguments of `keras.optimizers.Optimizer`.
-    """
-
-    def __init__(self, learning_rate: Any = 0.1, momentum: float = 0.9, name: str = "sgd", **kwargs: Any):
-        super().__init__(learning_rate=learning_rate, name=name, **kwargs)
-        self.momentum = momentum
-
-    def build(self, variables: list[Any]) -> None:
-        """Create a velocity for each variable."""
-        if self.built:
-            return
-        super().build(variables)
-        self._velocities = self.add_optimizer_variables(variables, "velocity")
-
-    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-        """Update one variable and its velocity."""
-        rate, gradient = ops.cast(learning_rate, variable.dtype), ops.cast(gradient, variable.dtype)
-        velocity = self._velocities[self._get_variable_index(variable)]
-        self.assign(velocity, self.momentum * velocity + gradient)
-        self.assign_sub(variable, rate * velocity)
-
-    def get_config(self) -> dict[str, Any]:
-        """Every constructor argument."""
-        return {**super().get_config(), "momentum": self.momentum}
 
 
 def recipe_optimizer(recipe: FineTuning, steps_per_epoch: int) -> keras.optimizers.Optimizer:

@@ -39,6 +39,83 @@ class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
 
 
 @keras.saving.register_keras_serializable(package="hdc_keras")
+class PyTorchSGD(keras.optimizers.Optimizer):
+    """SGD as in PyTorch, whose numbers published recipes mean.
+
+    For each variable w with gradient g: `g += weight_decay * w` (kernels only), `v = momentum * v + g`, and
+    `w -= learning_rate * v`, or with Nesterov momentum `w -= learning_rate * (g + momentum * v)`.
+
+    Keras' SGD differs in two ways. Its weight decay is not part of the gradient, so momentum does not add it up: at
+    momentum 0.9 it is 10 times weaker. Its velocity contains the learning rate, so a lower rate takes effect some
+    steps later.
+
+    Args:
+        learning_rate: number or schedule.
+        momentum: momentum of the velocity v.
+        nesterov: whether to use Nesterov momentum.
+        weight_decay: L2 penalty of kernels. Variables with a single axis (biases, norms) have none.
+        name: name of the optimizer.
+        **kwargs: further arguments of `keras.optimizers.Optimizer`.
+    """
+
+    def __init__(
+        self,
+        learning_rate: Any = 0.1,
+        momentum: float = 0.9,
+        nesterov: bool = False,
+        weight_decay: float = 0.0,
+        name: str = "sgd",
+        **kwargs: Any,
+    ):
+        super().__init__(learning_rate=learning_rate, name=name, **kwargs)
+        self.momentum = momentum
+        self.nesterov = nesterov
+        self.decay = weight_decay
+
+    def build(self, variables: list[Any]) -> None:
+        """Create a velocity for each variable."""
+        if self.built:
+            return
+        super().build(variables)
+        self._velocities = self.add_optimizer_variables(variables, "velocity")
+
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+        """Update one variable and its velocity."""
+        rate, gradient = ops.cast(learning_rate, variable.dtype), ops.cast(gradient, variable.dtype)
+        velocity = self._velocities[self._get_variable_index(variable)]
+        if self.decay and len(variable.shape) > 1:
+            gradient = gradient + self.decay * variable
+        self.assign(velocity, self.momentum * velocity + gradient)
+        self.assign_sub(variable, rate * (gradient + self.momentum * velocity if self.nesterov else velocity))
+
+    def _backend_update_step(self, gradients: Any, variables: Any, learning_rate: Any) -> None:
+        """On PyTorch, update all variables with a few kernels, and without waiting for the learning rate."""
+        if keras.backend.backend() != "torch":
+            super()._backend_update_step(gradients, variables, learning_rate)
+            return
+        import torch
+
+        with torch.no_grad():
+            weights = [v.value for v in variables]
+            velocities = [self._velocities[self._get_variable_index(v)].value for v in variables]
+            gradients = [g.to(w.dtype) for g, w in zip(gradients, weights, strict=True)]
+            if self.decay:
+                decayed = [w if w.ndim > 1 else torch.zeros_like(w) for w in weights]
+                gradients = torch._foreach_add(gradients, decayed, alpha=self.decay)
+            torch._foreach_mul_(velocities, self.momentum)
+            torch._foreach_add_(velocities, gradients)
+            change = velocities
+            if self.nesterov:
+                change = torch._foreach_add(gradients, velocities, alpha=self.momentum)
+            torch._foreach_sub_(weights, torch._foreach_mul(change, ops.convert_to_tensor(learning_rate)))
+
+    def get_config(self) -> dict[str, Any]:
+        """Every constructor argument."""
+        arguments = {"momentum": self.momentum, "nesterov": self.nesterov, "weight_decay": self.decay}
+        return {**super().get_config(), **arguments}
+
+
+@keras.saving.register_keras_serializable(package="hdc_keras")
 class LARS(keras.optimizers.Optimizer):
     """Layer-wise adaptive rate scaling (You et al. 2017, arXiv 1708.03888, algorithm 1), for large batches.
 
@@ -96,6 +173,11 @@ class LARS(keras.optimizers.Optimizer):
         return {**super().get_config(), **arguments}
 
 
+# What `train.weight_decay` is if it is empty: PyTorch's value in most video recipes (as in Tran et al. 2018's code),
+# AdamW's in video transformers (Fan et al. 2021, arXiv 2104.11227), and SimCLR's with LARS (arXiv 2002.05709).
+_WEIGHT_DECAY = {"sgd": 1e-4, "adamw": 0.05, "lars": 1e-6}
+
+
 def build_optimizer(config: TrainConfig, steps_per_epoch: int) -> keras.optimizers.Optimizer:
     """The optimizer of `train`, with its schedule. Weight decay does not apply to biases and batch norm."""
     schedule = WarmupCosine(
@@ -104,21 +186,19 @@ def build_optimizer(config: TrainConfig, steps_per_epoch: int) -> keras.optimize
         round(min(config.warmup_epochs, config.epochs / 2) * steps_per_epoch),
         config.epochs * steps_per_epoch,
     )
+    decay = _WEIGHT_DECAY[config.optimizer] if config.weight_decay is None else config.weight_decay
     if config.optimizer == "adamw":
-        optimizer = keras.optimizers.AdamW(schedule, weight_decay=config.weight_decay)
-    elif config.optimizer == "lars":
-        optimizer = LARS(schedule, weight_decay=config.weight_decay)
-    else:
-        optimizer = keras.optimizers.SGD(
-            schedule, momentum=0.9, nesterov=True, weight_decay=config.weight_decay or None
-        )
-    exclude_from_decay(optimizer)
-    return optimizer
+        optimizer = keras.optimizers.AdamW(schedule, weight_decay=decay)
+        exclude_from_decay(optimizer)
+        return optimizer
+    if config.optimizer == "lars":
+        return LARS(schedule, weight_decay=decay)
+    return PyTorchSGD(schedule, momentum=0.9, nesterov=True, weight_decay=decay)
 
 
 def exclude_from_decay(optimizer: keras.optimizers.Optimizer) -> None:
-    """Exclude biases and batch norm from weight decay. Keras does not save this setting, so call it again after loading
-    a model."""
+    """Exclude biases and batch norm from the weight decay of Keras' optimizers (AdamW, and SGD in runs of 0.1.0). Keras
+    does not save this setting, so call it again after loading a model."""
     optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # mixed_float16 wraps the optimizer
     if optimizer.weight_decay:
         optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])

@@ -4,7 +4,7 @@ import pytest
 from keras import ops
 
 from hdc_keras.config import TrainConfig
-from hdc_keras.training.optimizers import LARS, WarmupCosine, build_optimizer
+from hdc_keras.training.optimizers import LARS, PyTorchSGD, WarmupCosine, build_optimizer
 
 
 def test_lars_follows_the_update_of_the_paper():
@@ -82,3 +82,77 @@ def test_weight_decay_excludes_biases_and_norms(name):
 
     changed = {v.name for v, old in zip(model.weights, before, strict=True) if not np.array_equal(v, old)}
     assert changed == {"kernel"}
+
+
+def updated(optimizer, gradients):
+    """A kernel and a bias after an update with each of some gradients."""
+    kernel = keras.Variable(np.linspace(-1, 2, 6).reshape(3, 2), name="kernel")
+    bias = keras.Variable(np.linspace(1, 2, 2), name="bias")
+    optimizer.build([kernel, bias])
+    for of_kernel, of_bias in gradients:
+        optimizer.apply([ops.convert_to_tensor(of_kernel), ops.convert_to_tensor(of_bias)], [kernel, bias])
+    return [ops.convert_to_numpy(v) for v in (kernel, bias)]
+
+
+def updated_by_pytorch(make, gradients):
+    torch = pytest.importorskip("torch")
+    kernel, bias = (torch.linspace(-1, 2, 6).reshape(3, 2), torch.linspace(1, 2, 2))
+    optimizer, schedule = make(torch, kernel, bias)
+    for of_kernel, of_bias in gradients:
+        kernel.grad, bias.grad = torch.from_numpy(of_kernel), torch.from_numpy(of_bias)
+        optimizer.step()
+        schedule.step()
+    return [kernel.numpy(), bias.numpy()]
+
+
+def cosine(step):
+    return (1 + np.cos(np.pi * step / 10)) / 2
+
+
+class TestPyTorch:
+    """Ten updates are those of PyTorch's own optimizers, with a weight decay of kernels and a changing learning rate."""
+
+    @pytest.fixture
+    def gradients(self):
+        rng = np.random.default_rng(0)
+        return [(rng.normal(size=(3, 2)).astype("float32"), rng.normal(size=2).astype("float32")) for _ in range(10)]
+
+    def pytorch(self, name, **options):
+        def make(torch, kernel, bias):
+            groups = [{"params": [kernel]}, {"params": [bias], "weight_decay": 0.0}]
+            optimizer = getattr(torch.optim, name)(groups, lr=0.1, **options)
+            return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, cosine)
+
+        return make
+
+    @pytest.mark.parametrize("nesterov", [False, True])
+    def test_sgd(self, gradients, nesterov):
+        optimizer = PyTorchSGD(WarmupCosine(0.1, 0, 10), 0.9, nesterov, weight_decay=0.3)
+        expected = self.pytorch("SGD", momentum=0.9, nesterov=nesterov, weight_decay=0.3)
+
+        found = zip(updated(optimizer, gradients), updated_by_pytorch(expected, gradients), strict=True)
+        for one, other in found:
+            np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+
+    def test_adamw(self, gradients):
+        optimizer = build_optimizer(
+            TrainConfig(optimizer="adamw", learning_rate=0.1, warmup_epochs=0, epochs=10, weight_decay=0.3), 1
+        )
+        expected = self.pytorch("AdamW", weight_decay=0.3, eps=1e-7)  # the epsilon of Keras
+
+        found = zip(updated(optimizer, gradients), updated_by_pytorch(expected, gradients), strict=True)
+        for one, other in found:
+            np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+
+    def test_the_weight_decay_of_keras_would_be_ten_times_weaker(self):
+        zero = [(np.zeros((3, 2), "float32"), np.zeros(2, "float32"))] * 100
+        start = np.linspace(-1, 2, 6).reshape(3, 2)
+        ours = updated(PyTorchSGD(1e-3, 0.9, weight_decay=1e-2), zero)[0] / start - 1
+        keras_own = updated(keras.optimizers.SGD(1e-3, 0.9, weight_decay=1e-2), zero)[0] / start - 1
+
+        assert np.mean(ours / keras_own) == pytest.approx(10, rel=0.12)  # after the momentum has built up
+
+    def test_each_optimizer_has_a_weight_decay_of_its_own(self):
+        found = {name: build_optimizer(TrainConfig(optimizer=name), 10) for name in ("sgd", "adamw", "lars")}
+
+        assert (found["sgd"].decay, found["adamw"].weight_decay, found["lars"].decay) == (1e-4, 0.05, 1e-6)
