@@ -3,7 +3,8 @@
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 import keras
 
@@ -63,6 +64,46 @@ def peak_memory() -> tuple[float, str]:
         return float("nan"), "not measured on this system"
     unit = 1 if sys.platform == "darwin" else 2**10  # macOS counts bytes, Linux KiB
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30, "of this process"
+
+
+def uses_cuda() -> bool:
+    """Whether the active backend is PyTorch on a GPU."""
+    if keras.backend.backend() != "torch":
+        return False
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def move_to_device(x: Any) -> Any:
+    """A tensor of PyTorch on the CPU -> on the GPU, if there is one, without waiting for it. Other tensors stay."""
+    return x.pin_memory().to("cuda", non_blocking=True) if uses_cuda() and x.device.type == "cpu" else x
+
+
+def without_waiting_for_constants() -> AbstractContextManager[Any]:
+    """On PyTorch with a GPU: numbers and numpy arrays become tensors without waiting for the GPU.
+
+    `torch.as_tensor(1.0, device="cuda")`, which Keras calls for most constants of its operations, copies from pageable
+    memory, for which PyTorch waits until the GPU has done everything before. In an HDC step these are hundreds.
+    """
+    if not uses_cuda():
+        return nullcontext()
+    import torch
+    from torch.overrides import TorchFunctionMode
+
+    class Constants(TorchFunctionMode):
+        def __torch_function__(self, function: Any, types: Any, arguments: Any = (), options: Any = None) -> Any:
+            options = options or {}
+            device = options.get("device")
+            if function is torch.as_tensor and device is not None and torch.device(device).type == "cuda":
+                value, dtype = arguments[0], options.get("dtype")
+                if isinstance(value, bool | int | float):
+                    return torch.full((), value, dtype=dtype, device=device)
+                if not isinstance(value, torch.Tensor):
+                    return torch.as_tensor(value, dtype=dtype).pin_memory().to(device, non_blocking=True)
+            return function(*arguments, **options)
+
+    return Constants()
 
 
 def usable_cores() -> int:

@@ -14,7 +14,7 @@ from hdc_keras.objective.objective import Objective
 from hdc_keras.step.features import has_batch_norm, pure_features
 from hdc_keras.step.inputs import require_first_batch, require_windows_only
 from hdc_keras.step.options import StepOptions
-from hdc_keras.step.record import StepRecord
+from hdc_keras.step.record import LaggingValue, StepRecord
 from hdc_keras.step.replicas import replica_count_of
 from hdc_keras.step.training_step import train_step
 from hdc_keras.views.generator import ViewGenerator
@@ -136,6 +136,7 @@ class HDC(keras.Model):
             shuffle_statistics=shuffle_statistics and has_batch_norm(self.pyramid),
         )
         self.features_function = pure_features(self)
+        self.loss_on_host = LaggingValue()
         super().compile(optimizer=optimizer, jit_compile=jit and not is_distributed, **kwargs)
         # Built here: variables created inside the first step would make TensorFlow trace it twice.
         self.optimizer.build(self.trainable_variables)
@@ -214,8 +215,10 @@ class HDC(keras.Model):
         require_windows_only(y, kwargs.get("sample_weight"))
         if self.compiled:
             require_first_batch(x, len(x), self.step_options)
-        loss = super().train_on_batch(x, **kwargs)
-        return {name: float(value) for name, value in self.get_metrics_result().items()} if return_dict else loss
+        super().train_on_batch(x, **kwargs)
+        if return_dict:
+            return {name: float(value) for name, value in self.get_metrics_result().items()}
+        return float(self.loss_tracker.result())
 
     def train_step(self, *arguments: Any) -> Any:
         """One training step; see `hdc_keras.step`."""

@@ -51,6 +51,7 @@ class ContrastModel(Protocol):
     features_function: FeaturesFunction
     optimizer: Any
     loss_tracker: Any
+    loss_on_host: Callable[[Tensor], Tensor]
     trainable_variables: list[Any]
     non_trainable_variables: list[Any]
     metrics_variables: list[Any]

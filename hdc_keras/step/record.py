@@ -67,3 +67,22 @@ class StepRecord(keras.layers.Layer):
 
     def _counter(self, name: str) -> Any:
         return self.add_weight(shape=(), initializer="zeros", dtype="int32", trainable=False, name=name)
+
+
+class LaggingValue:
+    """Copies a number from a GPU of PyTorch to the host, one call behind, so that the host never waits for the GPU."""
+
+    def __init__(self) -> None:
+        self._copies: list[tuple[Tensor, Any]] = []
+
+    def __call__(self, value: Tensor) -> Tensor:
+        """Begin to copy `value`, a scalar, and return the value of the call before; the first call returns its own."""
+        import torch
+
+        copy, event = value.to("cpu", non_blocking=True), torch.cuda.Event()
+        event.record()
+        self._copies.append((copy, event))
+        copy, event = self._copies[0]
+        event.synchronize()
+        self._copies = self._copies[-1:]
+        return copy

@@ -9,6 +9,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from hdc_keras.devices import move_to_device, uses_cuda, without_waiting_for_constants
 from hdc_keras.step.gradients import StepInputs, step_gradients
 from hdc_keras.step.inputs import require_batch, require_windows_only
 from hdc_keras.step.network import ContrastModel, NetworkValues, Tensor, Values, Videos
@@ -22,16 +23,24 @@ def train_step(model: ContrastModel, *arguments: Any) -> Any:
     """Replaces Keras' `train_step`, with the same arguments and results, which depend on the active backend.
 
     The logs hold only the mean loss of the epoch so far, because Keras copies each of them to the host after each step.
+    On PyTorch with a GPU, it is that of the step before, so that no step waits for the GPU.
     """
     if keras.backend.backend() == "jax":
         return _jax_train_step(model, *arguments)
     replicas = ReplicaGroup()
-    with without_autograd():
-        gradients = _all_but_the_optimizer(model, replicas, _windows_of(*arguments))
+    windows = _windows_of(*arguments)
+    if uses_cuda():
+        import torch
+
+        windows = move_to_device(torch.as_tensor(windows))
+    with without_autograd(), without_waiting_for_constants():
+        gradients = _all_but_the_optimizer(model, replicas, windows)
         # Stages after the deepest level in use have no gradient.
         pairs = [(g, v) for g, v in zip(gradients, model.trainable_variables, strict=True) if g is not None]
         model.optimizer.apply(*map(list, zip(*pairs, strict=True)))
-    loss = model.loss_tracker.result()
+        loss = model.loss_tracker.result()
+    if uses_cuda():
+        return {"loss": model.loss_on_host(loss)}
     # With several processes, Keras averages each returned value along its first axis, so a scalar needs one.
     return {"loss": loss[None] if replicas.spans_processes else loss}
 

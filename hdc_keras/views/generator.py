@@ -8,6 +8,7 @@ import keras
 from keras import ops, tree
 
 from hdc_keras.config import Task, ViewsConfig
+from hdc_keras.devices import move_to_device
 from hdc_keras.views import transforms
 
 Tensor = Any
@@ -111,13 +112,13 @@ class ViewGenerator(keras.layers.Layer):
         """
         with _device_of_draws():
             draws = self._draw(batch, frames)
-        return tree.map_structure(ops.convert_to_tensor, draws)
+        return tree.map_structure(move_to_device, draws)
 
     def draw_numbers(self, batch: Any) -> Tensor:
         """Draw a number in [0, 1) for each video of a batch: (batch,) float32."""
         with _device_of_draws():
             numbers = keras.random.uniform((batch,), seed=self.seed_generator)
-        return ops.convert_to_tensor(numbers)
+        return move_to_device(numbers)
 
     def _draw(self, batch: Any, frames: tuple[int, int, int]) -> Draws:
         time, frame_size = frames[0], frames[1:]

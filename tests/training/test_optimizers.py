@@ -110,7 +110,7 @@ def cosine(step):
 
 
 class TestPyTorch:
-    """Ten updates are those of PyTorch's own optimizers, with a weight decay of kernels and a changing learning rate."""
+    """Ten updates are those of PyTorch's own optimizers, with decay of kernels and a changing learning rate."""
 
     @pytest.fixture
     def gradients(self):
