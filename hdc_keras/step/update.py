@@ -55,7 +55,7 @@ def finish_step(
 
 def check_finite(gradients: StepGradients, replicas: ReplicaGroup, scales_loss: bool) -> Verdict:
     """Let all replicas agree on whether the step is finite."""
-    finite = ops.all(ops.stack([ops.all(ops.isfinite(g)) for g in _present(gradients)]))
+    finite = _all_finite(_present(gradients))
     non_finite_replicas = replicas.sum([1.0 - ops.cast(finite, "float32")])[0]
     gradient_is_finite = non_finite_replicas < 0.5
     is_good = ops.isfinite(gradients.loss)
@@ -66,22 +66,23 @@ def check_finite(gradients: StepGradients, replicas: ReplicaGroup, scales_loss: 
 
 def clipping_factor(
     gradients: StepGradients, replicas: ReplicaGroup, clip_norm: float | None, loss_scale: Tensor
-) -> Tensor:
-    """The factor that brings the global norm of the summed gradient down to `clip_norm`."""
+) -> Tensor | None:
+    """The factor that brings the global norm of the summed gradient down to `clip_norm`; `None` without a limit."""
     if clip_norm is None:
-        return ops.ones(())
+        return None
     total = replicas.sum(_present(gradients))
     norm = ops.sqrt(sum(ops.sum(ops.square(ops.cast(g, "float32"))) for g in total)) / loss_scale
     return ops.minimum(1.0, clip_norm / ops.maximum(norm, 1e-12))
 
 
 def optimizer_gradients(
-    model: ContrastModel, gradients: StepGradients, verdict: Verdict, factor: Tensor
+    model: ContrastModel, gradients: StepGradients, verdict: Verdict, factor: Tensor | None
 ) -> list[Tensor | None]:
     """Clipped gradients in the order of `model.trainable_variables`; all are replaced if the step is not finite."""
     is_finite = ops.logical_and(verdict.is_good, verdict.gradient_is_finite)
     # A loss-scaling optimizer looks for non-finite gradients itself, on each replica, and then skips the step.
-    replacement = ops.where(verdict.gradient_is_finite, 0.0, float("inf")) if _scales_loss(model.optimizer) else 0.0
+    zero, infinity = ops.zeros(()), ops.full((), float("inf"))
+    replacement = ops.where(verdict.gradient_is_finite, zero, infinity) if _scales_loss(model.optimizer) else zero
     pairs = [
         *zip(model.pyramid.trainable_variables, gradients.backbone, strict=True),
         *zip(model.objective.trainable_variables, gradients.objective, strict=True),
@@ -89,7 +90,7 @@ def optimizer_gradients(
     by_variable = {
         id(variable): None
         if g is None
-        else ops.where(is_finite, g * ops.cast(factor, g.dtype), ops.cast(replacement, g.dtype))
+        else ops.where(is_finite, g if factor is None else g * ops.cast(factor, g.dtype), replacement)
         for variable, g in pairs
     }
     return [by_variable.get(id(variable)) for variable in model.trainable_variables]
@@ -111,6 +112,15 @@ def track(model: ContrastModel, gradients: StepGradients, verdict: Verdict, batc
     weight = ops.cast(batch, "float32") * ops.cast(verdict.is_good, "float32")
     model.objective.track(ops.where(verdict.is_good, gradients.monitored, 0.0), weight)
     model.loss_tracker.update_state(ops.where(verdict.is_good, gradients.loss, 0.0), sample_weight=weight)
+
+
+def _all_finite(tensors: Values) -> Tensor:
+    if keras.backend.backend() == "torch":
+        import torch
+
+        # One kernel for all tensors: the largest absolute value of each, which is not finite if any value is not.
+        return torch.stack(torch._foreach_norm(tensors, float("inf"))).isfinite().all()
+    return ops.all(ops.stack([ops.all(ops.isfinite(x)) for x in tensors]))
 
 
 def _present(gradients: StepGradients) -> Values:

@@ -100,8 +100,10 @@ class PyTorchSGD(keras.optimizers.Optimizer):
             velocities = [self._velocities[self._get_variable_index(v)].value for v in variables]
             gradients = [g.to(w.dtype) for g, w in zip(gradients, weights, strict=True)]
             if self.decay:
-                decayed = [w if w.ndim > 1 else torch.zeros_like(w) for w in weights]
-                gradients = torch._foreach_add(gradients, decayed, alpha=self.decay)
+                kernels = [number for number, w in enumerate(weights) if w.ndim > 1]
+                pairs = [gradients[number] for number in kernels], [weights[number] for number in kernels]
+                for number, decayed in zip(kernels, torch._foreach_add(*pairs, alpha=self.decay), strict=True):
+                    gradients[number] = decayed
             torch._foreach_mul_(velocities, self.momentum)
             torch._foreach_add_(velocities, gradients)
             change = velocities
