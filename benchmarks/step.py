@@ -1,18 +1,25 @@
-"""Measure the time of the full HDC step, relative to a training step of the bare backbone on as many clips.
+"""Measure the time of the full HDC step, relative to the bare backbone or to a plain PyTorch loop of the same work.
 
 Command: python benchmarks/step.py [--backbone r3d_tiny] [--backbone r3d18] [--rounds 5]
-Cost:    about 3 minutes on 2 cores, most of it for r3d18.
+         python benchmarks/step.py --peer [--backend torch] [--backend tensorflow] [--videos 4]
+Cost:    about 3 minutes on 2 cores, most of it for r3d18; with --peer 10 minutes, and 30 more for JAX.
 
 The HDC step includes views, heads, losses, weighting and the optimizer. The bare step is the backbone's forward pass,
 backward pass and update, without any of these. The two are timed alternately, so their ratio depends little on other
 load on the machine; quote the median ratio. The views are also timed alone, compiled as in the step. `traces` counts
 how often the step was traced. Tracing after the first step would mean that the graph is built again.
+
+With --peer, R3D-18 trains in one process for each backend and one for the plain loop (plain_pytorch.py), which take
+their steps in turn. Memory is the peak of each process above what it had before the model was built.
 """
 
 import argparse
 import os
 import statistics
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
@@ -21,8 +28,10 @@ import keras
 import numpy as np
 
 from hdc_keras.backbones import build_backbone
-from hdc_keras.devices import has_accelerator, list_devices
+from hdc_keras.config import TrainConfig
+from hdc_keras.devices import has_accelerator, list_devices, peak_memory
 from hdc_keras.model import HDC
+from hdc_keras.training.optimizers import build_optimizer
 from hdc_keras.views.generator import ViewGenerator
 
 # (frames, decode size, view size, videos per step). Sizes are those of the named configs; a CPU takes fewer videos.
@@ -102,11 +111,81 @@ def measure(name, rounds, views):
     )
 
 
+def work(kind, videos):
+    """In a process of its own: take a step for each line of standard input, and print seconds and memory in GiB."""
+    frames, decode_size, size, _ = SETTINGS["r3d18"]
+    windows = np.random.default_rng(0).integers(0, 255, (videos, 2, frames, *decode_size, 3), dtype=np.uint8)
+    before = peak_memory()[0]
+    if kind == "plain":
+        import torch
+        from plain_pytorch import PlainLoop
+
+        loop, windows = PlainLoop("r3d18", size, "cpu"), torch.from_numpy(windows)
+        step = loop.step
+    else:
+        model = HDC(build_backbone("r3d18"), {"size": size})
+        model.compile(build_optimizer(TrainConfig(learning_rate=0.01), 1000))
+        step = model.train_on_batch
+    for _ in sys.stdin:
+        taken = seconds(step, windows)
+        print(f"STEP {taken} {peak_memory()[0] - before}", flush=True)
+
+
+def compare_with_peer(backends, videos, rounds):
+    """Time a step of each backend and of the plain loop in turn, and print the median ratios to the plain loop."""
+    workers = {}
+    for kind in ["plain", *backends]:
+        workers[kind] = subprocess.Popen(
+            [sys.executable, __file__, "--worker", kind, "--videos", str(videos)],
+            env={**os.environ, "KERAS_BACKEND": "torch" if kind == "plain" else kind},
+            cwd=Path(__file__).parent,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+
+    def step(kind):
+        workers[kind].stdin.write("step\n")
+        workers[kind].stdin.flush()
+        for line in workers[kind].stdout:
+            if line.startswith("STEP "):
+                return tuple(map(float, line.split()[1:]))
+        raise RuntimeError(f"the process of {kind} ended")
+
+    try:
+        for kind in workers:  # compilation, first allocations
+            step(kind), step(kind)
+        times = [{kind: step(kind) for kind in workers} for _ in range(rounds)]
+    finally:
+        for worker in workers.values():
+            worker.kill()
+    for kind in workers:
+        ratios = [of_round[kind][0] / of_round["plain"][0] for of_round in times]
+        taken, memory = statistics.median(of_round[kind][0] for of_round in times), times[-1][kind][1]
+        print(
+            f"{kind:10s} {taken:6.2f} s a step, {statistics.median(ratios):.2f} of the plain loop "
+            f"({min(ratios):.2f} to {max(ratios):.2f}); memory {memory:.2f} GiB, "
+            f"{memory / times[-1]['plain'][1]:.2f} of the plain loop",
+            flush=True,
+        )
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backbone", action="append", choices=list(SETTINGS), help="may be repeated; default: both")
     parser.add_argument("--rounds", type=int, default=5, help="timed steps of each kind")
+    parser.add_argument("--peer", action="store_true", help="compare with a plain PyTorch loop of the same work")
+    parser.add_argument("--backend", action="append", choices=["tensorflow", "torch", "jax"], help="default: all")
+    parser.add_argument("--videos", type=int, default=4, help="with --peer: videos per step")
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.worker:
+        work(arguments.worker, arguments.videos)
+        return
+    if arguments.peer:
+        compare_with_peer(arguments.backend or ["tensorflow", "torch", "jax"], arguments.videos, arguments.rounds)
+        return
     print(f"backend {keras.backend.backend()}, devices {list_devices()}")
     for name in arguments.backbone or SETTINGS:
         measure(name, arguments.rounds, {"fade_static": 0.8})

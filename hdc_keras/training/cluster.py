@@ -7,12 +7,12 @@ from hdc_keras.errors import ConfigError
 
 
 def is_multi_process() -> bool:
-    """Whether the environment (TF_CONFIG, Slurm) says that this process is one of several that train together."""
+    """Whether the environment (TF_CONFIG, Slurm, torchrun) says that this process is one of several."""
     return bool(described_cluster())
 
 
 def described_cluster() -> str:
-    """Where the cluster is described: "TF_CONFIG" or "slurm"; "" if there is no cluster."""
+    """Where the cluster is described: "TF_CONFIG", "slurm" or "torchrun"; "" if there is no cluster."""
     try:
         workers = json.loads(os.environ.get("TF_CONFIG") or "{}").get("cluster", {})
     except ValueError as error:
@@ -22,4 +22,6 @@ def described_cluster() -> str:
     # srun sets both variables for each of its tasks. In a batch script without srun, one of them is missing.
     if int(os.environ.get("SLURM_STEP_NUM_TASKS") or 1) > 1 and "SLURM_PROCID" in os.environ:
         return "slurm"
+    if int(os.environ.get("WORLD_SIZE") or 1) > 1 and "RANK" in os.environ:
+        return "torchrun"
     return ""

@@ -79,6 +79,11 @@ class Distribution:
         import tensorflow as tf
 
         cluster = described_cluster()
+        if cluster == "torchrun" and train.strategy != "one_device":
+            raise ConfigError(
+                "`train.strategy`: torchrun started several processes, but TensorFlow's are described by TF_CONFIG or "
+                "Slurm. Start them with srun, or set TF_CONFIG. `one_device` trains in each process by itself."
+            )
         if self.name == "auto":
             gpus = 0 if cluster else len(tf.config.list_logical_devices("GPU"))
             self.name = "multi_worker" if cluster else "mirrored" if gpus > 1 else "one_device"
@@ -107,6 +112,15 @@ class Distribution:
                     if backend == "jax"
                     else "PyTorch uses one device."
                 )
+            )
+        cluster = described_cluster()
+        if cluster and train.strategy != "one_device":
+            started = {"slurm": "srun started several tasks", "torchrun": "torchrun started several processes"}
+            raise ConfigError(
+                f"`train.strategy`: {started.get(cluster, 'TF_CONFIG describes several processes')}, but on "
+                f"{'JAX' if backend == 'jax' else 'PyTorch'} processes cannot train together yet: each would train the "
+                "whole run. Start one process, or use KERAS_BACKEND=tensorflow. `one_device` trains in each process by "
+                "itself, which needs a run directory of its own."
             )
         found = len(list_devices())
         self.device_count = found if backend == "jax" and train.strategy != "one_device" else 1

@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # The gradient is clipped, so that all devices must agree on its norm.
 TRAIN = {"batch_size": 4, "jit": "off", "clip_norm": 0.5}
 MIRRORED = {**TRAIN, "strategy": "mirrored"}
-CLUSTER_VARIABLES = ("TF_CONFIG", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS")
+CLUSTER_VARIABLES = ("TF_CONFIG", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "WORLD_SIZE", "RANK")
 
 
 def start(videos, out, devices, settings, backend="tensorflow", **environment):
@@ -249,6 +249,23 @@ def test_two_jax_devices_equal_one(trained):
 def no_cluster(monkeypatch):
     for name in CLUSTER_VARIABLES:
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.parametrize(
+    ("backend", "variables", "message"),
+    [
+        ("torch", {"WORLD_SIZE": "2", "RANK": "1"}, "torchrun started several processes, but on PyTorch"),
+        ("jax", {"SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "0"}, "srun started several tasks, but on JAX"),
+        ("tensorflow", {"WORLD_SIZE": "2", "RANK": "0"}, "torchrun started several processes, but TensorFlow's"),
+    ],
+)
+def test_processes_that_cannot_train_together_are_refused(no_cluster, monkeypatch, backend, variables, message):
+    monkeypatch.setattr(keras.backend, "backend", lambda: backend)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+
+    with pytest.raises(ConfigError, match=message):
+        Distribution(TrainConfig())
 
 
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="TensorFlow's strategies")
