@@ -2,12 +2,13 @@
 
 import os
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import chain
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -257,16 +258,38 @@ class WindowLoader:
         return epoch, epoch_order(self.seed, epoch, len(self.records)), step_in_epoch * self.batch_size
 
 
+class WaitClock:
+    """Measures how long training waits for batches.
+
+    Attributes:
+        seconds: total waiting time so far.
+    """
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self._requested_at = 0.0
+
+    def ask(self) -> None:
+        """Called when training requests a batch."""
+        self._requested_at = time.monotonic()
+
+    def have(self) -> None:
+        """Called when the requested batch is ready."""
+        self.seconds += time.monotonic() - self._requested_at
+
+
 class WindowBatches(keras.utils.PyDataset):
     """The batches of `pipeline.windows_dataset` without TensorFlow, for `fit` on JAX and PyTorch.
 
     Endless: pass `steps_per_epoch` to `fit`. Videos are decoded in threads, which run in parallel because the decoder
-    releases the GIL.
+    releases the GIL. The next batches are made while the model trains on this one; Keras would do so only with several
+    workers, which do not keep the order.
 
     Args:
         loader: loads the windows.
         start_step: number of the first batch, to resume an interrupted run.
         workers: number of videos decoded in parallel; one per core when `None`.
+        clock: measures how long training waits for each batch.
 
     Attributes:
         yields_uint8: tells `HDC.fit` that it need not look at the pixels of the first batch.
@@ -274,11 +297,21 @@ class WindowBatches(keras.utils.PyDataset):
 
     yields_uint8 = True
 
-    def __init__(self, loader: WindowLoader, start_step: int = 0, workers: int | None = None):
+    def __init__(
+        self,
+        loader: WindowLoader,
+        start_step: int = 0,
+        workers: int | None = None,
+        clock: WaitClock | None = None,
+    ):
         super().__init__(workers=1, use_multiprocessing=False, max_queue_size=PREFETCH_BATCHES)
         self.loader = loader
         self.start_step = start_step
-        self._threads = ThreadPoolExecutor(workers or os.cpu_count())
+        self.clock = clock or WaitClock()
+        self._videos = ThreadPoolExecutor(workers or os.cpu_count())
+        # Two, so that the videos of the next batch are decoded while the slowest one of a batch is.
+        self._batches = ThreadPoolExecutor(2)
+        self._ahead: dict[int, Future[Any]] = {}
 
     @property
     def num_batches(self) -> None:
@@ -287,10 +320,28 @@ class WindowBatches(keras.utils.PyDataset):
 
     def __getitem__(self, step: int) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
         """Batch `step`: (batch_size, windows, time, height, width, 3) uint8, and (batch_size,) labels, if any."""
-        first = (self.start_step + step) * self.loader.batch_size
-        loaded = list(self._threads.map(self.loader.load, range(first, first + self.loader.batch_size)))
-        windows = np.stack([clips for _, clips in loaded])
-        return windows if self.loader.labels is None else (windows, self.loader.labels[[row for row, _ in loaded]])
+        self.clock.ask()
+        wanted = range(step, step + 1 + PREFETCH_BATCHES)
+        for number in [number for number in self._ahead if number not in wanted]:
+            self._ahead.pop(number).cancel()
+        for number in wanted:
+            if number not in self._ahead:
+                self._ahead[number] = self._batches.submit(
+                    _make_batch, self.loader, self._videos, self.start_step + number
+                )
+        batch = self._ahead.pop(step).result()
+        self.clock.have()
+        return batch
+
+
+def _make_batch(
+    loader: WindowLoader, threads: ThreadPoolExecutor, step: int
+) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
+    """Load a batch. A function, because a running method would keep its dataset, and with it its threads, alive."""
+    first = step * loader.batch_size
+    loaded = list(threads.map(loader.load, range(first, first + loader.batch_size)))
+    windows = np.stack([clips for _, clips in loaded])
+    return windows if loader.labels is None else (windows, loader.labels[[row for row, _ in loaded]])
 
 
 class ClipBatch(NamedTuple):

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from hdc_keras.data.host_policy import HostPolicy
-from hdc_keras.data.loading import PREFETCH_BATCHES, WindowLoader
+from hdc_keras.data.loading import PREFETCH_BATCHES, WaitClock, WindowLoader
 from hdc_keras.data.records import StoredVideo
 from hdc_keras.data.shards import FRAMES
 
@@ -35,28 +35,6 @@ class Share(NamedTuple):
         """Positions of this machine's videos in a batch."""
         size = batch_size // self.parts
         return range(self.first * size, (self.first + self.held) * size)
-
-
-class WaitClock:
-    """Measures how long training waits for batches.
-
-    Attributes:
-        seconds: total waiting time so far.
-    """
-
-    def __init__(self) -> None:
-        self.seconds = 0.0
-        self._requested_at = 0.0
-
-    def ask(self, number: np.int64) -> list[np.ndarray]:
-        """Called when training requests a batch."""
-        self._requested_at = time.monotonic()
-        return [np.asarray(number)]
-
-    def have(self, number: np.int64) -> list[np.ndarray]:
-        """Called when the requested batch is ready."""
-        self.seconds += time.monotonic() - self._requested_at
-        return [np.asarray(number)]
 
 
 def windows_dataset(
@@ -113,7 +91,15 @@ def _with_label(loader: WindowLoader) -> Callable[[tf.Tensor, tf.Tensor], Any]:
 
 def _timed(dataset: tf.data.Dataset, clock: WaitClock) -> tf.data.Dataset:
     """The same batches, with the clock measuring the time from requesting a batch to receiving it."""
-    ask, have = (_in_graph(call, [((), tf.int64)]) for call in (clock.ask, clock.have))
+
+    def passing_on(call: Callable[[], None]) -> Callable[[np.int64], list[np.ndarray]]:
+        def run(number: np.int64) -> list[np.ndarray]:
+            call()
+            return [np.asarray(number)]
+
+        return run
+
+    ask, have = (_in_graph(passing_on(call), [((), tf.int64)]) for call in (clock.ask, clock.have))
 
     def received(number: tuple[tf.Tensor], batch: Any) -> Any:
         with tf.control_dependencies(have(number[0])):

@@ -8,7 +8,7 @@ import keras
 
 from hdc_keras.config import Experiment
 from hdc_keras.data.from_experiment import frame_store, host_policy, window_spec
-from hdc_keras.data.loading import DecodeFailures, FrameStore, WindowBatches, WindowLoader
+from hdc_keras.data.loading import DecodeFailures, FrameStore, WaitClock, WindowBatches, WindowLoader
 from hdc_keras.data.records import VideoRecord
 from hdc_keras.training.distribution import Distribution
 
@@ -57,8 +57,8 @@ class Batches:
         distribution: the devices that share a batch.
 
     Attributes:
-        waited: returns the seconds that training has waited for batches so far. `None` where this is not measured:
-            without tf.data, and with several replicas, because TensorFlow prefetches their batches.
+        waited: returns the seconds that training has waited for batches so far. `None` with several replicas of
+            TensorFlow, which prefetches their batches itself.
     """
 
     def __init__(self, loader: WindowLoader, workers: int | None, policy: Any, distribution: Distribution):
@@ -67,17 +67,15 @@ class Batches:
         self.policy = policy
         self.distribution = distribution
         self.waited: Callable[[], float] | None = None
-        self._clock: Any = None
-        if keras.backend.backend() == "tensorflow" and distribution.replica_count == 1:
-            from hdc_keras.data.pipeline import WaitClock
-
-            self._clock = WaitClock()
-            self.waited = lambda: self._clock.seconds
+        self._clock: WaitClock | None = None
+        if distribution.replica_count == 1:
+            self._clock = clock = WaitClock()
+            self.waited = lambda: clock.seconds
 
     def from_step(self, step: int) -> Any:
         """A dataset for `fit` whose first batch is that of `step`."""
         if keras.backend.backend() != "tensorflow":
-            return WindowBatches(self.loader, step, self.workers)
+            return WindowBatches(self.loader, step, self.workers, self._clock)
         import tensorflow as tf
 
         from hdc_keras.data.pipeline import Share, windows_dataset

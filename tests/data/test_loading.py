@@ -1,13 +1,24 @@
+import gc
 import shutil
 import subprocess
 import sys
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from hdc_keras.data.loading import DecodeFailures, FrameStore, WindowBatches, WindowLoader, clip_batches
+from hdc_keras.data.loading import (
+    PREFETCH_BATCHES,
+    DecodeFailures,
+    FrameStore,
+    WaitClock,
+    WindowBatches,
+    WindowLoader,
+    clip_batches,
+)
 from hdc_keras.data.pipeline import windows_dataset
 from hdc_keras.data.preparing import prepare
 from hdc_keras.data.records import VideoRecord, read_records
@@ -272,3 +283,57 @@ iterator = iter(windows_dataset(loader))
 next(iterator)
 """
     assert subprocess.run([sys.executable, "-c", code], timeout=60, capture_output=True).returncode == 0
+
+
+class SlowLoader:
+    """Stands for a `WindowLoader` whose videos take a while; remembers which it has loaded."""
+
+    batch_size, labels = 2, None
+
+    def __init__(self, seconds):
+        self.seconds = seconds
+        self.loaded = []
+
+    def load(self, position):
+        self.loaded.append(position)
+        time.sleep(self.seconds)
+        if position == 13:
+            raise DataError("position 13 cannot be loaded")
+        return np.int64(position), np.full((2, 1, 1, 1, 3), position, np.uint8)
+
+
+def test_the_next_batches_are_made_while_the_model_trains():
+    clock = WaitClock()
+    batches = WindowBatches(SlowLoader(0.1), start_step=1, workers=2, clock=clock)
+
+    first = batches[0]
+    waited = clock.seconds
+    time.sleep(0.4)  # a step
+    second, third = batches[1], batches[2]
+
+    assert [int(batch.min()) for batch in (first, second, third)] == [2, 4, 6]
+    assert waited >= 0.09  # nothing was there yet
+    assert clock.seconds - waited < 0.05
+    assert len(batches.loader.loaded) <= 2 * (3 + PREFETCH_BATCHES)
+
+
+def test_an_error_belongs_to_its_batch_and_batches_may_be_read_in_any_order():
+    batches = WindowBatches(SlowLoader(0.0), workers=2)
+
+    assert [int(batches[step].min()) for step in (0, 3, 4, 5, 1, 0)] == [0, 6, 8, 10, 2, 0]
+    with pytest.raises(DataError, match="position 13"):
+        batches[6]
+    assert int(batches[7].min()) == 14
+
+
+def test_threads_end_with_their_dataset():
+    batches = WindowBatches(SlowLoader(0.0), workers=3)
+    batches[0]
+    alive = {thread for thread in threading.enumerate() if thread.name.startswith("ThreadPoolExecutor")}
+
+    del batches
+    gc.collect()
+    for thread in alive:
+        thread.join(timeout=5)
+
+    assert alive and not any(thread.is_alive() for thread in alive)
