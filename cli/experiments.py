@@ -101,7 +101,8 @@ def changes(before: Experiment, after: Experiment) -> list[str]:
     """The values of `after` that differ from `before`, as texts such as "train.epochs 2"."""
     sections = [name for name in Experiment.model_fields if hasattr(getattr(after, name), "model_fields")]
     pairs = [(name, dict(getattr(before, name)), dict(getattr(after, name))) for name in sections]
-    return [
+    seed = [f"seed {after.seed}"] if after.seed != before.seed else []
+    return seed + [
         f"{section}.{key} {'x'.join(map(str, value)) if isinstance(value, tuple) else value}"
         for section, old, new in pairs
         for key, value in new.items()

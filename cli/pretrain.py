@@ -35,7 +35,14 @@ def pretrain(
     run: Annotated[
         Path | None, typer.Option(help="Run directory to create.", show_default="runs/NAME, NAME from the config")
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --run where it stopped.")] = False,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume",
+            help="Continue the run in --run where it stopped, or start it if there is none. Other options are needed "
+            "only to start it, and must describe the same run.",
+        ),
+    ] = False,
     init_from: Annotated[
         str | None,
         typer.Option(
@@ -62,6 +69,8 @@ def pretrain(
     Without --config, use `moving-shapes` for moving shapes, `videos` for your videos if there is a GPU or TPU, and
     `videos-cpu` for your videos on a CPU.
 
+    A job that may be interrupted can always be started with the same line, with --run and --resume.
+
     Ctrl-C or SIGTERM finishes the current step, saves a checkpoint, and exits with 128 + the number of the signal.
 
     Examples:
@@ -71,6 +80,7 @@ def pretrain(
         --set train.epochs=100 --set train.batch_size=32
       hdc-keras pretrain --preset coupled
       hdc-keras pretrain --run runs/mine --resume
+      hdc-keras pretrain --data path/to/videos --run runs/mine --resume
       hdc-keras pretrain --data path/to/videos --init-from runs/other
       hdc-keras pretrain --data path/to/videos --dry-run \\
         --set train.micro_batches=8
@@ -88,32 +98,49 @@ def pretrain(
         if value is not None and not value.strip():
             raise ConfigError(f"{option}: received an empty text. Leave the option out for its default.")
     # Everything that can be refused without a backend is refused before one starts.
+    if resume and (run is None or dry_run):
+        raise ConfigError("--resume continues the run that --run names: it needs --run, and excludes --dry-run.")
     chosen = config or (CONFIG_FOR_CPUS if data is not None else DEFAULT_CONFIG)
-    if resume:
-        if run is None or config or preset or data is not None or set_ or smoke or init_from or dry_run:
-            raise ConfigError(
-                "--resume continues the run that --run names, with that run's config. It takes no other option."
-            )
+    depends_on_devices = data is not None and not config
+    continues = resume and run is not None and RunDirectory(run).config_file.exists()
+    if continues and run is not None:
         experiment = RunDirectory(run).experiment()
+        if config or preset or data is not None or set_ or smoke or init_from:
+            if depends_on_devices:
+                chosen = config_for_videos()
+            different = changes(experiment, resolve(chosen, preset, data, set_ or [], smoke, init_from))
+            if different:
+                raise ConfigError(
+                    f"--resume: the options describe another run than the one in {run}: {', '.join(different)}. Give "
+                    "the options that it was started with, or none, or choose another folder with --run."
+                )
     else:
         experiment = resolve(chosen, preset, data, set_ or [], smoke, init_from)
+        if resume:
+            print_parts("Run: ", (str(run), "bold"), " holds no run yet. It is started.")
+    depends_on_devices = depends_on_devices and not continues
     if init_from and not Path(init_from).exists():
         raise RunError(f"--init-from {init_from}: no such file or folder. Expected a run directory or a .keras file.")
-    depends_on_devices = data is not None and not config
     folder = run or Path("runs") / experiment.name
-    if (run or not depends_on_devices) and not resume and not dry_run:
+    if (run or not depends_on_devices) and not continues and not dry_run:
         RunDirectory(folder).check_free()
     if experiment.data.path is None:
         print_parts("Data: ", ("moving shapes", "bold"), ", generated on this machine (--data selects your own videos)")
-    videos = read_videos(experiment, run if resume else None)
-    if resume and run:
+    videos = read_videos(experiment, run if continues else None)
+    if continues and run:
         require_same_course(run, experiment, videos.records)
+        finished = RunDirectory(run).checkpoints.newest_step() >= experiment.train.epochs * steps_per_epoch(
+            experiment, videos.records
+        )
+        if finished:
+            print_parts("Run: ", (str(run), "bold"), f" is finished after {experiment.train.epochs} epochs.")
+            return
     if depends_on_devices:
         chosen = config_for_videos()
         experiment = resolve(chosen, preset, data, set_ or [], smoke, init_from)
-    if not config and not resume:
+    if not config and not continues:
         print_parts("Config: ", (chosen, "bold"), " (the default; --config selects another)")
-    if smoke:
+    if smoke and not continues:
         smaller = changes(resolve(chosen, preset, data, set_ or [], smoke=False, init_from=init_from), experiment)
         console.print(f"Smoke: {', '.join(smaller)}. --set wins over these values.", soft_wrap=True)
     steps_per_epoch(experiment, videos.records)
@@ -126,7 +153,7 @@ def pretrain(
 
     if dry_run:
         raise typer.Exit(dry_run_job(experiment, videos))
-    raise typer.Exit(run_job(experiment, folder, resume, videos))
+    raise typer.Exit(run_job(experiment, folder, continues, videos))
 
 
 def config_for_videos() -> str:

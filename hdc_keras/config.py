@@ -342,6 +342,9 @@ class TrainConfig(_Section):
         5, description="epochs between kNN checks among training videos, which need labels; 0: never"
     )
     checkpoint_every: PositiveInt = Field(1, description="epochs between checkpoints")
+    checkpoint_minutes: PositiveFloat | None = Field(
+        30, description="minutes after which a checkpoint is saved within an epoch, too; empty: never"
+    )
     keep_checkpoints: PositiveInt = Field(2, description="newest checkpoints to keep, in addition to the best one")
 
     @property

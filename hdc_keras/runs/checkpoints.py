@@ -42,6 +42,11 @@ class Checkpoints:
         """Complete checkpoints, oldest first."""
         return sorted(self.folder.glob("step-*.keras"))
 
+    def newest_step(self) -> int:
+        """The step of the newest checkpoint, which is not read; 0 if there is none."""
+        files = self.files()
+        return int(files[-1].stem.removeprefix("step-")) if files else 0
+
     def save(self, model: Any, step: int, keep: int) -> Path:
         """Save the model with its optimizer and all its state, then delete all but the newest `keep` checkpoints.
 

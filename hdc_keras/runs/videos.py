@@ -40,7 +40,7 @@ _FREE_KEYS = frozenset(
     ["name", "data.path", "data.annotations", "data.layout", "data.cache_gb", "data.workers", "data.max_failed_share"]
     + ["model.weights", "model.init_from"]
     + [f"train.{key}" for key in ("jit", "strategy", "rematerialise", "deterministic", "on_nan", "knn_every")]
-    + ["train.checkpoint_every", "train.keep_checkpoints"]
+    + ["train.checkpoint_every", "train.checkpoint_minutes", "train.keep_checkpoints"]
 )
 
 

@@ -2,6 +2,7 @@
 
 import signal
 import tempfile
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -153,34 +154,66 @@ class WarnOfCollapse(keras.callbacks.Callback):
 
 
 class SaveCheckpoints(keras.callbacks.Callback):
-    """Saves a checkpoint every `train.checkpoint_every` epochs, after the last epoch, and on a stop; keeps the best.
+    """Saves checkpoints and keeps the best one.
+
+    One is saved every `train.checkpoint_every` epochs, after the last epoch, and on a stop. Within an epoch, one is
+    saved when `train.checkpoint_minutes` have passed since the last one.
 
     Args:
         run: the run directory to save to.
         train: how often to save, and how many checkpoints to keep.
-        is_chief: whether this process writes the run's files. The other processes save to a temporary folder, because
-            all processes may have to take part in reading the variables that they share.
+        distribution: the devices of the run. The chief writes the run's files. The other processes save to a temporary
+            folder, because all processes may have to take part in reading the variables that they share.
+        clock: returns the time in seconds.
     """
 
-    def __init__(self, run: RunDirectory, train: TrainConfig, is_chief: bool = True):
+    def __init__(
+        self,
+        run: RunDirectory,
+        train: TrainConfig,
+        distribution: Distribution | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ):
         super().__init__()
         self.run = run
         self.train = train
-        self.is_chief = is_chief
+        self.distribution = distribution
+        self.clock = clock
+        self._saved_at = clock()
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        """Save within an epoch, if the last checkpoint is old enough."""
+        if self.train.checkpoint_minutes is None or batch + 1 == self.params["steps"] or self.model.stop_training:
+            return
+        if self.distribution and self.distribution.is_multi_process:
+            if (batch + 1) % _STEPS_BETWEEN_STOP_VOTES == 0 and self.distribution.any_process(self._is_old()):
+                self._save()
+        elif self._is_old():
+            self._save()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Save if a checkpoint is due."""
         is_due = (epoch + 1) % self.train.checkpoint_every == 0 or epoch + 1 == self.train.epochs
-        if not (is_due or self.model.stop_training):
-            return
-        if not self.is_chief:
+        if is_due or self.model.stop_training:
+            file = self._save()
+            if file and logs and not self.model.stop_training:
+                self.run.checkpoints.keep_best(file, *checkpoint_score(logs))
+
+    def _is_old(self) -> bool:
+        assert self.train.checkpoint_minutes is not None
+        return self.clock() - self._saved_at >= 60 * self.train.checkpoint_minutes
+
+    def _save(self) -> Path | None:
+        """The new checkpoint; `None` if this process is not the chief."""
+        file = None
+        if self.distribution and not self.distribution.is_chief:
             with tempfile.TemporaryDirectory() as folder:
                 self.model.save(Path(folder) / "discarded.keras")
-            return
-        self.run.require_lock()
-        file = self.run.checkpoints.save(self.model, self.model.steps_taken, self.train.keep_checkpoints)
-        if logs and not self.model.stop_training:
-            self.run.checkpoints.keep_best(file, *checkpoint_score(logs))
+        else:
+            self.run.require_lock()
+            file = self.run.checkpoints.save(self.model, self.model.steps_taken, self.train.keep_checkpoints)
+        self._saved_at = self.clock()
+        return file
 
 
 def checkpoint_score(logs: Mapping[str, Any]) -> tuple[str, float]:

@@ -69,17 +69,17 @@ def pretrain(
         experiment: the experiment to run; when resuming, the one that the run was created with.
         run: a created run directory.
         records: videos with splits; those of "train" are trained on, and serve the kNN check.
-        resume: continue from the newest checkpoint.
+        resume: continue from the newest checkpoint, or start the run that ended before its first one.
         callbacks: further Keras callbacks, for progress.
         distribution: the devices to train on; chosen from `train.strategy` when `None`.
-        warn: called with a message for every damaged checkpoint that is skipped, for a collapse, and if there is no kNN
-            check.
+        warn: called with a message for every damaged checkpoint that is skipped, if there is none to continue from, for
+            a collapse, and if there is no kNN check.
 
     Raises:
         ConfigError: when resuming, a key was edited that changes the course of training.
         DataError: too few videos, or too many that cannot be decoded.
-        RunError: there is nothing to resume, the training videos have changed, the run is finished, another process
-            trains in it or has taken it over, or its folder cannot be written.
+        RunError: the training videos have changed, the run is finished, another process trains in it or has taken it
+            over, its checkpoints are all damaged, or its folder cannot be written.
         TrainingError: a step had a non-finite loss or gradient, and `train.on_nan` is "stop".
     """
     if resume:
@@ -93,6 +93,9 @@ def pretrain(
         # Prepare: the model, its batches, and the files that it reports to.
         steps = steps_per_epoch(experiment, records)
         with distribution.scope():
+            if resume and not run.checkpoints.files():
+                warn(f"{run.path} ended before its first checkpoint. It starts from the beginning.")
+                resume = False
             if resume:
                 model = _model_from_checkpoint(experiment, run, steps, distribution, warn)
             else:
@@ -115,7 +118,7 @@ def pretrain(
         # Step, log, save. Callbacks run in this order after each step and each epoch.
         stop = StopOnSignal(distribution)
         non_finite = StopOnNonFinite(run) if train.on_nan == "stop" else CountSkippedSteps()
-        save = SaveCheckpoints(run, train, distribution.is_chief)
+        save = SaveCheckpoints(run, train, distribution)
         log_and_save = [non_finite, WarnOfCollapse(warn), logger, save] if logger else [non_finite, save]
         try:
             with videos.failures.named():

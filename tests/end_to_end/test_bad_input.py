@@ -28,8 +28,8 @@ STARTING = [
         (["--config", "moving-shape"], ["no config of that name", "Did you mean `moving-shapes`?"]),
         (["--preset", "coupld"], ["preset `coupld`", "Did you mean `coupled`?"]),
         (["--set", "seed=4294967296"], ["`seed`", "less than or equal to 4294967295", "Received: 4294967296"]),
-        (["--resume"], ["--resume continues the run that --run names", "takes no other option"]),
-        (["--resume", "--run", "runs/mine", "--init-from", "other"], ["--resume", "takes no other option"]),
+        (["--resume"], ["--resume continues the run that --run names", "needs --run"]),
+        (["--resume", "--run", "runs/mine", "--dry-run"], ["--resume", "excludes --dry-run"]),
         (["--epochs", "3"], ["No such option"]),
         (["--set", "model.backbone=r3d81"], ["`model.backbone`", "'s3d' or 's3d_tiny'", "Did you mean `r3d18`?"]),
     ],
@@ -78,7 +78,7 @@ def test_a_folder_that_holds_something_else(refused, class_folder):
 
 
 def test_a_folder_that_holds_no_run(refused):
-    for command in (["evaluate", "--protocol", "knn"], ["export"], ["pretrain", "--resume"], ["report"]):
+    for command in (["evaluate", "--protocol", "knn"], ["export"], ["report"]):
         refused(*command, "--run", "nowhere", code=1, says=["nowhere holds no run"])
 
 
@@ -87,6 +87,14 @@ def test_a_run_directory_that_holds_a_run(refused, smoke_run):
     before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
     refused("pretrain", "--run", run, code=1, says=["already holds a run", "--resume"])
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
+
+
+def test_options_that_describe_another_run_than_the_one_that_is_resumed(refused, smoke_run):
+    run, _ = smoke_run
+    options = ("--smoke", "--set", "train.batch_size=8", "--set", "seed=3")
+    refused(
+        "pretrain", "--run", run, "--resume", *options, code=2, says=["another run", "train.batch_size 8", "seed 3"]
+    )
 
 
 def test_an_unknown_protocol_format_or_checkpoint(refused, smoke_run):

@@ -215,8 +215,9 @@ def test_videos_with_groups_are_pretrained_on_and_evaluated(
 
 @pytest.mark.slow
 def test_ctrl_c_saves_a_checkpoint_from_which_the_run_continues(hdc_keras_command, tmp_path):
+    always = ["pretrain", "--smoke", "--run", "run", "--resume"]  # the same line starts and continues the run
     process = subprocess.Popen(
-        [INSTALLED, "pretrain", "--smoke", "--run", "run"],
+        [INSTALLED, *always],
         cwd=tmp_path,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -232,8 +233,18 @@ def test_ctrl_c_saves_a_checkpoint_from_which_the_run_continues(hdc_keras_comman
 
     assert process.returncode == 130, printed
     assert "a checkpoint is saved" in " ".join(printed.split()) and list((tmp_path / "run/checkpoints").glob("step-*"))
-    done = hdc_keras_command("pretrain", "--run", "run", "--resume")
+    done = hdc_keras_command(*always)
     assert done.code == 0 and "Done: 2 epochs" in done.out, done.out
+
+
+def test_resuming_a_finished_run_succeeds_and_does_nothing(hdc_keras_in_process, smoke_run):
+    run, _ = smoke_run
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+
+    done = hdc_keras_in_process("pretrain", "--smoke", "--run", run, "--resume")
+
+    assert done.code == 0 and "is finished after" in " ".join(done.out.split())
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
 
 
 @pytest.mark.slow

@@ -29,7 +29,7 @@ finally:
         "pretrain --config videos-cpu --data VIDEOS --set train.batch_size=500",
         "pretrain --config nowhere.yaml",
         "pretrain --data VIDEOS --init-from nowhere",
-        "pretrain --run nowhere --resume",
+        "pretrain --run nowhere --resume --dry-run",
         "evaluate --run nowhere --protocol knn",
         "evaluate --run RUN --protocol nope",
         "evaluate --run RUN --protocol knn --data nowhere",

@@ -104,6 +104,32 @@ def test_a_stopped_run_resumes_to_the_weights_of_an_undisturbed_one(undisturbed,
     assert_identical(weights_of(undisturbed), weights_of(run))
 
 
+def test_a_checkpoint_within_an_epoch_is_continued_exactly(undisturbed, tmp_path):
+    # With so few minutes, one is saved after each step.
+    run = run_of(
+        tmp_path, changed(undisturbed.experiment(), train={"checkpoint_minutes": 1e-9, "keep_checkpoints": 99})
+    )
+    pretrain_run(run, callbacks=[signal_during(6, signal.SIGINT)])
+    assert [file.stem for file in run.checkpoints.files()] == [f"step-{step:09d}" for step in range(1, 7)]
+    assert json.loads((run.path / "best.json").read_text())["checkpoint"] == "step-000000003"  # whole epochs only
+
+    for file in run.checkpoints.files()[4:]:  # as if the process had been killed between step 5 and step 6
+        file.unlink()
+    pretrain_run(run, resume=True)
+
+    assert_identical(weights_of(undisturbed), weights_of(run))
+    assert [row["epoch"] for row in run.read_metrics()] == ["1", "2", "3", "4"]
+
+
+def test_a_run_that_ended_before_its_first_checkpoint_is_resumed_from_the_beginning(undisturbed, tmp_path):
+    run, said = run_of(tmp_path, undisturbed.experiment()), []
+
+    outcome = pretrain_run(run, resume=True, warn=said.append)
+
+    assert outcome.finished and "ended before its first checkpoint. It starts from the beginning." in said[0]
+    assert_identical(weights_of(undisturbed), weights_of(run))
+
+
 def test_the_knn_check_does_not_change_the_training(undisturbed, tmp_path):
     run = run_of(tmp_path, changed(undisturbed.experiment(), train={"knn_every": 0}))
 
