@@ -303,7 +303,8 @@ class TrainConfig(_Section):
     )
     jit: Literal["auto", "on", "off"] = Field(
         "auto",
-        description="compile the step with XLA: on, off, or auto (on with JAX, and with TensorFlow on a GPU or TPU)",
+        description="compile the step with XLA: on (JAX and TensorFlow only), off, or auto (on with JAX, and with "
+        "TensorFlow on a GPU or TPU)",
     )
     strategy: Literal["auto", "one_device", "mirrored", "multi_worker"] = Field(
         "auto",

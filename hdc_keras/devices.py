@@ -125,7 +125,7 @@ def make_deterministic() -> None:
     """Make the backend's operations bit-identical from run to run.
 
     JAX is deterministic on a CPU or TPU. On a GPU it needs `XLA_FLAGS=--xla_gpu_deterministic_ops=true` before Python
-    starts; this function cannot set that.
+    starts; this function cannot set that. On PyTorch, call it before the first operation on a GPU.
     """
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
@@ -134,10 +134,13 @@ def make_deterministic() -> None:
     elif keras.backend.backend() == "torch":
         import torch
 
+        # Without it, PyTorch refuses every matrix product on a GPU. A value that the user has set is kept.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
+        torch.backends.cudnn.benchmark = False
 
 
-def refuse_wrong_gradients(compute_dtype: str) -> None:
+def refuse_wrong_gradients(network: keras.Model) -> None:
     """Refuse to train in bfloat16 on a CPU with TensorFlow's oneDNN, where gradients are known to be wrong.
 
     In TensorFlow 2.21, oneDNN's bfloat16 kernel for the filter gradient of a padded 3D convolution reads uninitialised
@@ -145,14 +148,14 @@ def refuse_wrong_gradients(compute_dtype: str) -> None:
     gradients are right (tests/test_devices.py).
 
     Args:
-        compute_dtype: compute dtype of the model.
+        network: the network to train.
 
     Raises:
         ConfigError: gradients would be wrong.
     """
     uses_onednn = os.environ.get("TF_ENABLE_ONEDNN_OPTS", "1") != "0"
     if (
-        compute_dtype == "bfloat16"
+        any(isinstance(layer, keras.layers.Conv3D) and layer.compute_dtype == "bfloat16" for layer in network.layers)
         and keras.backend.backend() == "tensorflow"
         and uses_onednn
         and not has_accelerator()
@@ -160,6 +163,20 @@ def refuse_wrong_gradients(compute_dtype: str) -> None:
         raise ConfigError(
             "`train.precision`: on a CPU, TensorFlow's oneDNN computes wrong bfloat16 gradients of 3D convolutions. "
             "Use float32, set TF_ENABLE_ONEDNN_OPTS=0 before Python starts (slower), or use another backend."
+        )
+
+
+def require_compiler(jit: bool) -> None:
+    """Refuse to compile a step on PyTorch. torch.compile had not finished the step of a tiny network after 150 s on two
+    cores, and without it the step is as fast as a plain loop.
+
+    Raises:
+        ConfigError: `jit` is true on PyTorch.
+    """
+    if jit and keras.backend.backend() == "torch":
+        raise ConfigError(
+            "`train.jit`: on: there is no XLA on PyTorch, and torch.compile does not support the step. Use `auto` or "
+            "`off`, which run PyTorch's own kernels, or another backend."
         )
 
 
@@ -172,6 +189,16 @@ def uses_xla(jit: str) -> bool:
     if jit == "auto":
         return keras.backend.backend() == "jax" or (keras.backend.backend() == "tensorflow" and has_accelerator())
     return jit == "on"
+
+
+def warning_of_slow_precision(precision: str) -> str | None:
+    """A warning for the user if a precision is slow on this machine; `None` if it is not."""
+    if precision != "mixed_float16" or has_accelerator():
+        return None
+    return (
+        "`train.precision`: mixed_float16 is made for GPUs. On this CPU, a step takes up to 70 times as long as in "
+        "float32."
+    )
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from keras import ops
 
 from hdc_keras.backbones.video_backbone import VideoBackbone
 from hdc_keras.config import ContrastConfig, ViewsConfig, validate
-from hdc_keras.devices import refuse_wrong_gradients, uses_xla
+from hdc_keras.devices import refuse_wrong_gradients, require_compiler, uses_xla
 from hdc_keras.errors import ConfigError
 from hdc_keras.objective.contrast import ContrastObjective
 from hdc_keras.objective.objective import Objective
@@ -38,7 +38,8 @@ class HDC(keras.Model):
         **kwargs: `name`, `dtype` (of views and heads; the backbone has its own).
 
     Raises:
-        ConfigError: `backbone` is not a backbone, or a key of `views` or `contrast` is unknown or out of range.
+        ConfigError: `backbone` is not a backbone or has regularisers, or a key of `views` or `contrast` is unknown or
+            out of range.
         ValueError: the backbone lacks one of the levels.
 
     Example:
@@ -61,6 +62,7 @@ class HDC(keras.Model):
         super().__init__(**kwargs)
         if not isinstance(backbone, VideoBackbone):
             raise ConfigError(f"HDC(backbone=...): expected a VideoBackbone, such as R3D18(). Received: {backbone!r}")
+        _refuse_regularisers(backbone)
         self.backbone = backbone
         self.views_config = validate(ViewsConfig, views or {}, "HDC(views=...)")
         self.contrast_config = validate(ContrastConfig, contrast or {}, "HDC(contrast=...)")
@@ -114,6 +116,7 @@ class HDC(keras.Model):
             **kwargs: further arguments of `keras.Model.compile`, except for losses and metrics.
 
         Raises:
+            ConfigError: XLA is asked for on PyTorch, or gradients would be wrong in this precision on this device.
             ValueError: an option is unknown or out of range, or a loss or metrics are given.
         """
         for name in ("loss", "loss_weights", "metrics", "weighted_metrics"):
@@ -124,8 +127,9 @@ class HDC(keras.Model):
                 )
         if jit_compile not in (True, False, "auto"):
             raise ValueError(f'`jit_compile` must be True, False or "auto". Received: {jit_compile!r}')
-        refuse_wrong_gradients(self.compute_dtype)
+        refuse_wrong_gradients(self.backbone)
         jit = uses_xla("auto") if isinstance(jit_compile, str) else jit_compile
+        require_compiler(jit)
         is_distributed = replica_count_of(self) > 1
         self.step_options = StepOptions(
             micro_batches,
@@ -274,6 +278,17 @@ class HDC(keras.Model):
         config["dtype"] = keras.dtype_policies.deserialize(config["dtype"])
         config["backbone"] = keras.saving.deserialize_keras_object(config["backbone"])
         return cls(**config)
+
+
+def _refuse_regularisers(backbone: keras.Model) -> None:
+    """Raise `ConfigError` if a layer adds a loss of its own, which the contrastive step would leave out."""
+    for layer in backbone.layers:
+        weights = any(variable.regularizer is not None for variable in layer.trainable_variables)
+        if weights or getattr(layer, "activity_regularizer", None) is not None:
+            raise ConfigError(
+                f"HDC(backbone=...): layer `{layer.name}` has a regulariser, which pretraining would ignore. Build the "
+                "backbone without it, and use the optimizer's weight decay (`train.weight_decay`)."
+            )
 
 
 def _mean_over_pixels(maps: Tensor) -> Tensor:

@@ -1,3 +1,4 @@
+import os
 import re
 import subprocess
 import sys
@@ -9,8 +10,11 @@ import pytest
 
 import hdc_keras
 from hdc_keras import HDC, R3DTiny
-from hdc_keras.devices import has_accelerator
+from hdc_keras.backbones import VideoBackbone
+from hdc_keras.config import TrainConfig
+from hdc_keras.devices import has_accelerator, require_compiler
 from hdc_keras.errors import ConfigError
+from hdc_keras.training.distribution import Distribution
 
 # The filter gradient of one padded 3D convolution over clips of two frames, in bfloat16 and in float32.
 GRADIENTS = """
@@ -37,7 +41,8 @@ def test_without_onednn_bfloat16_gradients_are_correct():
 
 
 def test_bfloat16_is_refused_where_gradients_would_be_wrong(monkeypatch):
-    model = HDC(R3DTiny(dtype="mixed_bfloat16"), {"size": 16}, dtype="mixed_bfloat16")
+    # The convolutions count, not the views and heads.
+    model = HDC(R3DTiny(dtype="mixed_bfloat16"), {"size": 16}, dtype="float32")
     monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", "1")
     if keras.backend.backend() == "tensorflow" and not has_accelerator():
         with pytest.raises(ConfigError, match="TF_ENABLE_ONEDNN_OPTS=0"):
@@ -63,3 +68,41 @@ def test_nothing_is_needed_that_only_unix_has():
     # "%-d" is refused by Windows. Other directives with a hyphen are as well.
     package = Path(hdc_keras.__file__).parent
     assert not [path for path in package.rglob("*.py") if re.search(r"%-[a-zA-Z]", path.read_text(encoding="utf-8"))]
+
+
+def test_regularisers_which_the_step_would_ignore_are_refused():
+    clips = keras.layers.Input((4, 16, 16, 3))
+    conv = keras.layers.Conv3D(4, 3, kernel_regularizer="l2", name="regularised")
+    backbone = VideoBackbone(clips, {"P2": conv(clips)}, {"dtype": None})
+
+    with pytest.raises(ConfigError, match="layer `regularised` has a regulariser"):
+        HDC(backbone, {"size": 16}, {"levels": {"spatial": ["P2"], "temporal": ["P2"]}})
+
+
+def test_compiling_is_refused_on_pytorch(monkeypatch):
+    monkeypatch.setattr(keras.backend, "backend", lambda: "torch")
+    with pytest.raises(ConfigError, match=r"`train\.jit`: on: there is no XLA on PyTorch"):
+        require_compiler(True)
+    require_compiler(False)
+
+
+def test_deterministic_pytorch_gets_what_it_asks_for_on_a_gpu():
+    code = (
+        "import os; os.environ['KERAS_BACKEND'] = 'torch'\n"
+        "from hdc_keras.devices import make_deterministic; make_deterministic()\n"
+        "import torch\n"
+        "print(os.environ['CUBLAS_WORKSPACE_CONFIG'], torch.are_deterministic_algorithms_enabled())"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "CUBLAS_WORKSPACE_CONFIG"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+
+    assert done.stdout.split() == [":4096:8", "True"]
+
+
+@pytest.mark.parametrize(("precision", "warns"), [("float32", False), ("mixed_float16", True)])
+def test_float16_on_a_cpu_is_warned_of(precision, warns):
+    if has_accelerator():
+        warns = False
+    notes = Distribution(TrainConfig(precision=precision, strategy="one_device")).notes
+
+    assert any("mixed_float16 is made for GPUs" in note for note in notes) == warns

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 
 from hdc_keras.config import TrainConfig
-from hdc_keras.devices import list_devices
+from hdc_keras.devices import list_devices, warning_of_slow_precision
 from hdc_keras.errors import ConfigError
 from hdc_keras.training.cluster import described_cluster
 
@@ -62,6 +62,9 @@ class Distribution:
                 "which TensorFlow supports neither under XLA nor in micro-batches. Use `auto`, or `train.jit: off` "
                 "with `micro_batches: 1`."
             )
+        slow = warning_of_slow_precision(train.precision)
+        if slow:
+            self.notes.append(slow)
         if several:
             videos = train.batch_size // self.device_count
             if self.synchronises_batch_norm:
