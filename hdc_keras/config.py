@@ -139,8 +139,9 @@ class ViewsConfig(_Section):
     grey: Probability = Field(0.2, description="probability of conversion to greyscale")
     blur: Probability = Field(0.5, description="probability of Gaussian blur")
     blur_sigma: tuple[PositiveFloat, PositiveFloat] = Field(
-        (0.1, 2.0),
-        description="range of the blur's standard deviation in pixels at view size 112; it scales with the view size",
+        (0.05, 1.0),
+        description="range of the blur's standard deviation in pixels at view size 112; it scales with the view size "
+        "(SimCLR's 0.1 to 2.0 at 224)",
     )
     min_gap: Annotated[int, Field(ge=0)] = Field(
         8,
