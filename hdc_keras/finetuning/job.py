@@ -214,7 +214,7 @@ def _new_classifier(job: FineTuningJob, experiment: Experiment) -> VideoClassifi
 def _compile(
     model: VideoClassifier, optimizer: keras.optimizers.Optimizer, experiment: Experiment, distribution: Distribution
 ) -> None:
-    refuse_wrong_gradients(model.compute_dtype)
+    refuse_wrong_gradients(model.backbone)
     if distribution.synchronises_batch_norm and keras.backend.backend() == "tensorflow":
         synchronise_batch_norm(model.backbone)
     model.compile(
