@@ -50,9 +50,14 @@ def start_backend() -> None:
     """
     _require_backend()
     with notices_hidden():
-        from hdc_keras.devices import list_devices
+        import keras
 
-        list_devices()
+        from hdc_keras.devices import list_devices
+        from hdc_keras.training.cluster import is_multi_process
+
+        # Processes of JAX must meet before one of them looks at its devices.
+        if keras.backend.backend() != "jax" or not is_multi_process():
+            list_devices()
     logging.getLogger("tensorflow").addFilter(_is_not_about_retracing)
 
 

@@ -158,9 +158,19 @@ def pretrain(
 
 def config_for_videos() -> str:
     """Name of the config that `pretrain` chooses for `--data` on this machine. Starts the backend."""
+    from hdc_keras.errors import ConfigError
+    from hdc_keras.training.cluster import is_multi_process
+
     from .console import start_backend
 
     start_backend()
+    import keras
+
     from hdc_keras.devices import has_accelerator
 
+    if keras.backend.backend() == "jax" and is_multi_process():
+        raise ConfigError(
+            "--config: name a config for several processes of JAX, such as --config videos. They must meet before one "
+            "of them can look at its devices and choose."
+        )
     return CONFIG_FOR_ACCELERATORS if has_accelerator() else CONFIG_FOR_CPUS

@@ -253,6 +253,26 @@ class ContrastConfig(_Section):
     measure_on: Literal["features", "embeddings"] = Field(
         "features", description="measured weights: measure the invariance of pooled features or of embeddings"
     )
+    negatives: Literal["batch", "queue"] = Field(
+        "batch",
+        description="where negatives come from: the other videos of the batch, or a queue of the latest positives, "
+        "which the moving average of the network encodes (MoCo); train.ema is its momentum",
+    )
+    queue_length: PositiveInt | dict[str, PositiveInt] = Field(
+        4096,
+        description="negatives in the queue of each level and task, or a number for each, as in "
+        "{P2_spatial: 1024, P5_temporal: 16384}",
+    )
+
+    @property
+    def pairs(self) -> tuple[tuple[Level, str], ...]:
+        """Each (level, task) that has a loss, shallowest level first."""
+        tasks = ("spatial", "temporal") if self.task == "decoupled" else (self.task,)
+        return tuple((level, task) for level in self.used_levels for task in tasks if level in self.levels_of(task))
+
+    def queue_length_of(self, level: str, task: str) -> int:
+        """Negatives in the queue of a level and task."""
+        return self.queue_length if isinstance(self.queue_length, int) else self.queue_length[f"{level}_{task}"]
 
     def levels_of(self, task: str) -> tuple[Level, ...]:
         """Levels that carry a loss of "spatial", "temporal" or "coupled"."""
@@ -271,6 +291,13 @@ class ContrastConfig(_Section):
             raise ValueError(f"fixed_weights needs a number for {', '.join(missing)}")
         if self.weight_range[0] > self.weight_range[1]:
             raise ValueError("weight_range: the first number must not be greater than the second")
+        if self.negatives == "queue" and not isinstance(self.queue_length, int):
+            names = {f"{level}_{task}" for level, task in self.pairs}
+            if names != set(self.queue_length):
+                raise ValueError(
+                    f"queue_length: expected a number for each of {', '.join(sorted(names))}. Received: "
+                    f"{', '.join(sorted(self.queue_length))}"
+                )
         return self
 
 
@@ -297,6 +324,11 @@ class TrainConfig(_Section):
         description="weight decay of kernels, as each optimizer defines it: sgd and lars add it to the gradient, as "
         "PyTorch does, and adamw decays the weights; biases and norm layers have none; empty: 1e-4 with sgd, 0.05 with "
         "adamw, 1e-6 with lars",
+    )
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        None,
+        description="momentum of the moving average of all weights, which is then evaluated and exported in place of "
+        "the weights; empty: none, or 0.999 if contrast.negatives is queue",
     )
     precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = Field(
         "float32",
@@ -399,6 +431,19 @@ class EvaluateConfig(_Section):
     )
 
 
+def require_no_temporal_negatives(views: ViewsConfig) -> None:
+    """Raise `ValueError` if there are temporal negatives, which a queue excludes.
+
+    They are candidates for the positive only, because they share the augmentation of the anchor. With a queue, only the
+    anchor looks for its positive.
+    """
+    if views.temporal_negatives:
+        raise ValueError(
+            "contrast.negatives: a queue excludes views.temporal_negatives, which the positive is compared with; with "
+            "a queue, only the anchor is compared"
+        )
+
+
 class Experiment(_Section):
     """The whole configuration of a run."""
 
@@ -410,6 +455,14 @@ class Experiment(_Section):
     contrast: ContrastConfig = ContrastConfig()
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+
+    @model_validator(mode="after")
+    def _queue_is_possible(self) -> "Experiment":
+        if self.contrast.negatives == "queue":
+            require_no_temporal_negatives(self.views)
+            if self.train.micro_batches > 1 and self.train.accumulate == "plain":
+                raise ValueError("contrast.negatives: a queue needs train.accumulate: cached")
+        return self
 
     @model_validator(mode="after")
     def _seeds_in_range(self) -> "Experiment":

@@ -6,12 +6,13 @@ import keras
 from keras import ops
 
 from hdc_keras.backbones.video_backbone import VideoBackbone
-from hdc_keras.config import ContrastConfig, ViewsConfig, validate
+from hdc_keras.config import ContrastConfig, ViewsConfig, require_no_temporal_negatives, validate
 from hdc_keras.devices import refuse_wrong_gradients, require_compiler, uses_xla
 from hdc_keras.errors import ConfigError
+from hdc_keras.objective.averages import WeightAverages
 from hdc_keras.objective.contrast import ContrastObjective
 from hdc_keras.objective.objective import Objective
-from hdc_keras.step.features import has_batch_norm, pure_features
+from hdc_keras.step.features import has_batch_norm, pure_features, pure_keys
 from hdc_keras.step.inputs import require_first_batch, require_windows_only
 from hdc_keras.step.options import StepOptions
 from hdc_keras.step.record import LaggingValue, StepRecord
@@ -20,6 +21,7 @@ from hdc_keras.step.training_step import train_step
 from hdc_keras.views.generator import ViewGenerator
 
 Tensor = Any
+_QUEUE_MOMENTUM = 0.999  # MoCo's (He et al. 2020, arXiv 1911.05722)
 
 
 @keras.saving.register_keras_serializable(package="hdc_keras")
@@ -35,11 +37,13 @@ class HDC(keras.Model):
         views: a `ViewsConfig`, or a dict of its keys; how views are made.
         contrast: a `ContrastConfig`, or a dict of its keys; what is contrasted and how it is weighted.
         seed: seed of the augmentation.
+        ema: momentum of a moving average of all weights (see `use_averages`), in (0, 1). `None`: no average, or, with a
+            queue of negatives, which needs one, 0.999 as in MoCo.
         **kwargs: `name`, `dtype` (of views and heads; the backbone has its own).
 
     Raises:
-        ConfigError: `backbone` is not a backbone or has regularisers, or a key of `views` or `contrast` is unknown or
-            out of range.
+        ConfigError: `backbone` is not a backbone or has regularisers, a key of `views` or `contrast` is unknown or out
+            of range, or `ema` is.
         ValueError: the backbone lacks one of the levels.
 
     Example:
@@ -57,6 +61,7 @@ class HDC(keras.Model):
         views: ViewsConfig | dict[str, Any] | None = None,
         contrast: ContrastConfig | dict[str, Any] | None = None,
         seed: int = 0,
+        ema: float | None = None,
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
@@ -67,6 +72,9 @@ class HDC(keras.Model):
         self.views_config = validate(ViewsConfig, views or {}, "HDC(views=...)")
         self.contrast_config = validate(ContrastConfig, contrast or {}, "HDC(contrast=...)")
         self.seed = seed
+        uses_queue = self.contrast_config.negatives == "queue"
+        self.ema = _QUEUE_MOMENTUM if ema is None and uses_queue else ema
+        _require_queue_and_average(self.views_config, uses_queue, self.ema)
         levels = self.contrast_config.used_levels
         # The dtype policy is passed on explicitly, so that a loaded model keeps it whatever the global policy is.
         self.view_generator = ViewGenerator(
@@ -75,6 +83,11 @@ class HDC(keras.Model):
         self.pyramid = backbone.level_model(levels)
         self.blocks = backbone.block_models(levels[-1])
         self.feature_widths: dict[str, int] = {level: backbone.pyramid_outputs[level].shape[-1] for level in levels}
+        # With a queue, the network encodes the anchor, and its moving average the keys, which are the positives.
+        self.online_views = self.view_generator.view_names[:1] if uses_queue else self.view_generator.view_names
+        self.averages = None
+        if self.ema is not None:
+            self.averages = WeightAverages(self._averaged_variables, self.ema, name="averages")
         self.objective = self.make_objective()
         self.step_record = StepRecord(self.objective.monitored_names, name="step_record")
         self.built = True  # lets `load_weights` work on a new model
@@ -86,6 +99,7 @@ class HDC(keras.Model):
             self.feature_widths,
             self.view_generator.view_names,
             self.view_generator.negative_views,
+            self.ema,
             dtype=self.dtype_policy,
             name="objective",
         )
@@ -117,7 +131,8 @@ class HDC(keras.Model):
 
         Raises:
             ConfigError: XLA is asked for on PyTorch, or gradients would be wrong in this precision on this device.
-            ValueError: an option is unknown or out of range, or a loss or metrics are given.
+            ValueError: an option is unknown or out of range, a loss or metrics are given, or plain micro-batches are
+                asked for with a queue of negatives.
         """
         for name in ("loss", "loss_weights", "metrics", "weighted_metrics"):
             if kwargs.get(name) is not None:
@@ -139,7 +154,14 @@ class HDC(keras.Model):
             compile_features=jit and is_distributed,
             shuffle_statistics=shuffle_statistics and has_batch_norm(self.pyramid),
         )
+        if (
+            self.step_options.micro_batches > 1
+            and accumulate == "plain"
+            and self.online_views != self.view_generator.view_names
+        ):
+            raise ValueError("`accumulate`: a queue of negatives needs `cached` micro-batches. Received: plain")
         self.features_function = pure_features(self)
+        self.keys_function = pure_keys(self)
         self.loss_on_host = LaggingValue()
         super().compile(optimizer=optimizer, jit_compile=jit and not is_distributed, **kwargs)
         # Built here: variables created inside the first step would make TensorFlow trace it twice.
@@ -174,19 +196,20 @@ class HDC(keras.Model):
         """
         draws = self.view_generator.draw(ops.shape(windows)[0], windows.shape[2:5])
         views = self.view_generator.apply(windows, draws)
-        features = self.pool(self.pyramid(ops.reshape(views, (-1, *views.shape[2:])), training=training))
+        maps = self.pyramid(ops.reshape(views, (-1, *views.shape[2:])), training=training)
+        features = self.pool(maps, len(self.view_generator.view_names))
         return self.objective.embed(features, training=training)
 
-    def pool(self, maps: dict[str, Tensor]) -> dict[str, Tensor]:
+    def pool(self, maps: dict[str, Tensor], views: int) -> dict[str, Tensor]:
         """Average feature maps over time and space.
 
         Args:
             maps: by level, (batch * views, time, height, width, channels).
+            views: number of views.
 
         Returns:
             By level, (views, batch, channels) float32.
         """
-        views = len(self.view_generator.view_names)
         return {
             level: ops.moveaxis(ops.reshape(_mean_over_pixels(maps[level]), (-1, views, width)), 1, 0)
             for level, width in self.feature_widths.items()
@@ -255,6 +278,24 @@ class HDC(keras.Model):
         """Means of the epoch so far: `loss`, and `{level}_{task}_{loss|accuracy|weight|invariance|deviation}`."""
         return self.get_metrics_result()
 
+    def use_averages(self) -> None:
+        """Replace the weights of backbone and heads by their moving averages. Not to be undone; for evaluation.
+
+        After step t, they are averages of the weights before each of the steps 1 ... t.
+
+        Raises:
+            ConfigError: the model has no averages.
+        """
+        if self.averages is None:
+            raise ConfigError("the model keeps no moving averages of its weights: it was made without HDC(ema=...).")
+        self.averages.copy_to(self._averaged_variables)
+        if self.objective.averages:
+            self.objective.averages.copy_to(self.objective.head_variables)
+
+    @property
+    def _averaged_variables(self) -> list[Any]:
+        return [*self.pyramid.trainable_variables, *self.pyramid.non_trainable_variables]
+
     @property
     def steps_taken(self) -> int:
         """Number of training steps taken so far."""
@@ -267,6 +308,7 @@ class HDC(keras.Model):
             "views": self.views_config.model_dump(mode="json"),
             "contrast": self.contrast_config.model_dump(mode="json"),
             "seed": self.seed,
+            "ema": self.ema,
             "dtype": keras.dtype_policies.serialize(self.dtype_policy),
             "name": self.name,
         }
@@ -278,6 +320,16 @@ class HDC(keras.Model):
         config["dtype"] = keras.dtype_policies.deserialize(config["dtype"])
         config["backbone"] = keras.saving.deserialize_keras_object(config["backbone"])
         return cls(**config)
+
+
+def _require_queue_and_average(views: ViewsConfig, uses_queue: bool, ema: float | None) -> None:
+    if ema is not None and not 0 < ema < 1:
+        raise ConfigError(f"HDC(ema=...): expected a number in (0, 1), such as 0.999. Received: {ema!r}")
+    if uses_queue:
+        try:
+            require_no_temporal_negatives(views)
+        except ValueError as error:
+            raise ConfigError(f"HDC(contrast=...): {error}.") from error
 
 
 def _refuse_regularisers(backbone: keras.Model) -> None:

@@ -278,6 +278,26 @@ class WaitClock:
         self.seconds += time.monotonic() - self._requested_at
 
 
+class Share(NamedTuple):
+    """Which part of every batch a process loads. Batches are divided into parts of equal size, one per
+    device or process.
+
+    Attributes:
+        first: number of the first part that this process loads.
+        held: number of consecutive parts that it loads.
+        parts: total number of parts of a batch.
+    """
+
+    first: int = 0
+    held: int = 1
+    parts: int = 1
+
+    def rows(self, batch_size: int) -> range:
+        """Positions of this process's videos in a batch."""
+        size = batch_size // self.parts
+        return range(self.first * size, (self.first + self.held) * size)
+
+
 class WindowBatches(keras.utils.PyDataset):
     """The batches of `pipeline.windows_dataset` without TensorFlow, for `fit` on JAX and PyTorch.
 
@@ -290,6 +310,7 @@ class WindowBatches(keras.utils.PyDataset):
         start_step: number of the first batch, to resume an interrupted run.
         workers: number of videos decoded in parallel; one per core when `None`.
         clock: measures how long training waits for each batch.
+        share: the part of each batch to load, if several processes share a batch.
 
     Attributes:
         yields_uint8: tells `HDC.fit` that it need not look at the pixels of the first batch.
@@ -303,11 +324,13 @@ class WindowBatches(keras.utils.PyDataset):
         start_step: int = 0,
         workers: int | None = None,
         clock: WaitClock | None = None,
+        share: Share = Share(),
     ):
         super().__init__(workers=1, use_multiprocessing=False, max_queue_size=PREFETCH_BATCHES)
         self.loader = loader
         self.start_step = start_step
         self.clock = clock or WaitClock()
+        self.rows = share.rows(loader.batch_size)
         self._videos = ThreadPoolExecutor(workers or os.cpu_count())
         # Two, so that the videos of the next batch are decoded while the slowest one of a batch is.
         self._batches = ThreadPoolExecutor(2)
@@ -319,7 +342,7 @@ class WindowBatches(keras.utils.PyDataset):
         return None
 
     def __getitem__(self, step: int) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
-        """Batch `step`: (batch_size, windows, time, height, width, 3) uint8, and (batch_size,) labels, if any."""
+        """Part of batch `step`: (videos, windows, time, height, width, 3) uint8, and (videos,) labels, if any."""
         self.clock.ask()
         wanted = range(step, step + 1 + PREFETCH_BATCHES)
         for number in [number for number in self._ahead if number not in wanted]:
@@ -327,7 +350,7 @@ class WindowBatches(keras.utils.PyDataset):
         for number in wanted:
             if number not in self._ahead:
                 self._ahead[number] = self._batches.submit(
-                    _make_batch, self.loader, self._videos, self.start_step + number
+                    _make_batch, self.loader, self.rows, self._videos, self.start_step + number
                 )
         batch = self._ahead.pop(step).result()
         self.clock.have()
@@ -335,11 +358,11 @@ class WindowBatches(keras.utils.PyDataset):
 
 
 def _make_batch(
-    loader: WindowLoader, threads: ThreadPoolExecutor, step: int
+    loader: WindowLoader, rows: range, threads: ThreadPoolExecutor, step: int
 ) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
     """Load a batch. A function, because a running method would keep its dataset, and with it its threads, alive."""
     first = step * loader.batch_size
-    loaded = list(threads.map(loader.load, range(first, first + loader.batch_size)))
+    loaded = list(threads.map(loader.load, [first + row for row in rows]))
     windows = np.stack([clips for _, clips in loaded])
     return windows if loader.labels is None else (windows, loader.labels[[row for row, _ in loaded]])
 

@@ -4,37 +4,18 @@ import atexit
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from hdc_keras.data.host_policy import HostPolicy
-from hdc_keras.data.loading import PREFETCH_BATCHES, WaitClock, WindowLoader
+from hdc_keras.data.loading import PREFETCH_BATCHES, Share, WaitClock, WindowLoader
 from hdc_keras.data.records import StoredVideo
 from hdc_keras.data.shards import FRAMES
 
 # Size of the buffer for reading shards. A video of a few seconds takes a few such reads.
 _READ_BYTES = 1 << 18
-
-
-class Share(NamedTuple):
-    """Which part of every batch a machine loads. Batches are divided into parts of equal size, one per replica.
-
-    Attributes:
-        first: number of the first part that this machine loads.
-        held: number of consecutive parts that it loads.
-        parts: total number of parts of a batch.
-    """
-
-    first: int = 0
-    held: int = 1
-    parts: int = 1
-
-    def rows(self, batch_size: int) -> range:
-        """Positions of this machine's videos in a batch."""
-        size = batch_size // self.parts
-        return range(self.first * size, (self.first + self.held) * size)
 
 
 def windows_dataset(

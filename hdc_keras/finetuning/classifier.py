@@ -7,7 +7,7 @@ from keras import ops
 
 from hdc_keras.backbones.video_backbone import VideoBackbone
 from hdc_keras.config import ViewsConfig, validate
-from hdc_keras.step.replicas import ReplicaGroup, replica_count_of
+from hdc_keras.step.replicas import replica_count_of, replicas_of_step
 from hdc_keras.views.transforms import apply_colour, apply_geometry, draw_colour, draw_geometry, even_crops
 
 Tensor = Any
@@ -151,7 +151,7 @@ class ClipAugmentation(keras.layers.Layer):
         Returns:
             (batch, time, size, size, 3) in the compute dtype, in [0, 1].
         """
-        replicas = ReplicaGroup()
+        replicas = replicas_of_step()
         # Drawn for the whole batch on every replica, so results do not depend on the number of replicas.
         batch, frame_size = ops.shape(clips)[0] * replicas.count, clips.shape[2:4]
         geometry = draw_geometry(batch, frame_size, self.config, self.seed_generator)

@@ -17,7 +17,7 @@ from hdc_keras.data.loading import DecodeFailures, FrameStore, WindowLoader
 from hdc_keras.data.records import VideoRecord
 from hdc_keras.data.sampling import WindowSpec
 from hdc_keras.devices import dtype_policy, refuse_wrong_gradients, uses_xla
-from hdc_keras.errors import StoppedError, TrainingError
+from hdc_keras.errors import ConfigError, StoppedError, TrainingError
 from hdc_keras.features.store import digest_of_weights, identity
 from hdc_keras.finetuning.classifier import VideoClassifier
 from hdc_keras.finetuning.directory import FineTuningDirectory, Scores
@@ -116,6 +116,8 @@ def fine_tune(job: FineTuningJob, folder: Path, store: FrameStore, progress: Pro
     )
     experiment = job.experiment.model_copy(update={"train": train, "seed": job.seed})
     distribution = Distribution(train)
+    if distribution.is_multi_process:
+        raise ConfigError("fine-tuning runs in one process. Start it only once, or set `train.strategy: one_device`.")
     max_failed_share = experiment.data.max_failed_share
     training_failures = DecodeFailures(len(job.train) + len(job.validation), max_failed_share)
     test_failures = DecodeFailures(len(job.test), max_failed_share)

@@ -3,11 +3,13 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import keras
 from keras import ops
 
 from hdc_keras.config import ContrastConfig
-from hdc_keras.objective.heads import ProjectionHead
-from hdc_keras.objective.losses import ContrastResult, info_nce
+from hdc_keras.objective.averages import WeightAverages
+from hdc_keras.objective.heads import ProjectionHead, unit_length
+from hdc_keras.objective.losses import ContrastResult, info_nce, info_nce_with_queue
 from hdc_keras.objective.objective import Features, Objective, ObjectiveOutput
 from hdc_keras.objective.weighting import InvarianceWeights, invariance
 from hdc_keras.views.generator import positives_of
@@ -41,6 +43,7 @@ class ContrastObjective(Objective):
         feature_widths: channels of the pooled features by level.
         view_names: the views, in the order in which features hold them; the first is the anchor.
         negative_views: names of the views that are temporal negatives.
+        ema: momentum of the moving average of the heads; there is none if `None`. A queue needs one.
         **kwargs: `name`, `dtype` (of the projection heads; losses are float32).
 
     Attributes:
@@ -48,6 +51,9 @@ class ContrastObjective(Objective):
         levels: levels that carry a loss.
         pairs: each (level, task) that has a loss.
         heads: a `ProjectionHead` by `{level}_{task}`.
+        averages: moving averages of `head_variables`, or `None`.
+        queues: (length, embedding_dim) the latest keys by `{level}_{task}`, newest first; empty if negatives come from
+            the batch. Like MoCo's, they start with random vectors.
         invariance_weights: the weight of each level and task.
     """
 
@@ -57,11 +63,11 @@ class ContrastObjective(Objective):
         feature_widths: Mapping[str, int],
         view_names: Sequence[str],
         negative_views: Sequence[str] = (),
+        ema: float | None = None,
         **kwargs: Any,
     ):
         positives = positives_of(config.task)
-        levels, tasks = config.used_levels, tuple(positives)
-        pairs = tuple((level, task) for level in levels for task in tasks if level in config.levels_of(task))
+        levels, tasks, pairs = config.used_levels, tuple(positives), config.pairs
         names = [f"{level}_{task}_{kind}" for level, task in pairs for kind in _MONITORED]
         names += [f"{level}_{task}_{_DEVIATION}" for level, task in pairs]
         super().__init__(names, **kwargs)
@@ -78,7 +84,22 @@ class ContrastObjective(Objective):
             head.build((None, feature_widths[level]))
             self.heads[name] = head
         self.invariance_weights = InvarianceWeights(config, tasks, name="invariance_weights")
+        self.averages = WeightAverages(self.head_variables, ema, name="head_averages") if ema else None
+        self.queues = {}
+        for number, (level, task) in enumerate(pairs if config.negatives == "queue" else ()):
+            self.queues[f"{level}_{task}"] = self.add_weight(
+                shape=(config.queue_length_of(level, task), config.embedding_dim),
+                dtype="float32",
+                initializer=_RandomDirections(seed=number),
+                trainable=False,
+                name=f"{level}_{task}_queue",
+            )
         self.built = True
+
+    @property
+    def head_variables(self) -> Sequence[Any]:
+        """The variables of all heads."""
+        return [variable for head in self.heads.values() for variable in head.variables]
 
     def embed(self, features: Features, training: bool | None = None) -> dict[str, Tensor]:
         """Project features by level, (views, batch, channels).
@@ -90,19 +111,45 @@ class ContrastObjective(Objective):
         outputs = {f"{level}_features": value for level, value in features.items()}
         for level, task in self.pairs:
             views, batch, width = ops.shape(features[level])
+            name, encode = f"{level}_{task}", self.heads[f"{level}_{task}"]
             rows = ops.reshape(features[level], (views * batch, width))
-            embedded = self.heads[f"{level}_{task}"](rows, training=training)
-            outputs[f"{level}_{task}"] = ops.reshape(embedded, (views, batch, self.config.embedding_dim))
+            if self.queues:
+                keys = self._keys(name, rows[batch:])
+                embedded = ops.concatenate([encode(rows[:batch], training=training), keys])
+            else:
+                embedded = encode(rows, training=training)
+            outputs[name] = ops.reshape(embedded, (views, batch, self.config.embedding_dim))
         return outputs
 
+    def _keys(self, name: str, rows: Tensor) -> Tensor:
+        """Embed (rows, channels) by the moving average of a head."""
+        averages = dict(zip(map(id, self.head_variables), self.averages.averages, strict=True))
+        head = self.heads[name]
+        weights, state = (
+            [ops.convert_to_tensor(averages[id(variable)].value) for variable in variables]
+            for variables in (head.trainable_variables, head.non_trainable_variables)
+        )
+        keys, _ = head.stateless_call(weights, state, ops.stop_gradient(rows), training=False)
+        return ops.stop_gradient(keys)
+
+    def call(self, features: Features, training: bool | None = None) -> ObjectiveOutput:
+        """The loss of pooled features. When training, the averages move first, so that keys are those of this step."""
+        if training and self.averages:
+            self.averages.update([ops.convert_to_tensor(variable.value) for variable in self.head_variables])
+        return super().call(features, training)
+
     def loss_of(self, outputs: Mapping[str, Tensor], training: bool | None = None) -> ObjectiveOutput:
-        """The weighted loss for the outputs of `embed`; updates the moving average of the invariance when training."""
+        """The weighted loss for the outputs of `embed`. When training, updates the mean invariance and the queues."""
         results = {pair: self._info_nce(*pair, outputs) for pair in self.pairs}
         measured = ops.stack(
             [ops.stack([self._invariance(level, task, outputs) for task in self.tasks]) for level in self.levels]
         )
         if training:
             self.invariance_weights.update(measured)
+            for level, task in self.pairs if self.queues else ():
+                queue = self.queues[f"{level}_{task}"]
+                _, keys = self._positive_pair(task, outputs[f"{level}_{task}"])
+                queue.assign(ops.concatenate([keys, queue])[: queue.shape[0]])
         weights = ops.stop_gradient(self.invariance_weights.loss_weights())
         total, monitored = 0.0, []
         for level, task in self.pairs:
@@ -117,6 +164,9 @@ class ContrastObjective(Objective):
 
     def _info_nce(self, level: str, task: str, outputs: Mapping[str, Tensor]) -> ContrastResult:
         views = outputs[f"{level}_{task}"]
+        if self.queues:
+            queue = ops.convert_to_tensor(self.queues[f"{level}_{task}"].value)
+            return info_nce_with_queue(*self._positive_pair(task, views), queue, self.config.temperature)
         negatives = None
         if task == "temporal" and self._negative_views:
             negatives = ops.stack([views[view] for view in self._negative_views])
@@ -137,3 +187,10 @@ class ContrastObjective(Objective):
     def _positive_pair(self, task: str, views: Tensor) -> tuple[Tensor, Tensor]:
         """Anchor and positive of a task, from (views, batch, channels)."""
         return views[0], views[self._positive_views[task]]
+
+
+class _RandomDirections(keras.initializers.RandomNormal):
+    """Random vectors of unit length."""
+
+    def __call__(self, shape: Sequence[int], dtype: Any = None) -> Tensor:
+        return unit_length(super().__call__(shape, dtype))

@@ -51,6 +51,25 @@ def info_nce(
     return ContrastResult((forward.loss + backward.loss) / 2, (forward.accuracy + backward.accuracy) / 2)
 
 
+def info_nce_with_queue(anchor: Tensor, key: Tensor, queue: Tensor, temperature: float) -> ContrastResult:
+    """InfoNCE of MoCo (He et al. 2020, arXiv 1911.05722, algorithm 1): each anchor must identify its key among a queue.
+
+    Args:
+        anchor: (batch, dim) float32, L2-normalised.
+        key: (batch, dim) float32, L2-normalised, without a gradient; row i is the positive of the anchor's row i.
+        queue: (length, dim) float32, L2-normalised, without a gradient: the negatives of every anchor.
+        temperature: softmax temperature.
+
+    Returns:
+        The loss, and the share of anchors whose key is nearer than any negative.
+    """
+    correct = ops.sum(anchor * key, axis=-1, keepdims=True)
+    logits = ops.concatenate([correct, ops.matmul(anchor, ops.transpose(queue))], axis=1) / temperature
+    loss = ops.mean(ops.logsumexp(logits, axis=1) - logits[:, 0])
+    accuracy = ops.mean(ops.cast(ops.all(logits[:, 1:] < logits[:, :1], axis=1), "float32"))
+    return ContrastResult(loss, accuracy)
+
+
 def _cross_entropy(logits: Tensor) -> ContrastResult:
     """Softmax cross-entropy and accuracy of (rows, candidates) logits; candidate i is the correct one for row i."""
     correct = ops.diagonal(logits)

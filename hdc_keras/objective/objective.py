@@ -32,13 +32,22 @@ class Objective(keras.layers.Layer):
     Args:
         monitored_names: names of the numbers that are reported beside the loss.
         **kwargs: `name`, `dtype`.
+
+    Attributes:
+        averages: moving averages of `head_variables`, or `None` if the objective keeps none.
     """
 
     def __init__(self, monitored_names: Sequence[str], **kwargs: Any):
         super().__init__(**kwargs)
         self.monitored_names = tuple(monitored_names)
         self.means = NamedMeans(self.monitored_names, name="means")
+        self.averages: Any = None
         self.built = True  # the step calls only `stateless_call`, which Keras refuses for a layer that it has not built
+
+    @property
+    def head_variables(self) -> Sequence[Any]:
+        """The variables that are averaged."""
+        return ()
 
     def call(self, features: Features, training: bool | None = None) -> ObjectiveOutput:
         """The loss of pooled features.

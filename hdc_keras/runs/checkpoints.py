@@ -43,9 +43,11 @@ class Checkpoints:
         return sorted(self.folder.glob("step-*.keras"))
 
     def newest_step(self) -> int:
-        """The step of the newest checkpoint, which is not read; 0 if there is none."""
-        files = self.files()
-        return int(files[-1].stem.removeprefix("step-")) if files else 0
+        """The step of the newest checkpoint that is not damaged; 0 if there is none. Needs no backend."""
+        from hdc_keras.runs.model_files import damage_of
+
+        intact = (file for file in self.files()[::-1] if damage_of(file) is None)
+        return next((int(file.stem.removeprefix("step-")) for file in intact), 0)
 
     def save(self, model: Any, step: int, keep: int) -> Path:
         """Save the model with its optimizer and all its state, then delete all but the newest `keep` checkpoints.

@@ -46,13 +46,13 @@ def read_model(file: Path, compiled: bool = False) -> Any:
         with _in_current_layout(file) as current:
             return keras.models.load_model(current, compile=compiled)
     except _UNREADABLE as error:
-        problem = _damage(file) or " ".join(str(error).split())[:300]
+        problem = damage_of(file) or " ".join(str(error).split())[:300]
         raise WeightsError(
             f"{file} cannot be loaded: {problem}. Use another checkpoint, or restore this file from a copy."
         ) from error
 
 
-def _damage(file: Path) -> str | None:
+def damage_of(file: Path) -> str | None:
     """What is damaged in a `.keras` file; `None` if its content is as it was written."""
     try:
         with zipfile.ZipFile(file) as archive:

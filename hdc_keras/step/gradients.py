@@ -26,7 +26,7 @@ class ObjectiveGradients(NamedTuple):
     Attributes:
         loss: scalar.
         monitored: (names,), see `Objective`.
-        by_features: gradient with respect to this replica's features.
+        by_features: gradient with respect to this replica's features of the online views.
         by_weights: gradient with respect to the objective's trainable variables.
         state: new values of the objective's other variables.
     """
@@ -107,7 +107,17 @@ def objective_gradients(inputs: StepInputs, features: Features) -> ObjectiveGrad
         level: ops.zeros_like(value) if by_features[level] is None else by_features[level]
         for level, value in global_features.items()
     }
+    by_features = {level: value[: len(model.online_views)] for level, value in by_features.items()}
     return ObjectiveGradients(loss, monitored, inputs.replicas.local_part(by_features, axis=1), by_weights, state)
+
+
+def _with_keys(inputs: StepInputs, features: Features, videos: Videos) -> Features:
+    """Append to the features of the online views those of the keys, if there are any."""
+    model = inputs.model
+    if model.keys_function is None:
+        return features
+    keys = model.keys_function(inputs.values.averages, videos)
+    return {level: ops.concatenate([x, keys[level]]) for level, x in features.items()}
 
 
 def _whole_batch(inputs: StepInputs) -> StepGradients:
@@ -115,7 +125,7 @@ def _whole_batch(inputs: StepInputs) -> StepGradients:
     features, backbone_state, pull = pullback(
         lambda weights: model.features_function(weights, values.backbone_state, inputs.videos), values.backbone
     )
-    objective = objective_gradients(inputs, features)
+    objective = objective_gradients(inputs, _with_keys(inputs, features, inputs.videos))
     return StepGradients(
         objective.loss,
         objective.monitored,
@@ -180,6 +190,7 @@ def _cached(inputs: StepInputs) -> StepGradients:
     def forward(piece: Tensor, carried: tuple[Features, Values]) -> tuple[Features, Values]:
         buffers, state = carried
         features, state = features_of(values.backbone, state, piece)
+        features = _with_keys(inputs, features, _piece(inputs.videos, piece))
         written = {name: _with_row(buffer, piece, features[name]) for name, buffer in buffers.items()}
         return written, state
 

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple, Protocol
 
 from keras import ops
 
+from hdc_keras.objective.averages import WeightAverages
 from hdc_keras.objective.objective import Features, Objective
 from hdc_keras.step.options import StepOptions
 from hdc_keras.step.record import StepRecord
@@ -13,6 +14,7 @@ from hdc_keras.views.generator import ViewGenerator
 Tensor = Any
 Values = list[Tensor]
 FeaturesFunction = Callable[[Values, Values, "Videos"], tuple[Features, Values]]
+KeysFunction = Callable[[Values, "Videos"], Features]
 
 
 class Videos(NamedTuple):
@@ -37,7 +39,10 @@ class ContrastModel(Protocol):
         pyramid: clips to feature maps by level, on the backbone's weights.
         blocks: the backbone's blocks, to be rematerialised one by one.
         feature_widths: channels by level.
-        features_function: what `pure_features` returns for this model.
+        online_views: names of the views that the network itself encodes; the others are keys.
+        averages: moving averages of the weights of `pyramid`, or `None`.
+        features_function: features of the online views; what `pure_features` returns for this model.
+        keys_function: features of the other views; what `pure_keys` returns, or `None` if there are none.
     """
 
     backbone: Any
@@ -48,7 +53,10 @@ class ContrastModel(Protocol):
     feature_widths: dict[str, int]
     step_options: StepOptions
     step_record: StepRecord
+    online_views: Sequence[str]
+    averages: WeightAverages | None
     features_function: FeaturesFunction
+    keys_function: KeysFunction | None
     optimizer: Any
     loss_tracker: Any
     loss_on_host: Callable[[Tensor], Tensor]
@@ -56,7 +64,7 @@ class ContrastModel(Protocol):
     non_trainable_variables: list[Any]
     metrics_variables: list[Any]
 
-    def pool(self, maps: dict[str, Tensor]) -> Features:
+    def pool(self, maps: dict[str, Tensor], views: int) -> Features:
         """Feature maps by level to (views, batch, channels)."""
 
     def get_metrics_result(self) -> dict[str, Tensor]:
@@ -71,21 +79,26 @@ class NetworkValues(NamedTuple):
         backbone_state: non-trainable variables of `pyramid`, the statistics of batch norm.
         objective: trainable variables of the objective.
         objective_state: non-trainable variables of the objective.
+        averages: variables of `ContrastModel.averages`, after their update in this step; empty without averages.
     """
 
     backbone: Values
     backbone_state: Values
     objective: Values
     objective_state: Values
+    averages: Values
 
     @classmethod
     def of(cls, model: ContrastModel) -> "NetworkValues":
-        """The current values."""
+        """The current values, with averages that have moved towards them."""
+        backbone = values_of(model.pyramid.trainable_variables)
+        state = values_of(model.pyramid.non_trainable_variables)
         return cls(
-            values_of(model.pyramid.trainable_variables),
-            values_of(model.pyramid.non_trainable_variables),
+            backbone,
+            state,
             values_of(model.objective.trainable_variables),
             values_of(model.objective.non_trainable_variables),
+            model.averages.moved([*backbone, *state]) if model.averages else [],
         )
 
 

@@ -20,7 +20,8 @@ def shuffles_statistics(model: ContrastModel, replicas: ReplicaGroup) -> bool:
     options = model.step_options
     # The contrast of a plain micro-batch is among the videos of that micro-batch, on all replicas.
     pieces = options.micro_batches if options.accumulate == "cached" else 1
-    return options.shuffle_statistics and replicas.count * pieces > 1
+    # Keys are computed with averaged statistics, so they depend on no other video.
+    return options.shuffle_statistics and replicas.count * pieces > 1 and model.keys_function is None
 
 
 def with_shuffled_positives(

@@ -26,15 +26,16 @@ _LEAST_CHANNELS = 4
 
 
 class TorchNetwork:
-    """Runs a functional model of 3D layers in training mode, like `stateless_call(..., training=True)`.
+    """Runs a functional model of 3D layers like its `stateless_call`.
 
     A layer without a kernel of its own below is called as it is.
 
     Args:
         network: a functional model from clips (batch, time, height, width, channels) to feature maps.
+        training: whether batch norm uses the statistics of the batch.
     """
 
-    def __init__(self, network: keras.Model):
+    def __init__(self, network: keras.Model, training: bool = True):
         self.network = network
         nodes = [node for depth in sorted(network._nodes_by_depth)[::-1] for node in network._nodes_by_depth[depth]]
         nodes = [node for node in nodes if not node.is_input]
@@ -58,7 +59,7 @@ class TorchNetwork:
                 sole and isinstance(producers.get(id(tensor)), _OUTPUT_NOT_KEPT)
                 for tensor, sole in zip(inputs, is_sole_reader, strict=True)
             ]
-            operations.setdefault(id(layer), _kernel(layer, writable))
+            operations.setdefault(id(layer), _kernel(layer, writable, training))
         # Each tensor is freed after its last reader, unless the backward pass needs it.
         last_reader = {id(tensor): number for number, node in enumerate(nodes) for tensor in node.input_tensors}
         kept = {id(tensor) for tensor in network.outputs}
@@ -92,17 +93,18 @@ class TorchNetwork:
         return keras.tree.pack_sequence_as(self.network._outputs_struct, outputs), state
 
 
-def _kernel(layer: Any, writable: Sequence[bool]) -> Operation:
+def _kernel(layer: Any, writable: Sequence[bool], training: bool) -> Operation:
     """The fastest equivalent of a layer for (batch, channels, time, height, width).
 
     Args:
         layer: the layer.
         writable: for each of its inputs, whether it may be overwritten.
+        training: as in `TorchNetwork`.
     """
     if _is_convolution(layer):
         return _convolution(layer, [size // 2 if layer.padding == "same" else 0 for size in layer.kernel_size])
     if type(layer) is layers.BatchNormalization and not (layer.renorm or layer.synchronized):
-        return _batch_norm(layer)
+        return _batch_norm(layer, training)
     if type(layer) is layers.ReLU and layer.max_value is None and not layer.negative_slope and not layer.threshold:
         return _relu(writable[0])
     if type(layer) is layers.Add and len(writable) == 2:
@@ -111,16 +113,16 @@ def _kernel(layer: Any, writable: Sequence[bool]) -> Operation:
         return _padding(*padding)
     if type(layer) is layers.MaxPooling3D and layer.padding == "valid" and layer.data_format == "channels_last":
         return _max_pool(layer)
-    return _channels_last(layer)
+    return _channels_last(layer, training)
 
 
-def _channels_last(layer: Any) -> Operation:
+def _channels_last(layer: Any, training: bool) -> Operation:
     """A layer as Keras runs it, between two changes of the order of axes, which copy nothing."""
     takes_training = "training" in getattr(layer, "_call_context_args", {})
 
     def run(*arguments: Any, **options: Any) -> Tensor:
         arguments = keras.tree.map_structure(_moved(_CHANNELS_LAST), arguments)
-        options = options | ({"training": True} if takes_training else {})
+        options = options | ({"training": training} if takes_training else {})
         return keras.tree.map_structure(_moved(_CHANNELS_FIRST), layer(*arguments, **options))
 
     return run
@@ -164,7 +166,7 @@ def _convolution(layer: Any, padding: Sequence[int]) -> Operation:
     return run
 
 
-def _batch_norm(layer: Any) -> Operation:
+def _batch_norm(layer: Any, training: bool) -> Operation:
     import torch
     from torch.nn.functional import batch_norm
 
@@ -173,7 +175,7 @@ def _batch_norm(layer: Any) -> Operation:
         beta = _value(layer.beta) if layer.center else None
         mean, variance = _value(layer.moving_mean), _value(layer.moving_variance)
         x = _cast(x, layer)
-        if not layer.trainable:
+        if not (training and layer.trainable):
             return batch_norm(x, mean, variance, gamma, beta, False, 0.0, layer.epsilon)
         # With momentum 1, these become the statistics of the batch.
         batch_mean, batch_variance = torch.zeros_like(mean), torch.zeros_like(variance)

@@ -14,7 +14,7 @@ from hdc_keras.step.gradients import StepInputs, step_gradients
 from hdc_keras.step.inputs import require_batch, require_windows_only
 from hdc_keras.step.network import ContrastModel, NetworkValues, Tensor, Values, Videos
 from hdc_keras.step.pullbacks import without_autograd
-from hdc_keras.step.replicas import ReplicaGroup
+from hdc_keras.step.replicas import ReplicaGroup, replicas_of_step
 from hdc_keras.step.shuffling import shuffles_statistics, with_shuffled_positives
 from hdc_keras.step.update import finish_step
 
@@ -27,7 +27,7 @@ def train_step(model: ContrastModel, *arguments: Any) -> Any:
     """
     if keras.backend.backend() == "jax":
         return _jax_train_step(model, *arguments)
-    replicas = ReplicaGroup()
+    replicas = replicas_of_step()
     windows = _windows_of(*arguments)
     if uses_cuda():
         import torch
@@ -37,12 +37,12 @@ def train_step(model: ContrastModel, *arguments: Any) -> Any:
         gradients = _all_but_the_optimizer(model, replicas, windows)
         # Stages after the deepest level in use have no gradient.
         pairs = [(g, v) for g, v in zip(gradients, model.trainable_variables, strict=True) if g is not None]
-        model.optimizer.apply(*map(list, zip(*pairs, strict=True)))
+        gradients, variables = map(list, zip(*pairs, strict=True))
+        model.optimizer.apply(gradients if replicas.optimizer_sums else replicas.sum(gradients), variables)
         loss = model.loss_tracker.result()
     if uses_cuda():
         return {"loss": model.loss_on_host(loss)}
-    # With several processes, Keras averages each returned value along its first axis, so a scalar needs one.
-    return {"loss": loss[None] if replicas.spans_processes else loss}
+    return {"loss": loss[None] if replicas.returns_vectors else loss}
 
 
 def _jax_train_step(
@@ -57,7 +57,7 @@ def _jax_train_step(
     )
     pairs = [pair for kind, values in zip(variables, state, strict=True) for pair in zip(kind, values, strict=True)]
     with keras.StatelessScope(state_mapping=pairs) as scope:
-        gradients = _all_but_the_optimizer(model, ReplicaGroup(), _windows_of(data))
+        gradients = _all_but_the_optimizer(model, replicas_of_step(), _windows_of(data))
         logs = {"loss": model.loss_tracker.result()}
     trainable, optimizer = model.optimizer.stateless_apply(optimizer, gradients, trainable)
     non_trainable, metrics = (
@@ -82,8 +82,9 @@ def _all_but_the_optimizer(model: ContrastModel, replicas: ReplicaGroup, windows
     if shuffles_statistics(model, replicas):
         videos, order = with_shuffled_positives(model, replicas, videos, draws)
     loss_scale = model.optimizer.scale_loss(ops.ones(()))
-    inputs = StepInputs(model, replicas, NetworkValues.of(model), videos, order, loss_scale)
-    return finish_step(model, replicas, step_gradients(inputs), loss_scale, batch)
+    values = NetworkValues.of(model)
+    inputs = StepInputs(model, replicas, values, videos, order, loss_scale)
+    return finish_step(model, replicas, step_gradients(inputs), values.averages, loss_scale, batch)
 
 
 def _windows_of(data: Any) -> Tensor:

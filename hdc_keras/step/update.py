@@ -29,7 +29,12 @@ class Verdict(NamedTuple):
 
 
 def finish_step(
-    model: ContrastModel, replicas: ReplicaGroup, gradients: StepGradients, loss_scale: Tensor, batch: Tensor
+    model: ContrastModel,
+    replicas: ReplicaGroup,
+    gradients: StepGradients,
+    averages: Values,
+    loss_scale: Tensor,
+    batch: Tensor,
 ) -> list[Tensor | None]:
     """Commit the step's state, update counters and means, and return gradients for the optimizer.
 
@@ -37,6 +42,7 @@ def finish_step(
         model: the model.
         replicas: the replicas that share the batch.
         gradients: the results of this replica.
+        averages: new values of the averages of weights.
         loss_scale: factor by which the gradients are scaled.
         batch: number of videos in the whole batch.
 
@@ -48,7 +54,7 @@ def finish_step(
     gradients = gradients._replace(objective=[_scaled(g, 1.0 / replicas.count) for g in gradients.objective])
     verdict = check_finite(gradients, replicas, _scales_loss(model.optimizer))
     factor = clipping_factor(gradients, replicas, model.step_options.clip_norm, loss_scale)
-    commit_state(model, replicas, gradients, verdict)
+    commit_state(model, replicas, gradients, averages, verdict)
     track(model, gradients, verdict, batch)
     return optimizer_gradients(model, gradients, verdict, factor)
 
@@ -96,14 +102,19 @@ def optimizer_gradients(
     return [by_variable.get(id(variable)) for variable in model.trainable_variables]
 
 
-def commit_state(model: ContrastModel, replicas: ReplicaGroup, gradients: StepGradients, verdict: Verdict) -> None:
-    """If the step is good, write the new state of the backbone, averaged over replicas, and of the objective."""
+def commit_state(
+    model: ContrastModel, replicas: ReplicaGroup, gradients: StepGradients, averages: Values, verdict: Verdict
+) -> None:
+    """If the step is good, write the new state of the backbone, averaged over replicas, of the objective, and of the
+    averages of weights."""
     state = list(gradients.backbone_state)
     floats = [i for i, value in enumerate(state) if keras.backend.is_float_dtype(value.dtype)]
     for i, mean in zip(floats, replicas.mean([state[i] for i in floats]), strict=True):
         state[i] = mean
     _assign_where(verdict.is_good, model.pyramid.non_trainable_variables, state)
     _assign_where(verdict.is_good, model.objective.non_trainable_variables, gradients.objective_state)
+    if model.averages:
+        _assign_where(verdict.is_good, model.averages.variables, averages)
 
 
 def track(model: ContrastModel, gradients: StepGradients, verdict: Verdict, batch: Tensor) -> None:

@@ -8,7 +8,7 @@ import keras
 
 from hdc_keras.config import Experiment
 from hdc_keras.data.from_experiment import frame_store, host_policy, window_spec
-from hdc_keras.data.loading import DecodeFailures, FrameStore, WaitClock, WindowBatches, WindowLoader
+from hdc_keras.data.loading import DecodeFailures, FrameStore, Share, WaitClock, WindowBatches, WindowLoader
 from hdc_keras.data.records import VideoRecord
 from hdc_keras.training.distribution import Distribution
 
@@ -74,18 +74,17 @@ class Batches:
 
     def from_step(self, step: int) -> Any:
         """A dataset for `fit` whose first batch is that of `step`."""
+        if keras.backend.backend() == "tensorflow":
+            import tensorflow as tf
+
+            # With oneDNN, this graph optimization fails on the training step and logs an error at each trace, although
+            # the step runs either way.
+            tf.config.optimizer.set_experimental_options({"remapping": False})
+        return self.distribution.distribute(lambda share: self._share(step, share))
+
+    def _share(self, step: int, share: Share) -> Any:
         if keras.backend.backend() != "tensorflow":
-            return WindowBatches(self.loader, step, self.workers, self._clock)
-        import tensorflow as tf
+            return WindowBatches(self.loader, step, self.workers, self._clock, share)
+        from hdc_keras.data.pipeline import windows_dataset
 
-        from hdc_keras.data.pipeline import Share, windows_dataset
-
-        # With oneDNN, this graph optimization fails on the training step and logs an error at each trace, although the
-        # step runs either way.
-        tf.config.optimizer.set_experimental_options({"remapping": False})
-
-        def make_dataset(first_replica: int, count: int) -> Any:
-            share = Share(first_replica, count, self.distribution.replica_count)
-            return windows_dataset(self.loader, step, self.workers, self.policy, share, self._clock)
-
-        return self.distribution.distribute(make_dataset)
+        return windows_dataset(self.loader, step, self.workers, self.policy, share, self._clock)

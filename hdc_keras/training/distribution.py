@@ -2,21 +2,32 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from datetime import timedelta
 from typing import Any
 
 import keras
 
 from hdc_keras.config import TrainConfig
+from hdc_keras.data.loading import Share
 from hdc_keras.devices import list_devices, warning_of_slow_precision
 from hdc_keras.errors import ConfigError
-from hdc_keras.training.cluster import described_cluster
+from hdc_keras.training.cluster import STARTED_BY, UNDERSTOOD, described_cluster, slurm_address
+
+_HOW_TO_START = {
+    "tensorflow": "processes of TensorFlow are described by TF_CONFIG or started by srun with several tasks.",
+    "jax": "processes of JAX are described by KERAS_DISTRIBUTION_JOB_ADDRESSES, _NUM_PROCESSES and _PROCESS_ID, or "
+    "started by srun with several tasks.",
+    "torch": "processes of PyTorch are started by torchrun, or by srun with several tasks.",
+}
+# How long the processes of PyTorch wait for each other: the chief alone saves checkpoints.
+_PATIENCE = timedelta(hours=2)
 
 
 class Distribution:
     """The devices of a run. It hides from the rest of `training/` whether there is one device or many.
 
     TensorFlow runs one data-parallel replica of the step per device, under a `tf.distribute` strategy. JAX runs one
-    program, whose arrays it shards over the devices. PyTorch uses one device.
+    program, whose arrays it shards over the devices of all processes. PyTorch uses one device in each process.
 
     Args:
         train: the settings.
@@ -38,11 +49,11 @@ class Distribution:
         self.is_chief = True
         self._strategy: Any = None
         self._any_process: Callable[[bool], bool] | None = None
+        self._share = Share()
         backend = keras.backend.backend()
-        if backend == "tensorflow":
-            self._choose_on_tensorflow(train)
-        else:
-            self._choose_elsewhere(train, backend)
+        {"tensorflow": self._choose_on_tensorflow, "jax": self._choose_on_jax, "torch": self._choose_on_torch}[backend](
+            train
+        )
         if train.batch_size % (self.device_count * train.micro_batches):
             raise ConfigError(
                 f"`train.batch_size` ({train.batch_size}) cannot be split equally over {self.device_count} device(s) "
@@ -81,22 +92,11 @@ class Distribution:
     def _choose_on_tensorflow(self, train: TrainConfig) -> None:
         import tensorflow as tf
 
-        cluster = described_cluster()
-        if cluster == "torchrun" and train.strategy != "one_device":
-            raise ConfigError(
-                "`train.strategy`: torchrun started several processes, but TensorFlow's are described by TF_CONFIG or "
-                "Slurm. Start them with srun, or set TF_CONFIG. `one_device` trains in each process by itself."
-            )
+        cluster = self._cluster(train)
         if self.name == "auto":
             gpus = 0 if cluster else len(tf.config.list_logical_devices("GPU"))
             self.name = "multi_worker" if cluster else "mirrored" if gpus > 1 else "one_device"
         if self.name == "multi_worker":
-            if not cluster:
-                raise ConfigError(
-                    "`train.strategy`: multi_worker needs the addresses of the other processes. Set TF_CONFIG "
-                    '({"cluster": {"worker": ["host:port", ...]}, "task": {"type": "worker", "index": 0}}), or start '
-                    "with srun and several tasks."
-                )
             # The cluster must be joined before TensorFlow initialises any device.
             self._strategy = _joined_cluster(cluster)
             self.is_chief = self._strategy.cluster_resolver.task_id == 0
@@ -106,32 +106,55 @@ class Distribution:
             self._strategy = tf.distribute.MirroredStrategy([d.name for d in tf.config.list_logical_devices(kind)])
         self.device_count = self.replica_count
 
-    def _choose_elsewhere(self, train: TrainConfig, backend: str) -> None:
-        if train.strategy == "multi_worker" or (train.strategy == "mirrored" and backend == "torch"):
+    def _choose_on_jax(self, train: TrainConfig) -> None:
+        cluster = self._cluster(train)
+        if cluster:
+            count, rank = _joined_jax_processes()
+            self.is_chief, self._any_process = rank == 0, _any_jax_process
+            self._share = Share(rank, 1, count)
+        self.device_count = len(list_devices()) if train.strategy != "one_device" else 1
+        self.name = "multi_worker" if cluster else "data_parallel" if self.device_count > 1 else "one_device"
+
+    def _choose_on_torch(self, train: TrainConfig) -> None:
+        if train.strategy == "mirrored":
             raise ConfigError(
-                f"`train.strategy`: {train.strategy} needs KERAS_BACKEND=tensorflow. "
-                + (
-                    "JAX splits a batch over the devices of one machine."
-                    if backend == "jax"
-                    else "PyTorch uses one device."
-                )
+                "`train.strategy`: mirrored needs KERAS_BACKEND=tensorflow or jax. PyTorch uses one device in each "
+                "process; torchrun starts a process for each GPU (docs/training.md)."
             )
-        cluster = described_cluster()
-        if cluster and train.strategy != "one_device":
-            started = {"slurm": "srun started several tasks", "torchrun": "torchrun started several processes"}
+        if train.batch_norm == "synchronised":
             raise ConfigError(
-                f"`train.strategy`: {started.get(cluster, 'TF_CONFIG describes several processes')}, but on "
-                f"{'JAX' if backend == 'jax' else 'PyTorch'} processes cannot train together yet: each would train the "
-                "whole run. Start one process, or use KERAS_BACKEND=tensorflow. `one_device` trains in each process by "
-                "itself, which needs a run directory of its own."
+                "`train.batch_norm`: synchronised batch norm needs KERAS_BACKEND=tensorflow or jax. Use `auto`, with "
+                "which positives are computed by other processes than their anchors."
             )
-        found = len(list_devices())
-        self.device_count = found if backend == "jax" and train.strategy != "one_device" else 1
-        self.name = "data_parallel" if self.device_count > 1 else "one_device"
-        if backend == "torch" and found > 1:
+        cluster = self._cluster(train)
+        self.device_count, self.name = 1, "one_device"
+        if cluster:
+            self.device_count, rank = _joined_torch_processes(cluster)
+            self.name, self.is_chief, self._any_process = "multi_worker", rank == 0, _any_torch_process
+            self._share = Share(rank, 1, self.device_count)
+        elif len(list_devices()) > 1:
             self.notes.append(
-                f"PyTorch trains on one of the {found} GPUs of this machine. KERAS_BACKEND=tensorflow or jax use all."
+                f"PyTorch trains on one of the {len(list_devices())} GPUs of this machine. To use all, start "
+                f"`torchrun --nproc-per-node {len(list_devices())} --no-python hdc-keras pretrain ...`."
             )
+
+    def _cluster(self, train: TrainConfig) -> str:
+        """The description of the cluster that this process joins; "" if it trains by itself.
+
+        Raises:
+            ConfigError: the backend does not understand the description, or `multi_worker` finds none.
+        """
+        if train.strategy == "one_device":
+            return ""
+        backend, cluster = keras.backend.backend(), described_cluster()
+        if cluster and cluster not in UNDERSTOOD[backend]:
+            raise ConfigError(
+                f"`train.strategy`: {STARTED_BY[cluster]}, but {_HOW_TO_START[backend]} `one_device` trains in each "
+                "process by itself, which needs a run directory of its own."
+            )
+        if not cluster and train.strategy == "multi_worker":
+            raise ConfigError(f"`train.strategy`: multi_worker finds no other processes: {_HOW_TO_START[backend]}")
+        return cluster
 
     @property
     def replica_count(self) -> int:
@@ -149,11 +172,12 @@ class Distribution:
     @contextmanager
     def activate(self) -> Iterator[None]:
         """A context in which JAX shards arrays over the devices. Do everything that uses the model inside it."""
-        if self.name != "data_parallel":
+        if keras.backend.backend() != "jax" or self.device_count == 1:
             yield
             return
         before = keras.distribution.distribution()
-        keras.distribution.set_distribution(keras.distribution.DataParallel(devices=list_devices()))
+        data_parallel = keras.distribution.DataParallel(devices=list_devices(), auto_shard_dataset=False)
+        keras.distribution.set_distribution(data_parallel)
         try:
             yield
         finally:
@@ -167,19 +191,18 @@ class Distribution:
         """
         return self._strategy.scope() if self._strategy else nullcontext()
 
-    def distribute(self, make_dataset: Callable[[int, int], Any]) -> Any:
-        """Make the batches for `fit`. This process loads only the parts that its own replicas need.
+    def distribute(self, make_dataset: Callable[[Share], Any]) -> Any:
+        """Make the batches for `fit`. This process loads only the parts that its own devices need.
 
         Args:
-            make_dataset: called with the index of this process's first replica and the number of its replicas; returns
-                a dataset of their parts of each batch.
+            make_dataset: returns a dataset of a share of each batch.
         """
         if not self._strategy:
-            return make_dataset(0, 1)
+            return make_dataset(self._share)
 
         def dataset_of_process(context: Any) -> Any:
             count = self.replica_count // context.num_input_pipelines
-            return make_dataset(context.input_pipeline_id * count, count)
+            return make_dataset(Share(context.input_pipeline_id * count, count, self.replica_count))
 
         return self._strategy.distribute_datasets_from_function(dataset_of_process)
 
@@ -219,6 +242,53 @@ def synchronise_batch_norm(model: keras.Model) -> None:
     for layer in model.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.synchronized = True
+
+
+def _joined_torch_processes(cluster: str) -> tuple[int, int]:
+    """Join the other processes of PyTorch. Returns their number and the rank of this one."""
+    import os
+
+    import torch
+
+    host, port = slurm_address()
+    names = {"slurm": ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID")}
+    rank, count, local = (int(os.environ.get(n) or 0) for n in names.get(cluster, ("RANK", "WORLD_SIZE", "LOCAL_RANK")))
+    host, port = os.environ.get("MASTER_ADDR", host), int(os.environ.get("MASTER_PORT", port))
+    if torch.cuda.is_available():
+        torch.cuda.set_device(local % torch.cuda.device_count())
+    if not torch.distributed.is_initialized():
+        torch.distributed.init_process_group(
+            "nccl" if torch.cuda.is_available() else "gloo",
+            init_method=f"tcp://{host}:{port}" if cluster == "slurm" else "env://",
+            rank=rank,
+            world_size=count,
+            timeout=_PATIENCE,
+        )
+    return count, rank
+
+
+def _any_torch_process(flag: bool) -> bool:
+    import torch
+
+    votes = torch.tensor([int(flag)], device="cuda" if torch.cuda.is_available() else "cpu")
+    torch.distributed.all_reduce(votes)
+    return bool(votes.item())
+
+
+def _joined_jax_processes() -> tuple[int, int]:
+    """Join the other processes of JAX, before it initialises any device. Returns their number and the rank of this."""
+    import jax
+
+    if not jax.distributed.is_initialized():
+        keras.distribution.initialize()
+    return jax.process_count(), jax.process_index()
+
+
+def _any_jax_process(flag: bool) -> bool:
+    import numpy as np
+    from jax.experimental import multihost_utils
+
+    return bool(np.any(multihost_utils.process_allgather(np.array([flag]))))
 
 
 def _joined_cluster(kind: str) -> Any:

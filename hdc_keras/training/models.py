@@ -24,7 +24,9 @@ def build_model(experiment: Experiment) -> HDC:
         backbone = build_backbone(experiment.model.backbone)
         if experiment.model.weights:
             load_torchvision_weights(backbone, experiment.model.weights)
-        model = HDC(backbone, experiment.views, experiment.contrast, seed=experiment.seed, name="hdc")
+        model = HDC(
+            backbone, experiment.views, experiment.contrast, seed=experiment.seed, ema=experiment.train.ema, name="hdc"
+        )
     if experiment.model.init_from:
         copy_weights(model, experiment.model.init_from)
     return model

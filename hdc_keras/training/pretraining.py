@@ -102,31 +102,35 @@ def pretrain(
                 model = compiled_model(experiment, steps, distribution)
         videos = TrainingVideos.of(experiment, records)
         batches = Batches(videos.loader, experiment.data.workers, videos.policy, distribution)
-        logger = None
-        if distribution.is_chief:
-            logger = RunLogger(
-                run,
-                first_epoch=model.steps_taken // steps,
-                failures=videos.failures,
-                clips_per_step=train.batch_size * len(model.view_generator.view_names),
-                measure=KnnCheck(model, experiment, records, videos.store, warn),
-                waited=batches.waited,
-            )
-            if not resume:
-                logger.write_views(draw_views(experiment, videos))
+        logger = RunLogger(
+            run,
+            first_epoch=model.steps_taken // steps,
+            failures=videos.failures,
+            clips_per_step=train.batch_size * len(model.view_generator.view_names),
+            measure=KnnCheck(model, experiment, records, videos.store, warn),
+            waited=batches.waited,
+            writes=distribution.is_chief,
+        )
+        if not resume:
+            logger.write_views(draw_views(experiment, videos))
 
         # Step, log, save. Callbacks run in this order after each step and each epoch.
         stop = StopOnSignal(distribution)
         non_finite = StopOnNonFinite(run) if train.on_nan == "stop" else CountSkippedSteps()
         save = SaveCheckpoints(run, train, distribution)
-        log_and_save = [non_finite, WarnOfCollapse(warn), logger, save] if logger else [non_finite, save]
         try:
             with videos.failures.named():
-                fit_epochs(model, batches, steps, train.epochs, stop, [*log_and_save, *callbacks])
+                fit_epochs(
+                    model,
+                    batches,
+                    steps,
+                    train.epochs,
+                    stop,
+                    [non_finite, WarnOfCollapse(warn), logger, save, *callbacks],
+                )
         finally:
             stop.restore()
-            if logger:
-                logger.write_failures()
+            logger.write_failures()
 
         step = model.steps_taken
         return Outcome(

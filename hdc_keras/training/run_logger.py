@@ -24,6 +24,8 @@ class RunLogger(keras.callbacks.Callback):
         clips_per_step: clips through the backbone per step, for `clips_per_second`.
         measure: called after each epoch with its number, counted from 1; returns more columns, such as the kNN check.
         waited: returns the seconds that training has waited for batches so far; `None` if this is not measured.
+        writes: whether this process writes the run's files. The others compute the same values, because on JAX all
+            processes must take part in each computation with the model's variables.
     """
 
     def __init__(
@@ -34,9 +36,11 @@ class RunLogger(keras.callbacks.Callback):
         clips_per_step: int,
         measure: Callable[[int], Mapping[str, float]],
         waited: Callable[[], float] | None = None,
+        writes: bool = True,
     ):
         super().__init__()
         self.run = run
+        self.writes = writes
         self.rows: list[dict[str, Any]] = [dict(row) for row in run.read_metrics() if int(row["epoch"]) <= first_epoch]
         self.failures = failures
         self.clips_per_step = clips_per_step
@@ -69,6 +73,8 @@ class RunLogger(keras.callbacks.Callback):
         logs["learning_rate"] = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
         logs.update(self.measure(epoch + 1))
         step = self.model.steps_taken
+        if not self.writes:
+            return
         row = {
             "epoch": epoch + 1,
             "step": step,
@@ -84,13 +90,15 @@ class RunLogger(keras.callbacks.Callback):
         self.write_failures()
 
     def write_failures(self) -> None:
-        """Write the videos that could not be decoded, if there are any, to `failures.csv`."""
+        """Write the videos that this process could not decode, if there are any, to `failures.csv`."""
         rows = [{"path": path, "cause": cause} for path, cause in sorted(self.failures.reasons.items())]
-        if rows:
+        if rows and self.writes:
             self.run.write_table("failures.csv", rows)
 
     def write_views(self, png: bytes) -> None:
         """Write `views.png`, and add it to the TensorBoard events."""
+        if not self.writes:
+            return
         self.run.write_bytes("views.png", png)
         from tensorboard.compat.proto.summary_pb2 import Summary
 

@@ -135,32 +135,39 @@ class ViewGenerator(keras.layers.Layer):
             draws["frozen_time"] = {"frame": keras.random.randint((batch,), 0, time, seed=self.seed_generator)}
         return draws
 
-    def apply(self, windows: Tensor, draws: Draws, of_positives: tuple[Tensor, Draws] | None = None) -> Tensor:
+    def apply(
+        self,
+        windows: Tensor,
+        draws: Draws,
+        of_positives: tuple[Tensor, Draws] | None = None,
+        names: Sequence[str] | None = None,
+    ) -> Tensor:
         """Make the views from their draws.
 
         Args:
             windows: (batch, 2, time, height, width, 3) uint8, or float in [0, 255].
             draws: what `draw` returned for these videos.
             of_positives: windows and draws of the videos that the positives show, if these are other videos.
+            names: the views to make; all when `None`.
 
         Returns:
             (batch, views, time, size, size, 3) in the layer's compute dtype, in [0, 1]. Videos are outermost, so that
-            a batch that is split over devices stays split in the same way. Views are in the order of `view_names`.
+            a batch that is split over devices stays split in the same way. Views are in the order of `names`.
 
         Raises:
             ValueError: `windows` has another shape.
         """
         _require_windows(windows)
-        positives = self.positives.values()
-        sources = [of_positives if of_positives and name in positives else (windows, draws) for name in self.view_names]
-        clips = _by_video([self._in_time(name, *source) for name, source in zip(self.view_names, sources, strict=True)])
-        parameters = [self._draws_of_view(name, own) for name, (_, own) in zip(self.view_names, sources, strict=True)]
+        names, positives = names or self.view_names, self.positives.values()
+        sources = [of_positives if of_positives and name in positives else (windows, draws) for name in names]
+        clips = _by_video([self._in_time(name, *source) for name, source in zip(names, sources, strict=True)])
+        parameters = [self._draws_of_view(name, own) for name, (_, own) in zip(names, sources, strict=True)]
         fading, geometry, colour = tree.map_structure(lambda *values: _by_video(values), *parameters)
         clips = transforms.apply_geometry(ops.cast(clips, self.compute_dtype) / 255.0, geometry, self.config.size)
         if self.config.fade_static:
             clips = transforms.apply_fading(clips, fading)
         clips = transforms.apply_colour(clips, colour)
-        return ops.reshape(clips, (-1, len(self.view_names), *clips.shape[1:]))
+        return ops.reshape(clips, (-1, len(names), *clips.shape[1:]))
 
     @staticmethod
     def _draws_of_view(name: str, draws: Draws) -> tuple[transforms.Parameters, ...]:

@@ -17,13 +17,21 @@ from hdc_keras.config import TrainConfig
 from hdc_keras.data.synthetic import write_video
 from hdc_keras.errors import ConfigError
 from hdc_keras.runs.directory import RunDirectory
+from hdc_keras.training.cluster import slurm_address
 from hdc_keras.training.distribution import Distribution
 
 ROOT = Path(__file__).resolve().parents[2]
 # The gradient is clipped, so that all devices must agree on its norm.
 TRAIN = {"batch_size": 4, "jit": "off", "clip_norm": 0.5}
 MIRRORED = {**TRAIN, "strategy": "mirrored"}
-CLUSTER_VARIABLES = ("TF_CONFIG", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "WORLD_SIZE", "RANK")
+CLUSTER_VARIABLES = (
+    "TF_CONFIG",
+    "SLURM_PROCID",
+    "SLURM_STEP_NUM_TASKS",
+    "WORLD_SIZE",
+    "RANK",
+    "KERAS_DISTRIBUTION_NUM_PROCESSES",
+)
 
 
 def start(videos, out, devices, settings, backend="tensorflow", **environment):
@@ -45,15 +53,24 @@ def finish(*processes):
         assert process.returncode == 0, errors[-3000:]
 
 
-def cluster():
+def cluster(backend="tensorflow"):
     """The environment variables of two processes on this machine that train together."""
     with socket.socket() as first, socket.socket() as second:
         for listener in (first, second):
             listener.bind(("127.0.0.1", 0))
-        hosts = [f"127.0.0.1:{listener.getsockname()[1]}" for listener in (first, second)]
+        ports = [str(listener.getsockname()[1]) for listener in (first, second)]
+    hosts = [f"127.0.0.1:{port}" for port in ports]
+    names = {"KERAS_DISTRIBUTION_JOB_ADDRESSES": hosts[0], "KERAS_DISTRIBUTION_NUM_PROCESSES": "2"}
+    of_torchrun = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": ports[0], "WORLD_SIZE": "2"}
     return [
-        {"TF_CONFIG": json.dumps({"cluster": {"worker": hosts}, "task": {"type": "worker", "index": index}})}
-        for index in range(2)
+        {
+            "tensorflow": {
+                "TF_CONFIG": json.dumps({"cluster": {"worker": hosts}, "task": {"type": "worker", "index": i}})
+            },
+            "jax": {**names, "KERAS_DISTRIBUTION_PROCESS_ID": str(i)},
+            "torch": {**of_torchrun, "RANK": str(i), "LOCAL_RANK": str(i)},
+        }[backend]
+        for i in range(2)
     ]
 
 
@@ -192,18 +209,30 @@ def test_two_processes_equal_one_device(videos, tmp_path, one_device_and_two):
 
 
 @pytest.mark.slow
-def test_processes_stop_together_and_resume_together(class_folder_once, tmp_path):
+@pytest.mark.parametrize("backend", ["jax", "torch"])
+def test_two_processes_of_other_backends_equal_one_device(videos, tmp_path, backend):
+    settings = {"train": {**TRAIN, "jit": "auto"}}
+    finish(start(videos, tmp_path, 1, {"one": settings}, backend))
+
+    finish(*[start(videos, tmp_path, 1, {"two": settings}, backend, **variables) for variables in cluster(backend)])
+
+    assert_alike(*[dict(np.load(tmp_path / f"{name}.npz")) for name in ("one", "two")])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["tensorflow", "jax", "torch"])
+def test_processes_stop_together_and_resume_together(class_folder_once, tmp_path, backend):
     def pretrain(*arguments):
         return [
             subprocess.Popen(
                 [Path(sys.executable).parent / "hdc-keras", "pretrain", *map(str, arguments)],
                 cwd=tmp_path,
-                env={**os.environ, "KERAS_BACKEND": "tensorflow", **variables},
+                env={**os.environ, "KERAS_BACKEND": backend, **variables},
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 text=True,
             )
-            for variables in cluster()
+            for variables in cluster(backend)
         ]
 
     changes = {
@@ -221,7 +250,7 @@ def test_processes_stop_together_and_resume_together(class_folder_once, tmp_path
     while not run.checkpoints.files() and all(process.poll() is None for process in processes):
         time.sleep(0.05)
     processes[1].send_signal(signal.SIGTERM)  # the chief learns of the signal when they vote
-    printed = [process.communicate(timeout=60)[0] for process in processes]
+    printed = [process.communicate(timeout=120)[0] for process in processes]
 
     assert [process.returncode for process in processes] == [143, 143], printed
     assert "2 devices share a batch (multi_worker)" in printed[0]
@@ -254,12 +283,21 @@ def no_cluster(monkeypatch):
 @pytest.mark.parametrize(
     ("backend", "variables", "message"),
     [
-        ("torch", {"WORLD_SIZE": "2", "RANK": "1"}, "torchrun started several processes, but on PyTorch"),
-        ("jax", {"SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "0"}, "srun started several tasks, but on JAX"),
-        ("tensorflow", {"WORLD_SIZE": "2", "RANK": "0"}, "torchrun started several processes, but TensorFlow's"),
+        (
+            "torch",
+            {"KERAS_DISTRIBUTION_NUM_PROCESSES": "2"},
+            "several processes, but processes of PyTorch are started by",
+        ),
+        ("jax", {"WORLD_SIZE": "2", "RANK": "0"}, "torchrun started several processes, but processes of JAX are"),
+        (
+            "tensorflow",
+            {"WORLD_SIZE": "2", "RANK": "0"},
+            "torchrun .* processes of TensorFlow are described by TF_CONFIG",
+        ),
+        ("torch", {"WORLD_SIZE": "two", "RANK": "0"}, "WORLD_SIZE: expected a number of processes. Received: 'two'"),
     ],
 )
-def test_processes_that_cannot_train_together_are_refused(no_cluster, monkeypatch, backend, variables, message):
+def test_processes_that_do_not_find_each_other_are_refused(no_cluster, monkeypatch, backend, variables, message):
     monkeypatch.setattr(keras.backend, "backend", lambda: backend)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
@@ -268,10 +306,22 @@ def test_processes_that_cannot_train_together_are_refused(no_cluster, monkeypatc
         Distribution(TrainConfig())
 
 
+@pytest.mark.parametrize(
+    ("nodes", "host"),
+    [("gpu1", "gpu1"), ("node[03-05,9],other", "node03"), ("a,b", "a"), ("n-[1,3]", "n-1"), ("", "localhost")],
+)
+def test_slurm_tasks_meet_at_the_first_node(monkeypatch, nodes, host):
+    monkeypatch.setenv("SLURM_STEP_NODELIST", nodes)
+    monkeypatch.setenv("SLURM_JOB_ID", "5000")
+    monkeypatch.setenv("SLURM_STEP_ID", "1")
+
+    assert slurm_address() == (host, 61440 + 905)
+
+
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="TensorFlow's strategies")
 class TestOnTensorFlow:
     def test_a_cluster_must_be_described(self, no_cluster):
-        with pytest.raises(ConfigError, match=r"multi_worker needs .*TF_CONFIG"):
+        with pytest.raises(ConfigError, match=r"multi_worker finds no other processes: .*TF_CONFIG"):
             Distribution(TrainConfig(strategy="multi_worker"))
 
     def test_a_broken_tf_config_is_named(self, monkeypatch):

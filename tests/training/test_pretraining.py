@@ -260,7 +260,8 @@ def test_the_config_reaches_the_training_step(class_folder):
 
     model = compiled_model(experiment, 1, Distribution(experiment.train))
 
-    assert model.step_options == StepOptions(**MEMORY_OPTIONS) and model.jit_compile is True
+    assert model.step_options == StepOptions(**MEMORY_OPTIONS, shuffle_statistics=True)
+    assert model.jit_compile is True
     assert hasattr(model.optimizer, "inner_optimizer")  # scales the loss
     assert model.backbone.layers[-1].dtype_policy.name == "mixed_float16"
     assert keras.config.dtype_policy().name == "float32"  # the global policy is restored
