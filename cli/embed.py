@@ -26,6 +26,9 @@ def embed(
         ),
     ] = None,
     checkpoint: Annotated[str, typer.Option(help="Checkpoint to use: newest or best.")] = "newest",
+    weights: Annotated[
+        str, typer.Option(help="raw, ema (moving averages of train.ema), or auto: ema if the run keeps them.")
+    ] = "auto",
     part: Annotated[
         str,
         typer.Option(help="I/N: extract only the I-th of N parts and write no file. Run without --part afterwards."),
@@ -61,7 +64,7 @@ def embed(
     from hdc_keras.data.from_experiment import load_undivided_videos, load_videos
     from hdc_keras.data.preparing import Part
     from hdc_keras.errors import ConfigError
-    from hdc_keras.runs.checkpoints import is_best
+    from hdc_keras.runs.checkpoints import is_best, require_weights
     from hdc_keras.runs.directory import RunDirectory
 
     from .console import NamedBars, console, errors, print_notes, progress_bar, start_backend
@@ -74,6 +77,7 @@ def embed(
     directory = RunDirectory(run)
     directory.experiment()
     experiment = load_experiment(directory.config_file, set_, literals=other_videos(data))
+    require_weights(weights, experiment)
 
     from hdc_keras.features.embedding_table import check_free
 
@@ -93,6 +97,7 @@ def embed(
             records,
             out,
             best=best,
+            weights=weights,
             store=features,
             part=share,
             progress=_EmbeddingBar(bar),

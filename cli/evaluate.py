@@ -35,6 +35,9 @@ def evaluate(
         ),
     ] = "own",
     checkpoint: Annotated[str, typer.Option(help="Checkpoint to use: newest or best.")] = "newest",
+    weights: Annotated[
+        str, typer.Option(help="raw, ema (moving averages of train.ema), or auto: ema if the run keeps them.")
+    ] = "auto",
     supervised: Annotated[
         Path | None,
         typer.Option(help="Also evaluate torchvision's Kinetics weights: a local .pth file of r3d_18 or r2plus1d_18."),
@@ -82,7 +85,7 @@ def evaluate(
     from hdc_keras.data.preparing import Part
     from hdc_keras.evaluation.checks import require_labelled, require_output, require_usable
     from hdc_keras.evaluation.splits import load_splits
-    from hdc_keras.runs.checkpoints import is_best
+    from hdc_keras.runs.checkpoints import is_best, require_weights
     from hdc_keras.runs.directory import RunDirectory
 
     from .console import NamedBars, console, print_notes, print_parts, progress_bar, start_backend
@@ -94,8 +97,9 @@ def evaluate(
     directory.experiment()
     experiment = load_experiment(directory.config_file, set_, literals=other_videos(data))
 
-    weights = str(supervised) if supervised else None
-    require_usable(directory, experiment, protocol, weights, best, share)
+    require_weights(weights, experiment)
+    of_labels = str(supervised) if supervised else None
+    require_usable(directory, experiment, protocol, of_labels, best, share)
     require_output(directory, out)
     with progress_bar() as bar:
         bars = NamedBars(bar)
@@ -104,7 +108,7 @@ def evaluate(
         start_backend()
         from hdc_keras.evaluation.job import evaluate as evaluate_run
 
-        results = evaluate_run(directory, experiment, videos, protocol, bars, weights, best, out, share)
+        results = evaluate_run(directory, experiment, videos, protocol, bars, of_labels, best, out, share, weights)
     print_notes(notes)
     if share.of > 1:
         console.print(f"Part {part} is extracted. Once all parts are, run the command without --part to evaluate.")

@@ -25,6 +25,9 @@ def export(
         ),
     ] = None,
     checkpoint: Annotated[str, typer.Option(help="Checkpoint to use: newest or best.")] = "newest",
+    weights: Annotated[
+        str, typer.Option(help="raw, ema (moving averages of train.ema), or auto: ema if the run keeps them.")
+    ] = "auto",
     licence: Annotated[
         str | None,
         typer.Option(help="Licence to state in the model card. Whoever owns the weights chooses it."),
@@ -48,7 +51,7 @@ def export(
     from hdc_keras.errors import ConfigError, RunError
     from hdc_keras.files import require_creatable
     from hdc_keras.results.store import read_results
-    from hdc_keras.runs.checkpoints import is_best
+    from hdc_keras.runs.checkpoints import is_best, require_weights
     from hdc_keras.runs.directory import RunDirectory
 
     from .console import console, notices_hidden, print_parts, start_backend
@@ -67,11 +70,12 @@ def export(
     except OSError as error:
         raise RunError(f"{path} cannot be written ({error.strerror or error}). Choose another with --out.") from error
     directory.checkpoints.require(is_best(checkpoint))
+    require_weights(weights, experiment)
     start_backend()
     from hdc_keras.export import export as write
     from hdc_keras.pretrained import load_checkpoint
 
-    model, file = load_checkpoint(directory, checkpoint)
+    model, file = load_checkpoint(directory, checkpoint, weights)
     with console.status(f"writing {format} and comparing it with the Keras model"), notices_hidden():
         written = write(model, experiment, format, path, checkpoint=file, results=results, licence=licence)
     print_parts(

@@ -41,6 +41,9 @@ class HDC(keras.Model):
             queue of negatives, which needs one, 0.999 as in MoCo.
         **kwargs: `name`, `dtype` (of views and heads; the backbone has its own).
 
+    Attributes:
+        uses_averages: whether `use_averages` was called.
+
     Raises:
         ConfigError: `backbone` is not a backbone or has regularisers, a key of `views` or `contrast` is unknown or out
             of range, or `ema` is.
@@ -90,6 +93,7 @@ class HDC(keras.Model):
             self.averages = WeightAverages(self._averaged_variables, self.ema, name="averages")
         self.objective = self.make_objective()
         self.step_record = StepRecord(self.objective.monitored_names, name="step_record")
+        self.uses_averages = False
         self.built = True  # lets `load_weights` work on a new model
 
     def make_objective(self) -> Objective:
@@ -287,10 +291,14 @@ class HDC(keras.Model):
             ConfigError: the model has no averages.
         """
         if self.averages is None:
-            raise ConfigError("the model keeps no moving averages of its weights: it was made without HDC(ema=...).")
+            raise ConfigError(
+                "the model keeps no moving averages of its weights: it was made without HDC(ema=...), which is "
+                "`train.ema` of a run."
+            )
         self.averages.copy_to(self._averaged_variables)
         if self.objective.averages:
             self.objective.averages.copy_to(self.objective.head_variables)
+        self.uses_averages = True
 
     @property
     def _averaged_variables(self) -> list[Any]:

@@ -7,19 +7,24 @@ from hdc_keras.backbones import VideoBackbone
 from hdc_keras.errors import ConfigError, RunError
 from hdc_keras.features.encoder import ClipEncoder
 from hdc_keras.model import HDC
-from hdc_keras.runs.checkpoints import is_best
+from hdc_keras.runs.checkpoints import is_best, require_weights
 from hdc_keras.runs.directory import RunDirectory
 from hdc_keras.runs.model_files import read_model
 
 
 def load(
-    run_or_file: str | Path, *, checkpoint: str = "newest", frame_size: tuple[int, int] | None = None
+    run_or_file: str | Path,
+    *,
+    checkpoint: str = "newest",
+    weights: str = "auto",
+    frame_size: tuple[int, int] | None = None,
 ) -> ClipEncoder:
     """Load a pretrained network that encodes videos, on any backend.
 
     Args:
         run_or_file: a run directory, or a checkpoint (`.keras`).
         checkpoint: "newest" or "best"; only for a run directory.
+        weights: "raw", "ema" for their moving averages, or "auto" for the averages if the model keeps them.
         frame_size: (height, width) in pixels to which frames are resized. Defaults to the `data.decode_size` of the
             run; required for a checkpoint outside a run directory.
 
@@ -28,7 +33,8 @@ def load(
         features and embeddings. To fine-tune or build another model, use its `backbone`.
 
     Raises:
-        ConfigError: `run_or_file` is not a path, the frame size is unknown, or the file is not a checkpoint of `HDC`.
+        ConfigError: `run_or_file` is not a path, the frame size is unknown, the file is not a checkpoint of `HDC`, or
+            it keeps no moving averages.
         RunError: the run or file does not exist, or the run has no checkpoint that fits its config.
         WeightsError: the file cannot be read.
 
@@ -47,7 +53,7 @@ def load(
     if path.is_dir():
         run = RunDirectory(path)
         experiment = run.experiment()
-        model, _ = load_checkpoint(run, checkpoint)
+        model, _ = load_checkpoint(run, checkpoint, weights)
         return ClipEncoder(model, frame_size or experiment.data.decode_size)
     if checkpoint != "newest":
         raise ConfigError(f"checkpoint={checkpoint!r} selects one of a run's checkpoints, but {path} is a file.")
@@ -58,6 +64,8 @@ def load(
     if path.resolve().parent == run.checkpoints.folder and run.config_file.exists():
         run.check_model(model, path)
         frame_size = frame_size or run.experiment().data.decode_size
+    if require_weights(weights) == "ema" or (weights == "auto" and model.averages):
+        model.use_averages()
     if frame_size is None:
         raise ConfigError(
             f"{path} is not in a run directory, so the size to which frames are resized is unknown. Pass it, for "
@@ -66,17 +74,17 @@ def load(
     return ClipEncoder(model, frame_size)
 
 
-def load_checkpoint(run: RunDirectory, checkpoint: str) -> tuple[HDC, Path]:
-    """Load the "newest" or the "best" checkpoint of a run.
+def load_checkpoint(run: RunDirectory, checkpoint: str, weights: str = "auto") -> tuple[HDC, Path]:
+    """Load the "newest" or the "best" checkpoint of a run, with weights as in `load`.
 
     Returns:
         The model and its file.
 
     Raises:
-        ConfigError: `checkpoint` is neither of the two.
+        ConfigError: `checkpoint` or `weights` is unknown, or the run keeps no moving averages.
         RunError: the run has no such checkpoint, or it does not fit the run's config.
     """
-    return run.checkpoints.load(best=is_best(checkpoint))
+    return run.checkpoints.load(best=is_best(checkpoint), weights=require_weights(weights))
 
 
 def _load_file(file: Path) -> HDC:

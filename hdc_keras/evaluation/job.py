@@ -30,6 +30,7 @@ def evaluate(
     best: bool = False,
     out: Path | None = None,
     part: Part = Part(),
+    weights: str = "auto",
 ) -> dict[str, dict[str, Any]]:
     """Evaluate a checkpoint of a run and the same network with random weights, and write the results.
 
@@ -48,6 +49,7 @@ def evaluate(
         best: evaluate the best checkpoint instead of the newest.
         out: folder to write to instead of the run, which may be read-only.
         part: with more than one part, extract the features of this part only, and evaluate nothing.
+        weights: "raw", "ema" for their moving averages, or "auto" for the averages if the run keeps them.
 
     Returns:
         The result of each protocol, by its name, as written to `results/{protocol}-{data}-{digest}.json`. `factors`
@@ -68,13 +70,13 @@ def evaluate(
     output = _output(run, out)
     output.require_writable("results")
     used = {name: with_labels_per_class(records, experiment) for name, records in splits.items()}
-    model, checkpoint = run.checkpoints.load(best=best)
+    model, checkpoint = run.checkpoints.load(best=best, weights=weights)
     loaded = digest(checkpoint)
     networks = {"metrics": model, "random_weights": _new_network(experiment, None)}
     if supervised:
         networks["supervised"] = _new_network(experiment, supervised)
-    weights = Path(supervised) if supervised else None
-    evaluation = Evaluation(output, experiment, used, networks, checkpoint, loaded, progress, weights)
+    of_labels = Path(supervised) if supervised else None
+    evaluation = Evaluation(output, experiment, used, networks, checkpoint, loaded, progress, of_labels)
 
     features = {}
     on_features = [name for name in protocols if name in PROBES]

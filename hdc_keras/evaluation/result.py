@@ -103,6 +103,8 @@ def _depends_on(evaluation: Evaluation, protocol: str, found: ProtocolOutcomes) 
         "stride": data.stride,
         "decode_size": list(data.decode_size),
         "decoder": data.decoder,
+        # Only if it is so, because results of version 0.1.0 lack the key.
+        **({"weights": "ema"} if evaluation.networks["metrics"].uses_averages else {}),
     }
 
 

@@ -113,6 +113,7 @@ def describe(
         "steps_taken": model.steps_taken,
         "checkpoint": origin.checkpoint,
         "weights_sha256": origin.weights_sha256,
+        "weights": f"moving average (momentum {model.ema:g})" if model.uses_averages else "raw",
         "licence": origin.licence,
         "versions": {"python": platform.python_version(), **_versions("hdc-keras", "keras", *format.packages)},
         "check": {"tolerance": trial.tolerance, "greatest_difference": trial.difference, "inputs": trial.shapes},
@@ -243,6 +244,7 @@ def _pretraining(facts: Facts) -> str:
         ("videos per step", facts["config"]["train"]["batch_size"]),
         ("checkpoint", facts["checkpoint"] or "none (exported from memory)"),
         ("SHA-256 of the checkpoint", facts["weights_sha256"] or "–"),
+        ("weights", facts["weights"]),
     ]
     return _table(("", ""), rows)
 

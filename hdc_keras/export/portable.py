@@ -81,6 +81,7 @@ def in_float32(model: HDC) -> HDC:
     config["dtype"] = config["backbone"]["config"]["dtype"] = float32
     copy = HDC.from_config(config)
     copy.set_weights(model.get_weights())
+    copy.uses_averages = model.uses_averages
     return copy
 
 

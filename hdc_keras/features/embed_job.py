@@ -49,6 +49,7 @@ def embed(
     file: Path,
     *,
     best: bool = False,
+    weights: str = "auto",
     store: Path | None = None,
     part: Part = Part(),
     progress: Progress | None = None,
@@ -69,6 +70,7 @@ def embed(
         records: the videos.
         file: the file to write. An existing file is never overwritten; after the same call, nothing is left to do.
         best: use the best checkpoint instead of the newest.
+        weights: "raw", "ema" for their moving averages, or "auto" for the averages if the run keeps them.
         store: folder of extracted features; `features/` of the run when `None`.
         part: with more than one part, extract the features of this part only, and write no file.
         progress: called with the number of videos done, the total, and the number that failed.
@@ -85,7 +87,7 @@ def embed(
     """
     run.require_network_of(experiment)
     records = sorted(records, key=lambda record: record.video_id)
-    model, checkpoint = run.checkpoints.load(best=best, warn=warn)
+    model, checkpoint = run.checkpoints.load(best=best, warn=warn, weights=weights)
     encoder = ClipEncoder(model, experiment.data.decode_size, experiment.evaluate.crops)
     widths = _widths(encoder, model)
     made_from = {"run": str(run.path.resolve()), "checkpoint": checkpoint.name, "weights_sha256": digest(checkpoint)}
@@ -129,4 +131,5 @@ def _settings(experiment: Experiment, encoder: ClipEncoder, model: Any) -> dict[
         "view_size": encoder.view_size,
         "decoder": data.decoder,
         "backend": keras.backend.backend(),
+        **({"weights": "ema"} if model.uses_averages else {}),
     }

@@ -207,7 +207,7 @@ def _as_evaluated(experiment: Experiment, results: Sequence[SavedResult]) -> Exp
 
 def _load_checkpoint(run: RunDirectory) -> _Checkpoint:
     try:
-        model, file = run.checkpoints.load()
+        model, file = run.checkpoints.load(weights="auto")
         return _Checkpoint(model, file, file.stat().st_size)
     except RunError as error:
         return _Checkpoint(problem=str(error))

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from hdc_keras.config import Experiment
 from hdc_keras.errors import ConfigError, RunError, WeightsError
 from hdc_keras.files import link_or_copy, remove_leftovers, replacing, write_text
 
@@ -106,7 +107,11 @@ class Checkpoints:
             raise RunError(f"{self.folder} holds no checkpoint: the run ended before it saved one.")
 
     def load(
-        self, compiled: bool = False, best: bool = False, warn: Callable[[str], None] | None = None
+        self,
+        compiled: bool = False,
+        best: bool = False,
+        warn: Callable[[str], None] | None = None,
+        weights: str = "raw",
     ) -> tuple[Any, Path]:
         """Load the newest readable checkpoint, or the best one.
 
@@ -114,11 +119,13 @@ class Checkpoints:
             compiled: whether to load the optimizer too, to continue training.
             best: load the best checkpoint (see `keep_best`), not the newest.
             warn: called with a message for every damaged checkpoint that is skipped; `warnings.warn` when `None`.
+            weights: "raw", "ema" for their moving averages, or "auto" for the averages if the run keeps them.
 
         Returns:
             The model and its file.
 
         Raises:
+            ConfigError: averages are asked for, but the run keeps none.
             RunError: there is no checkpoint, all are damaged, or the model does not match the run's config.
         """
         self.require(best)
@@ -134,6 +141,8 @@ class Checkpoints:
             for problem in damaged:
                 (warn or warnings.warn)(f"{problem} It is skipped: {file.name} is used.")
             self._check_model(model, file)
+            if weights == "ema" or (weights == "auto" and model.averages):
+                model.use_averages()
             return model, file
         raise RunError("\n".join(damaged))
 
@@ -152,3 +161,20 @@ def is_best(checkpoint: str) -> bool:
     if checkpoint not in ("newest", "best"):
         raise ConfigError(f"checkpoint `{checkpoint}`: expected newest or best.")
     return checkpoint == "best"
+
+
+def require_weights(weights: str, experiment: Experiment | None = None) -> str:
+    """Check a user's choice of weights, and return it.
+
+    Args:
+        weights: the choice.
+        experiment: that of the run, if it is known.
+
+    Raises:
+        ConfigError: it is none of "auto", "raw" and "ema", or the run keeps no moving averages.
+    """
+    if weights not in ("auto", "raw", "ema"):
+        raise ConfigError(f"weights `{weights}`: expected auto, raw or ema.")
+    if weights == "ema" and experiment and not (experiment.train.ema or experiment.contrast.negatives == "queue"):
+        raise ConfigError("weights `ema`: the run keeps no moving averages; its `train.ema` is empty. Use raw.")
+    return weights

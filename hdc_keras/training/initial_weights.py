@@ -15,7 +15,8 @@ def copy_weights(model: HDC, source: str) -> None:
 
     Args:
         model: the new model. Only the weights of its backbone and heads change.
-        source: path of a run directory, whose newest checkpoint is used, or of a `.keras` file.
+        source: path of a run directory, whose newest checkpoint is used (its moving averages, if it
+            keeps them), or of a `.keras` file.
 
     Raises:
         RunError: the weights cannot be read, or belong to a different backbone.
@@ -28,7 +29,7 @@ def copy_weights(model: HDC, source: str) -> None:
                 f"model.init_from: {path} is a folder without {run.config_file.name}. Expected a run directory or a "
                 "`.keras` file."
             )
-        found, path = run.checkpoints.load()
+        found, path = run.checkpoints.load(weights="auto")
     else:
         try:
             found = read_model(path)
