@@ -19,6 +19,7 @@ from hdc_keras.devices import list_devices
 from hdc_keras.runs.directory import RunDirectory
 from hdc_keras.training.distribution import Distribution
 from hdc_keras.training.dry_run import dry_run
+from hdc_keras.training.memory import MemoryNeed
 from hdc_keras.training.pretraining import Outcome, pretrain
 
 from .console import console, print_notes, print_parts, progress_bar
@@ -75,10 +76,10 @@ def dry_run_job(experiment: Experiment, videos: VideoSet) -> int:
     steps_per_epoch(experiment, records)
     print_notes([*notes, *distribution.notes])
     with console.status("building the model and taking two steps"):
-        found = dry_run(experiment, records, distribution)
+        found = dry_run(experiment, records, distribution, _tell_need)
     table = Table(show_header=False, box=None, padding=(0, 2))
     rows = {
-        "device": f"{_device()}, {keras.backend.backend()}, {distribution.name}, XLA {'on' if found.xla else 'off'}",
+        "device": f"{_device()}, {keras.backend.backend()}, {distribution.name}, {_compiler(found.xla)}",
         "batch of windows": f"{found.batch_shape} {found.batch_dtype}",
         "views": f"{found.views_shape}  ({', '.join(found.view_names)})",
         **{f"features of {level}": f"{shape}" for level, shape in found.feature_shapes.items()},
@@ -87,6 +88,7 @@ def dry_run_job(experiment: Experiment, videos: VideoSet) -> int:
         "first batch": f"{found.first_batch_s:.1f} s",
         "first step": f"{found.first_step_s:.1f} s, including tracing and compiling; loss {found.loss:.3f}",
         "second step": f"{found.step_s:.2f} s, {found.clips / found.step_s:.1f} clips/s",
+        "memory needed": f"{found.need}",
         "peak memory": f"{found.memory_gib:.2f} GiB ({found.memory_of})",
         "whole run": f"{found.steps:,} steps, about {timedelta(seconds=round(found.steps * found.step_s))} if data "
         "loading keeps up, without kNN checks and checkpoints",
@@ -96,6 +98,12 @@ def dry_run_job(experiment: Experiment, videos: VideoSet) -> int:
     console.print(table)
     console.print("Nothing was written.")
     return 0
+
+
+def _tell_need(need: MemoryNeed) -> None:
+    """Say before the first step if it will probably fail."""
+    if need.fits is False:
+        _warn(f"Memory: a step needs {need}.")
 
 
 def _warn(text: str) -> None:
@@ -205,6 +213,12 @@ class Screen(keras.callbacks.Callback):
             ]
             table.add_row(level, *cells)
         self.live.update(Group(self.bar, table))
+
+
+def _compiler(xla: bool) -> str:
+    if keras.backend.backend() == "torch":
+        return "PyTorch's own kernels"
+    return f"XLA {'on' if xla else 'off'}"
 
 
 def _device() -> str:

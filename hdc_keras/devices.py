@@ -1,6 +1,7 @@
 """The devices of this machine, and what the active backend can do on them."""
 
 import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -64,6 +65,31 @@ def peak_memory() -> tuple[float, str]:
         return float("nan"), "not measured on this system"
     unit = 1 if sys.platform == "darwin" else 2**10  # macOS counts bytes, Linux KiB
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30, "of this process"
+
+
+def device_memory() -> tuple[int, str]:
+    """Memory in bytes that a step can use at most, and whose it is, worded as in "of the GPU"; 0 if it is unknown."""
+    backend = keras.backend.backend()
+    if not has_accelerator():
+        try:
+            return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), "of this machine"
+        except (AttributeError, ValueError, OSError):  # Windows
+            return 0, "of this machine"
+    if backend == "torch":
+        import torch
+
+        return int(torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory), "of the GPU"
+    if backend == "jax":
+        import jax
+
+        stats = jax.local_devices()[0].memory_stats() or {}
+        return int(stats.get("bytes_limit", 0)), "of the first device, as far as JAX reserves it"
+    query = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+    try:
+        found = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True).stdout.split()
+        return int(found[0]) * 2**20, "of the first GPU"
+    except (OSError, ValueError, IndexError, subprocess.SubprocessError):
+        return 0, "of the first GPU"
 
 
 def uses_cuda() -> bool:

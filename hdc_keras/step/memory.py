@@ -50,7 +50,13 @@ class StepMemory(NamedTuple):
         return sum(self)
 
 
-def step_memory(model: ContrastModel, videos: int, windows: Sequence[int], optimizer_slots: int = 1) -> StepMemory:
+def step_memory(
+    model: ContrastModel,
+    videos: int,
+    windows: Sequence[int],
+    optimizer_slots: int = 1,
+    micro_batches: int | None = None,
+) -> StepMemory:
     """Estimate the memory of a step.
 
     Args:
@@ -58,15 +64,17 @@ def step_memory(model: ContrastModel, videos: int, windows: Sequence[int], optim
         videos: videos of a batch on one device.
         windows: (windows, time, height, width, 3) of a video.
         optimizer_slots: variables that the optimizer keeps for each weight.
+        micro_batches: number of micro-batches; those of the model when `None`.
     """
     options, size = model.step_options, model.view_generator.config.size
     clip = (windows[1], size, size, 3)
-    clips = math.ceil(videos / options.micro_batches) * len(model.online_views)
+    pieces = micro_batches or options.micro_batches
+    clips = math.ceil(videos / pieces) * len(model.online_views)
     kept, largest = _kept_bytes(model.pyramid, clip)
     if options.rematerialise:
         kept = _kept_in_blocks(model.blocks, clip)
     trainable = [*model.pyramid.trainable_variables, *model.objective.trainable_variables]
-    copies = 2 + optimizer_slots + (options.micro_batches > 1) + (model.averages is not None)
+    copies = 2 + optimizer_slots + (pieces > 1) + (model.averages is not None)
     item = _item_size(model.pyramid)
     return StepMemory(
         weights=_bytes(trainable) * copies + (_bytes(trainable) // 2 if item == 2 else 0),

@@ -1,7 +1,7 @@
 """`--dry-run`: take two steps of a run, to know its cost before starting it."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from hdc_keras.data.records import VideoRecord
 from hdc_keras.devices import peak_memory
 from hdc_keras.training.batches import Batches, TrainingVideos
 from hdc_keras.training.distribution import Distribution
+from hdc_keras.training.memory import MemoryNeed, memory_need
 from hdc_keras.training.models import compiled_model
 
 
@@ -38,6 +39,7 @@ class DryRun:
         steps: steps of the whole run.
         memory_gib: peak memory so far, in GiB.
         memory_of: where the memory was measured, worded as in "of the first GPU".
+        need: the memory by formula, and whether it fits.
     """
 
     xla: bool
@@ -56,15 +58,22 @@ class DryRun:
     steps: int
     memory_gib: float
     memory_of: str
+    need: MemoryNeed
 
 
-def dry_run(experiment: Experiment, records: Sequence[VideoRecord], distribution: Distribution) -> DryRun:
+def dry_run(
+    experiment: Experiment,
+    records: Sequence[VideoRecord],
+    distribution: Distribution,
+    tell: Callable[[MemoryNeed], None] = lambda need: None,
+) -> DryRun:
     """Build the experiment's model, load one batch, and take two steps on it. Writes nothing.
 
     Args:
         experiment: the run to try.
         records: videos with splits.
         distribution: the devices to train on.
+        tell: called with the estimated memory before the first step, which may fail for lack of it.
 
     Raises:
         DataError: there are too few videos, or too many that cannot be decoded.
@@ -74,6 +83,8 @@ def dry_run(experiment: Experiment, records: Sequence[VideoRecord], distribution
     with distribution.activate():
         with distribution.scope():
             model = compiled_model(experiment, steps, distribution)
+        need = memory_need(model, experiment, distribution)
+        tell(need)
         videos = TrainingVideos.of(experiment, records)
         batches = Batches(videos.loader, experiment.data.workers, videos.policy, distribution).from_step(0)
         began = time.monotonic()
@@ -104,6 +115,7 @@ def dry_run(experiment: Experiment, records: Sequence[VideoRecord], distribution
         steps=steps * train.epochs,
         memory_gib=memory,
         memory_of=memory_of,
+        need=need,
     )
 
 

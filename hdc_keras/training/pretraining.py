@@ -26,6 +26,7 @@ from hdc_keras.training.callbacks import (
 from hdc_keras.training.distribution import Distribution
 from hdc_keras.training.knn_check import KnnCheck
 from hdc_keras.training.loop import fit_epochs
+from hdc_keras.training.memory import memory_need
 from hdc_keras.training.models import compile_model, compiled_model
 from hdc_keras.training.optimizers import exclude_from_decay
 from hdc_keras.training.run_logger import RunLogger
@@ -73,7 +74,7 @@ def pretrain(
         callbacks: further Keras callbacks, for progress.
         distribution: the devices to train on; chosen from `train.strategy` when `None`.
         warn: called with a message for every damaged checkpoint that is skipped, if there is none to continue from, for
-            a collapse, and if there is no kNN check.
+            a collapse, if there is no kNN check, and if a step will probably not fit into memory.
 
     Raises:
         ConfigError: when resuming, a key was edited that changes the course of training.
@@ -100,6 +101,9 @@ def pretrain(
                 model = _model_from_checkpoint(experiment, run, steps, distribution, warn)
             else:
                 model = compiled_model(experiment, steps, distribution)
+        need = memory_need(model, experiment, distribution)
+        if need.fits is False:
+            warn(f"Memory: a step needs {need}.")
         videos = TrainingVideos.of(experiment, records)
         batches = Batches(videos.loader, experiment.data.workers, videos.policy, distribution)
         logger = RunLogger(
