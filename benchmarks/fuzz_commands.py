@@ -112,7 +112,6 @@ BAD_OPTIONS = [
     ["--run", "videos/across/0.mp4"],
     ["--run", "videos"],
     ["--run", "run"],
-    ["--resume"],
     ["--init-from", "videos"],
     ["--init-from", "binary.csv"],
     ["--init-from", "nowhere"],
@@ -213,7 +212,6 @@ def wrong_choice(draw: random.Random) -> Invocation:
         ["prepare", "--data", "videos", "--out", "videos/across/0.mp4/out"],
         ["pretrain", "--resume"],
         ["pretrain", "--run", "run", "--resume", "--data", "videos"],
-        ["pretrain", "--run", "nowhere", "--resume"],
         ["doctor", "--set", "train.epochs=3"],
         ["doctor", "--data", "videos", "--failures", "binary.csv"],
         ["nope"],
@@ -255,7 +253,8 @@ def wrong_run(draw: random.Random) -> Invocation:
             for content in (b"\xff\xfe", b"a: [", b"- 1\n", b"nokey: 1\n")
         ),
         (config, b"data: {frames: many}\n", all_commands),
-        *((old, content, all_commands) for content in (b"", b"PK\x03\x04", b"not a zip", None)),
+        *((old, content, all_commands) for content in (b"", b"PK\x03\x04", b"not a zip")),
+        (old, None, all_commands[:-1]),  # --resume starts a run without a checkpoint from the beginning
         *((results, content, reading) for content in (b"", b"[]", b"{}", b"null", b"\xff", b'{"protocol": 1}')),
         (results, json.dumps({"protocol": "knn", "version": 1, "dataset": "x", "metrics": []}).encode(), reading),
         ("run/metrics.csv", b"epoch,loss\none,two\n", reading[:1]),
