@@ -10,7 +10,8 @@ loops found in public code: PyAV and OpenCV decode from the start to the last ne
 runs every candidate once. Ratios are taken within rounds, and their medians are printed. In the environment of
 `.ci/run-tfio`, where tensorflow-io works, `data.decoder: tfio` takes part.
 
---wait instead measures the share of a training step spent waiting for its batch, with the pipeline on all cores.
+--wait instead measures the share of a training step spent waiting for its batch, with the pipeline on all cores, on the
+active backend.
 """
 
 import argparse
@@ -128,23 +129,26 @@ def available_peers():
 
 
 def wait_share(loader, backbone, size, steps):
-    """Share of the training time that is spent waiting for batches."""
+    """Share of the training time that `fit` waits for batches, after its first step, on the active backend."""
     import keras
 
     from hdc_keras import HDC
     from hdc_keras.backbones import build_backbone
+    from hdc_keras.config import TrainConfig
+    from hdc_keras.training.batches import Batches
+    from hdc_keras.training.distribution import Distribution
 
+    class FromFirstStep(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            if batch == 0:
+                self.waited, self.began = batches.waited(), time.perf_counter()
+
+    train = TrainConfig(strategy="one_device", batch_size=loader.batch_size)
+    batches, since = Batches(loader, None, None, Distribution(train)), FromFirstStep()
     model = HDC(build_backbone(backbone), views={"size": size})
     model.compile(keras.optimizers.SGD(1e-3))
-    dataset = iter(windows_dataset(loader))
-    model.train_on_batch(next(dataset))
-    waited, began = 0.0, time.perf_counter()
-    for _ in range(steps):
-        requested = time.perf_counter()
-        batch = next(dataset)
-        waited += time.perf_counter() - requested
-        model.train_on_batch(batch)
-    return waited / (time.perf_counter() - began)
+    model.fit(batches.from_step(0), steps_per_epoch=steps + 1, verbose=0, shuffle=False, callbacks=[since])
+    return (batches.waited() - since.waited) / (time.perf_counter() - since.began)
 
 
 def main():
@@ -154,6 +158,7 @@ def main():
     parser.add_argument(
         "--wait", action="store_true", help="instead measure the share of a step spent waiting for data"
     )
+    parser.add_argument("--backbone", help="with --wait: r3d_tiny or r3d18; default: both, one after the other")
     arguments = parser.parse_args()
     files = loader_of(arguments.data or ensure_moving_shapes(MovingShapes()).parent)
     print(f"{len(files.records)} videos, {os.cpu_count()} cores", flush=True)
@@ -164,6 +169,8 @@ def main():
         shards = loader_of(folder)
         if arguments.wait:
             for backbone, size, steps in (("r3d_tiny", 32, 60), ("r3d18", 112, 4)):
+                if arguments.backbone not in (None, backbone):
+                    continue
                 shares = {
                     name: wait_share(loader, backbone, size, steps)
                     for name, loader in (("shards", shards), ("files", files))

@@ -264,6 +264,16 @@ class ContrastConfig(_Section):
         "{P2_spatial: 1024, P5_temporal: 16384}",
     )
 
+    @field_validator("queue_length", mode="before")
+    @classmethod
+    def _lengths(cls, value: Any) -> Any:
+        numbers = list(value.values()) if isinstance(value, dict) else [value]
+        if not numbers or any(type(number) is not int or number < 1 for number in numbers):
+            raise ValueError(
+                "expected a whole number of 1 or more, or one for each level and task, as in {P2_spatial: 1024, ...}"
+            )
+        return value
+
     @property
     def pairs(self) -> tuple[tuple[Level, str], ...]:
         """Each (level, task) that has a loss, shallowest level first."""

@@ -1,7 +1,7 @@
 import pytest
 
 from hdc_keras import HDC, R3D
-from hdc_keras.config import PRESETS, Experiment, dump_experiment, load_experiment, preset
+from hdc_keras.config import PRESETS, Experiment, dump_experiment, load_experiment, preset, validate
 from hdc_keras.errors import ConfigError
 
 
@@ -159,3 +159,11 @@ def test_literals_are_not_parsed_and_overrides_win_over_them(tmp_path):
     experiment = load_experiment(tmp_path / "e.yaml", ["model.init_from=other"], literals=literals)
 
     assert (experiment.data.path, experiment.model.init_from) == ("clips #1: [x]", "other")
+
+
+@pytest.mark.parametrize("length", [0, "many", {}, {"P2_spatial": 0}, True])
+def test_a_queue_length_is_a_number_or_one_for_each_level_and_task(length):
+    with pytest.raises(
+        ConfigError, match=r"`contrast\.queue_length`: expected a whole number of 1 or more, or one for"
+    ):
+        validate(Experiment, {"contrast": {"queue_length": length}}, "test")

@@ -1,5 +1,6 @@
 """Which devices share a batch: one, all devices of this machine, or the devices of several machines."""
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
@@ -19,7 +20,7 @@ _HOW_TO_START = {
     "started by srun with several tasks.",
     "torch": "processes of PyTorch are started by torchrun, or by srun with several tasks.",
 }
-# How long the processes of PyTorch wait for each other: the chief alone saves checkpoints.
+# How long the processes of PyTorch wait for each other, such as for one that decodes or saves on a slow disk.
 _PATIENCE = timedelta(hours=2)
 
 
@@ -85,7 +86,7 @@ class Distribution:
             else:
                 source = f"the {videos} clips of each view on each device; positives are computed on other devices"
             self.notes.append(
-                f"{self.device_count} devices share a batch ({self.name}). Negatives come from the whole batch; the "
+                f"{self.device_count} devices share a batch ({self.name}). Losses are those of the whole batch; the "
                 f"backbone's batch norm takes its statistics from {source}."
             )
 
@@ -135,7 +136,7 @@ class Distribution:
         elif len(list_devices()) > 1:
             self.notes.append(
                 f"PyTorch trains on one of the {len(list_devices())} GPUs of this machine. To use all, start "
-                f"`torchrun --nproc-per-node {len(list_devices())} --no-python hdc-keras pretrain ...`."
+                f"`torchrun --nproc-per-node {len(list_devices())} --no-python -- hdc-keras pretrain ...`."
             )
 
     def _cluster(self, train: TrainConfig) -> str:
@@ -246,8 +247,6 @@ def synchronise_batch_norm(model: keras.Model) -> None:
 
 def _joined_torch_processes(cluster: str) -> tuple[int, int]:
     """Join the other processes of PyTorch. Returns their number and the rank of this one."""
-    import os
-
     import torch
 
     host, port = slurm_address()
@@ -257,14 +256,25 @@ def _joined_torch_processes(cluster: str) -> tuple[int, int]:
     if torch.cuda.is_available():
         torch.cuda.set_device(local % torch.cuda.device_count())
     if not torch.distributed.is_initialized():
-        torch.distributed.init_process_group(
-            "nccl" if torch.cuda.is_available() else "gloo",
-            init_method=f"tcp://{host}:{port}" if cluster == "slurm" else "env://",
-            rank=rank,
-            world_size=count,
-            timeout=_PATIENCE,
-        )
+        with _named_failure():
+            torch.distributed.init_process_group(
+                "nccl" if torch.cuda.is_available() else "gloo",
+                init_method=f"tcp://{host}:{port}" if cluster == "slurm" else "env://",
+                rank=rank,
+                world_size=count,
+                timeout=_PATIENCE,
+            )
     return count, rank
+
+
+@contextmanager
+def _named_failure() -> Iterator[None]:
+    """Turn what a backend raises if the processes cannot meet into a `ConfigError`."""
+    try:
+        yield
+    except (RuntimeError, ValueError) as error:
+        how = _HOW_TO_START[keras.backend.backend()]
+        raise ConfigError(f"`train.strategy`: the processes cannot meet: {error}. Expected: {how}") from error
 
 
 def _any_torch_process(flag: bool) -> bool:
@@ -280,7 +290,8 @@ def _joined_jax_processes() -> tuple[int, int]:
     import jax
 
     if not jax.distributed.is_initialized():
-        keras.distribution.initialize()
+        with _named_failure():
+            keras.distribution.initialize()
     return jax.process_count(), jax.process_index()
 
 
@@ -295,10 +306,8 @@ def _joined_cluster(kind: str) -> Any:
     import tensorflow as tf
 
     resolver = tf.distribute.cluster_resolver.SlurmClusterResolver() if kind == "slurm" else None
-    try:
+    with _named_failure():
         return tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=resolver)
-    except RuntimeError as error:
-        raise ConfigError(f"`train.strategy`: multi_worker cannot start: {error}") from error
 
 
 def _any_process(strategy: Any) -> Callable[[bool], bool]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -217,6 +218,52 @@ def test_two_processes_of_other_backends_equal_one_device(videos, tmp_path, back
     finish(*[start(videos, tmp_path, 1, {"two": settings}, backend, **variables) for variables in cluster(backend)])
 
     assert_alike(*[dict(np.load(tmp_path / f"{name}.npz")) for name in ("one", "two")])
+
+
+@pytest.mark.slow
+def test_torchrun_starts_a_run_as_the_docs_say(tmp_path):
+    launch = "torchrun --nproc-per-node 2 --no-python -- hdc-keras pretrain"
+    assert launch.replace("2", "8") in (ROOT / "docs" / "training.md").read_text()
+
+    done = subprocess.run(
+        [Path(sys.executable).parent / launch.split()[0], *launch.split()[1:], "--smoke", "--run", "run"],
+        cwd=tmp_path,
+        env={
+            **os.environ,
+            "KERAS_BACKEND": "torch",
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        },
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "2 devices share a batch (multi_worker)" in done.stdout and "Done: 2 epochs" in done.stdout
+    assert len(RunDirectory(tmp_path / "run").read_metrics()) == 2
+
+
+@pytest.mark.parametrize(
+    ("backend", "variables", "message"),
+    [
+        ("torch", {"WORLD_SIZE": "2", "RANK": "0"}, "the processes cannot meet: .*MASTER_ADDR"),
+        ("jax", {"KERAS_DISTRIBUTION_NUM_PROCESSES": "2"}, "the processes cannot meet: coordinator_address"),
+    ],
+)
+def test_processes_without_an_address_are_refused(no_cluster, tmp_path, backend, variables, message):
+    script = "from hdc_keras.config import TrainConfig; from hdc_keras.training.distribution import Distribution\n"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{script}Distribution(TrainConfig())"],
+        cwd=ROOT,
+        env={**os.environ, "KERAS_BACKEND": backend, **variables},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode == 1 and "ConfigError" in done.stderr
+    assert re.search(message, done.stderr)
 
 
 @pytest.mark.slow
