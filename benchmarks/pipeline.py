@@ -148,7 +148,9 @@ def wait_share(loader, backbone, size, steps):
     model = HDC(build_backbone(backbone), views={"size": size})
     model.compile(keras.optimizers.SGD(1e-3))
     model.fit(batches.from_step(0), steps_per_epoch=steps + 1, verbose=0, shuffle=False, callbacks=[since])
-    return (batches.waited() - since.waited) / (time.perf_counter() - since.began)
+    seconds = time.perf_counter() - since.began
+    print(f"{seconds / steps:.3f} s for each of {steps} steps; waited {since.waited:.2f} s for the first")
+    return (batches.waited() - since.waited) / seconds
 
 
 def main():
