@@ -4,6 +4,7 @@ Names are imported on first use, so `import hdc_keras` is fast and loads no back
 """
 
 import os
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,8 @@ from hdc_keras.version import __version__
 
 # TensorFlow does not use oneDNN on CPUs without AVX-512, although it makes 3D convolutions faster there too
 # (docs/performance.md). The variable must be set before TensorFlow is imported; a value that the user has set is kept.
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+if "tensorflow" not in sys.modules:
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 if TYPE_CHECKING:
     from hdc_keras.backbones import R3D, R3D18, R3DTiny, VideoBackbone

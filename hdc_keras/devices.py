@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
@@ -189,6 +190,24 @@ def refuse_wrong_gradients(network: keras.Model) -> None:
         raise ConfigError(
             "`train.precision`: on a CPU, TensorFlow's oneDNN computes wrong bfloat16 gradients of 3D convolutions. "
             "Use float32, set TF_ENABLE_ONEDNN_OPTS=0 before Python starts (slower), or use another backend."
+        )
+
+
+def warn_of_slow_convolutions() -> None:
+    """Warn if TensorFlow was imported before this package, which would have turned oneDNN on (`hdc_keras/__init__.py`).
+
+    Without oneDNN, the gradient of a 3D convolution with strides took up to 80 times as long on a CPU without AVX-512.
+    """
+    if keras.backend.backend() != "tensorflow" or "TF_ENABLE_ONEDNN_OPTS" in os.environ or has_accelerator():
+        return
+    from tensorflow.python.util import _pywrap_util_port  # the public API does not tell
+
+    if not _pywrap_util_port.IsMklEnabled():
+        warnings.warn(
+            "keras or tensorflow was imported before hdc_keras, and oneDNN is off on this CPU: training takes several "
+            "times as long. Put `import hdc_keras` first, or set TF_ENABLE_ONEDNN_OPTS=1 before Python starts (0 keeps "
+            "oneDNN off without this warning).",
+            stacklevel=3,
         )
 
 

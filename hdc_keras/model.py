@@ -7,7 +7,7 @@ from keras import ops
 
 from hdc_keras.backbones.video_backbone import VideoBackbone
 from hdc_keras.config import ContrastConfig, ViewsConfig, require_no_temporal_negatives, validate
-from hdc_keras.devices import refuse_wrong_gradients, require_compiler, uses_xla
+from hdc_keras.devices import refuse_wrong_gradients, require_compiler, uses_xla, warn_of_slow_convolutions
 from hdc_keras.errors import ConfigError
 from hdc_keras.objective.averages import WeightAverages
 from hdc_keras.objective.contrast import ContrastObjective
@@ -149,6 +149,7 @@ class HDC(keras.Model):
         refuse_wrong_gradients(self.backbone)
         jit = uses_xla("auto") if isinstance(jit_compile, str) else jit_compile
         require_compiler(jit)
+        warn_of_slow_convolutions()
         is_distributed = replica_count_of(self) > 1
         self.step_options = StepOptions(
             micro_batches,

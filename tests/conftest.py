@@ -15,8 +15,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-# Set before anything imports TensorFlow.
+# Set before anything imports TensorFlow. The commands turn oneDNN on too, by importing hdc_keras first.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 # XLA spends most of a test's time on optimising code that runs for milliseconds.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
