@@ -55,6 +55,45 @@ def test_bfloat16_is_refused_where_gradients_would_be_wrong(monkeypatch):
     assert np.isfinite(float(model.optimizer.learning_rate))
 
 
+# Compiles a model in a new process, in which TensorFlow leaves oneDNN off unless `hdc_keras` turns it on.
+COMPILES = """
+import os, warnings
+{imports}
+from tensorflow.python.util import _pywrap_util_port
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    hdc_keras.HDC(hdc_keras.R3D([4] * 4, [1] * 4), {{"size": 16}}).compile("sgd")
+print(_pywrap_util_port.IsMklEnabled(), sum("oneDNN is off" in str(warning.message) for warning in caught))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow" or has_accelerator(), reason="TensorFlow's kernels on a CPU"
+)
+def test_onednn_is_turned_on_or_its_absence_is_warned_of():
+    environment = {name: value for name, value in os.environ.items() if name != "TF_ENABLE_ONEDNN_OPTS"}
+    printed = [
+        subprocess.run(
+            [sys.executable, "-c", COMPILES.format(imports=imports)],
+            env={**environment, **variables},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.split()
+        for imports, variables in (
+            ("import hdc_keras, keras", {}),
+            ("import keras, hdc_keras", {}),
+            ("import keras, hdc_keras", {"TF_ENABLE_ONEDNN_OPTS": "0"}),
+        )
+    ]
+
+    first, late, refused = printed
+    # With AVX-512, TensorFlow turns oneDNN on by itself.
+    assert first == ["True", "0"] and refused == ["False", "0"]
+    assert late in (["False", "1"], ["True", "0"])
+
+
 def test_nothing_is_needed_that_only_unix_has():
     code = (
         "import os, sys; sys.modules['resource'] = None; del os.sched_getaffinity, os.sysconf\n"

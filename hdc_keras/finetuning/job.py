@@ -16,7 +16,7 @@ from hdc_keras.config import Experiment
 from hdc_keras.data.loading import DecodeFailures, FrameStore, WindowLoader
 from hdc_keras.data.records import VideoRecord
 from hdc_keras.data.sampling import WindowSpec
-from hdc_keras.devices import dtype_policy, refuse_wrong_gradients, uses_xla
+from hdc_keras.devices import dtype_policy, refuse_wrong_gradients, uses_xla, warn_of_slow_convolutions
 from hdc_keras.errors import ConfigError, StoppedError, TrainingError
 from hdc_keras.features.store import digest_of_weights, identity
 from hdc_keras.finetuning.classifier import VideoClassifier
@@ -217,6 +217,7 @@ def _compile(
     model: VideoClassifier, optimizer: keras.optimizers.Optimizer, experiment: Experiment, distribution: Distribution
 ) -> None:
     refuse_wrong_gradients(model.backbone)
+    warn_of_slow_convolutions()
     if distribution.synchronises_batch_norm and keras.backend.backend() == "tensorflow":
         synchronise_batch_norm(model.backbone)
     model.compile(
