@@ -1,6 +1,6 @@
 """Measure windows per second on one core: this package's pipeline (shards and files) and other decoders.
 
-Command: python benchmarks/pipeline.py [--data PATH] [--rounds 3] [--wait]
+Command: python benchmarks/pipeline.py [--data PATH] [--rounds 3] [--wait [--steps N]]
 Needs:   pip install decord opencv-python-headless   (a missing decoder is named and left out)
 Cost:    about 1 minute for moving shapes; with --wait, about 7 minutes on 2 cores.
 
@@ -161,6 +161,7 @@ def main():
         "--wait", action="store_true", help="instead measure the share of a step spent waiting for data"
     )
     parser.add_argument("--backbone", help="with --wait: r3d_tiny or r3d18; default: both, one after the other")
+    parser.add_argument("--steps", type=int, help="with --wait: timed steps; default: 60 of r3d_tiny, 4 of r3d18")
     arguments = parser.parse_args()
     files = loader_of(arguments.data or ensure_moving_shapes(MovingShapes()).parent)
     print(f"{len(files.records)} videos, {os.cpu_count()} cores", flush=True)
@@ -174,7 +175,7 @@ def main():
                 if arguments.backbone not in (None, backbone):
                     continue
                 shares = {
-                    name: wait_share(loader, backbone, size, steps)
+                    name: wait_share(loader, backbone, size, arguments.steps or steps)
                     for name, loader in (("shards", shards), ("files", files))
                 }
                 print(f"{backbone:9} waits " + ", ".join(f"{share:.1%} with {name}" for name, share in shares.items()))

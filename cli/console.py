@@ -48,20 +48,34 @@ def start_backend() -> None:
     Raises:
         ConfigError: the backend is unknown or not installed.
     """
-    _require_backend()
+    backend = _required_backend()
     with notices_hidden():
-        import keras
+        _import_keras(backend)
 
         from hdc_keras.devices import list_devices
         from hdc_keras.training.cluster import is_multi_process
 
         # Processes of JAX must meet before one of them looks at its devices.
-        if keras.backend.backend() != "jax" or not is_multi_process():
+        if backend != "jax" or not is_multi_process():
             list_devices()
     logging.getLogger("tensorflow").addFilter(_is_not_about_retracing)
 
 
-def _require_backend() -> None:
+def _import_keras(backend: str) -> None:
+    """Import Keras without packages that it and TensorFlow only try to import, for functions that no command uses.
+
+    They would take a third of the time. Whoever imports them later gets them.
+    """
+    unused = {"jax", "matplotlib", "sklearn"} - {backend} - sys.modules.keys()
+    sys.modules.update(dict.fromkeys(unused))  # type: ignore[arg-type]  # an import raises ModuleNotFoundError
+    try:
+        import keras  # noqa: F401
+    finally:
+        for name in unused:
+            del sys.modules[name]
+
+
+def _required_backend() -> str:
     # Keras reads the variable first, then its config file. It is not asked, because it imports the backend at once.
     name, source = os.environ.get("KERAS_BACKEND"), "KERAS_BACKEND"
     if not name:
@@ -79,6 +93,7 @@ def _require_backend() -> None:
             f"{source}: {name} is not installed. Install it with: pip install {_BACKENDS[name]}, or set "
             f"KERAS_BACKEND to {others}."
         )
+    return name
 
 
 def _is_not_about_retracing(record: logging.LogRecord) -> bool:

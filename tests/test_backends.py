@@ -126,3 +126,17 @@ def test_pretraining_evaluation_and_export_run_without_tensorflow(tmp_path, back
     assert "32 of 32 videos evaluated, 0 failed" in printed
     run(backend, code, "export", "--run", folder, "--format", "keras", cwd=tmp_path)
     assert (folder / "export").exists()
+
+
+STARTS = """
+import sys
+from hdc_keras_cli.console import start_backend
+start_backend()
+print(sorted({"jax", "matplotlib", "sklearn"} & sys.modules.keys()))
+import matplotlib.pyplot, sklearn
+"""
+
+
+@pytest.mark.parametrize("backend", [pytest.param(name, marks=needs(name)) for name in NEEDS])
+def test_commands_start_without_packages_that_they_may_never_use(backend):
+    assert run(backend, ["-c", STARTS]).splitlines()[-1] == ("['jax']" if backend == "jax" else "[]")

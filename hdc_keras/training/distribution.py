@@ -84,7 +84,10 @@ class Distribution:
             elif train.batch_norm == "local":
                 source = f"the {videos} videos of each device"
             else:
-                source = f"the {videos} clips of each view on each device; positives are computed on other devices"
+                source = (
+                    f"the {videos} clips of each view on each device; without a queue, positives are computed on other "
+                    "devices"
+                )
             self.notes.append(
                 f"{self.device_count} devices share a batch ({self.name}). Losses are those of the whole batch; the "
                 f"backbone's batch norm takes its statistics from {source}."
