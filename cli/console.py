@@ -64,7 +64,7 @@ def start_backend() -> None:
 def _import_keras(backend: str) -> None:
     """Import Keras without packages that it and TensorFlow only try to import, for functions that no command uses.
 
-    They would take a third of the time. Whoever imports them later gets them.
+    They would take seconds. Whoever imports them later gets them.
     """
     unused = {"jax", "matplotlib", "sklearn"} - {backend} - sys.modules.keys()
     sys.modules.update(dict.fromkeys(unused))  # type: ignore[arg-type]  # an import raises ModuleNotFoundError
