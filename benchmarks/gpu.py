@@ -83,13 +83,13 @@ def steps_of_hdc(backend, backbone, precision, options, windows, view_size):
     import keras
 
     from hdc_keras.backbones import build_backbone
-    from hdc_keras.config import TrainConfig
+    from hdc_keras.config import Length, TrainConfig
     from hdc_keras.model import HDC
     from hdc_keras.training.optimizers import build_optimizer
 
     keras.config.set_dtype_policy(precision)
     model = HDC(build_backbone(backbone), {"size": view_size})
-    model.compile(build_optimizer(TrainConfig(learning_rate=0.01), 1000), **options)
+    model.compile(build_optimizer(TrainConfig(learning_rate=0.01), Length(1000, 200_000)), **options)
 
     class Repeated(keras.utils.PyDataset):
         def __len__(self):

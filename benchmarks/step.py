@@ -28,7 +28,7 @@ import keras
 import numpy as np
 
 from hdc_keras.backbones import build_backbone
-from hdc_keras.config import TrainConfig
+from hdc_keras.config import Length, TrainConfig
 from hdc_keras.devices import has_accelerator, list_devices, peak_memory
 from hdc_keras.model import HDC
 from hdc_keras.training.optimizers import build_optimizer
@@ -124,7 +124,7 @@ def work(kind, videos):
         step = loop.step
     else:
         model = HDC(build_backbone("r3d18"), {"size": size})
-        model.compile(build_optimizer(TrainConfig(learning_rate=0.01), 1000))
+        model.compile(build_optimizer(TrainConfig(learning_rate=0.01), Length(1000, 200_000)))
         step = model.train_on_batch
     for _ in sys.stdin:
         taken = seconds(step, windows)

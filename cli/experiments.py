@@ -122,7 +122,7 @@ def _small_steps(experiment: Experiment) -> dict[str, Any]:
         "data.frames": min(8, experiment.data.frames),
         "data.decode_size": (round(height * scale), round(width * scale)),
         "views.size": size,
-        "train.epochs": min(2, train.epochs),
+        "train.epochs": min(2, train.epochs or 2),
         "train.batch_size": min(per_micro_batch * train.micro_batches, train.batch_size),
         "train.knn_every": 1,
         "evaluate.clips": min(2, experiment.evaluate.clips),

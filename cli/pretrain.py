@@ -7,6 +7,8 @@ import typer
 
 DEFAULT_CONFIG = "moving-shapes"
 # For your own videos. Both describe the same set: they differ in how videos are decoded and trained on.
+# Fewer steps are announced before a run: with 240, real videos taught nothing, and with 1,400 they did.
+ENOUGH_STEPS = 1000
 CONFIG_FOR_ACCELERATORS, CONFIG_FOR_CPUS = "videos", "videos-cpu"
 
 
@@ -50,6 +52,14 @@ def pretrain(
             "from zero."
         ),
     ] = None,
+    time_budget: Annotated[
+        str | None,
+        typer.Option(
+            help="Train for about this long, as in 30m or 1h30m: the length of the run is computed from the time of "
+            "some steps on this machine, and written to its config.yaml as train.steps.",
+            show_default="the length in the config",
+        ),
+    ] = None,
     dry_run: Annotated[
         bool,
         typer.Option(
@@ -76,6 +86,7 @@ def pretrain(
     Examples:
       hdc-keras pretrain
       hdc-keras pretrain --data path/to/videos --run runs/mine
+      hdc-keras pretrain --data path/to/videos --time-budget 30m
       hdc-keras pretrain --config videos --data videos.csv \\
         --set train.epochs=100 --set train.batch_size=32
       hdc-keras pretrain --preset coupled
@@ -85,7 +96,7 @@ def pretrain(
       hdc-keras pretrain --data path/to/videos --dry-run \\
         --set train.micro_batches=8
     """
-    from hdc_keras.data.from_experiment import steps_per_epoch
+    from hdc_keras.data.from_experiment import length_of
     from hdc_keras.errors import ConfigError, RunError
     from hdc_keras.runs.directory import RunDirectory
     from hdc_keras.runs.videos import require_same_course
@@ -93,11 +104,23 @@ def pretrain(
 
     from .console import console, print_parts, start_backend
     from .experiments import changes, read_videos, resolve
+    from .time_spans import seconds_of
 
     for option, value in (("--config", config), ("--preset", preset), ("--init-from", init_from)):
         if value is not None and not value.strip():
             raise ConfigError(f"{option}: received an empty text. Leave the option out for its default.")
     # Everything that can be refused without a backend is refused before one starts.
+    budget = None if time_budget is None else seconds_of("--time-budget", time_budget)
+    if budget is not None:
+        lengths = [text for text in set_ or [] if text.startswith(("train.epochs=", "train.steps="))]
+        other = "--smoke" if smoke else f"--set {lengths[0]}" if lengths else None
+        if other:
+            raise ConfigError(f"--time-budget and {other} both give the length of the run. Leave one of them out.")
+        if is_multi_process():
+            raise ConfigError(
+                "--time-budget measures one process, but this run has several. Give its length with "
+                "--set train.steps=..."
+            )
     if resume and (run is None or dry_run):
         raise ConfigError("--resume continues the run that --run names: it needs --run, and excludes --dry-run.")
     chosen = config or (CONFIG_FOR_CPUS if data is not None else DEFAULT_CONFIG)
@@ -108,7 +131,9 @@ def pretrain(
         if config or preset or data is not None or set_ or smoke or init_from:
             if depends_on_devices:
                 chosen = config_for_videos()
-            different = changes(experiment, resolve(chosen, preset, data, set_ or [], smoke, init_from))
+            # The run keeps the length that the time budget gave it when it started.
+            kept = [f"train.steps={experiment.train.steps}"] if budget is not None and experiment.train.steps else []
+            different = changes(experiment, resolve(chosen, preset, data, [*(set_ or []), *kept], smoke, init_from))
             if different:
                 raise ConfigError(
                     f"--resume: the options describe another run than the one in {run}: {', '.join(different)}. Give "
@@ -129,11 +154,9 @@ def pretrain(
     videos = read_videos(experiment, run if continues else None)
     if continues and run:
         require_same_course(run, experiment, videos.records)
-        finished = RunDirectory(run).checkpoints.newest_step() >= experiment.train.epochs * steps_per_epoch(
-            experiment, videos.records
-        )
-        if finished:
-            print_parts("Run: ", (str(run), "bold"), f" is finished after {experiment.train.epochs} epochs.")
+        steps = length_of(experiment, videos.records).steps
+        if RunDirectory(run).checkpoints.newest_step() >= steps:
+            print_parts("Run: ", (str(run), "bold"), f" is finished after {steps:,} steps.")
             return
     if depends_on_devices:
         chosen = config_for_videos()
@@ -143,14 +166,25 @@ def pretrain(
     if smoke and not continues:
         smaller = changes(resolve(chosen, preset, data, set_ or [], smoke=False, init_from=init_from), experiment)
         console.print(f"Smoke: {', '.join(smaller)}. --set wins over these values.", soft_wrap=True)
-    steps_per_epoch(experiment, videos.records)
+    steps = length_of(experiment, videos.records).steps
 
     folder = run or Path("runs") / experiment.name
     if not dry_run and not is_multi_process():  # in a cluster, the other processes may see the lock of their chief
         RunDirectory(folder).require_idle()
     start_backend()
-    from .pretrain_job import dry_run_job, run_job
+    from .pretrain_job import dry_run_job, fit_to_budget, run_job
 
+    if budget is not None and not continues:
+        experiment = fit_to_budget(experiment, videos, budget)
+        steps = length_of(experiment, videos.records).steps
+    if steps < ENOUGH_STEPS and not smoke and not continues:
+        console.print(
+            f"This run takes only {steps:,} steps. On real video, a few hundred steps taught nothing and "
+            f"{ENOUGH_STEPS:,} or more did (see docs/real-video.md). Train for longer with --set "
+            f"train.steps={3 * ENOUGH_STEPS}, or --time-budget 30m.",
+            style="yellow",
+            soft_wrap=True,
+        )
     if dry_run:
         raise typer.Exit(dry_run_job(experiment, videos))
     raise typer.Exit(run_job(experiment, folder, continues, videos))

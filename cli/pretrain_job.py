@@ -12,8 +12,8 @@ from rich.console import Group
 from rich.live import Live
 from rich.table import Table
 
-from hdc_keras.config import Experiment
-from hdc_keras.data.from_experiment import host_policy, steps_per_epoch
+from hdc_keras.config import Experiment, Length
+from hdc_keras.data.from_experiment import host_policy, length_of
 from hdc_keras.data.records import VideoRecord, VideoSet
 from hdc_keras.devices import list_devices
 from hdc_keras.runs.directory import RunDirectory
@@ -21,6 +21,7 @@ from hdc_keras.training.distribution import Distribution
 from hdc_keras.training.dry_run import dry_run
 from hdc_keras.training.memory import MemoryNeed
 from hdc_keras.training.pretraining import Outcome, pretrain
+from hdc_keras.training.time_budget import steps_within
 
 from .console import console, print_notes, print_parts, progress_bar
 
@@ -42,7 +43,7 @@ def run_job(experiment: Experiment, path: Path, resume: bool, videos: VideoSet) 
     if not resume and distribution.is_chief:
         run.check_free()
     records, notes = videos
-    steps_per_epoch(experiment, records)
+    length_of(experiment, records)
     host_policy(experiment)
     # The chief alone locks the run, for all processes that train it together.
     with run.sole_training(_warn) if distribution.is_chief else nullcontext():
@@ -61,19 +62,33 @@ def _train(
 ) -> int:
     _print_setup(run, experiment, records, notes)
     print_notes(distribution.notes)
-    screen = Screen(experiment, steps_per_epoch(experiment, records))
+    length = length_of(experiment, records)
+    screen = Screen(length)
     with screen.live if console.is_terminal else nullcontext():
         outcome = pretrain(
             experiment, run, records, resume=resume, callbacks=[screen], distribution=distribution, warn=_warn
         )
-    return _print_outcome(run, experiment, outcome)
+    return _print_outcome(run, length, outcome)
+
+
+def fit_to_budget(experiment: Experiment, videos: VideoSet, seconds: float) -> Experiment:
+    """The experiment with as many steps as fit into a time on this machine, which is measured and printed."""
+    distribution = Distribution(experiment.train)
+    with console.status("taking some steps to measure their time"):
+        steps, step_seconds = steps_within(seconds, experiment, videos.records, distribution)
+    console.print(
+        f"Time budget: a step takes {step_seconds:.2g} s on this machine, so the run takes {steps:,} steps.",
+        soft_wrap=True,
+    )
+    train = experiment.train.model_copy(update={"steps": steps, "epochs": None})
+    return experiment.model_copy(update={"train": train})
 
 
 def dry_run_job(experiment: Experiment, videos: VideoSet) -> int:
     """Take two steps, print their cost and an estimate for the whole run, and return the exit code."""
     distribution = Distribution(experiment.train)
     records, notes = videos
-    steps_per_epoch(experiment, records)
+    length_of(experiment, records)
     print_notes([*notes, *distribution.notes])
     with console.status("building the model and taking two steps"):
         found = dry_run(experiment, records, distribution, _tell_need)
@@ -126,7 +141,7 @@ def _print_setup(run: RunDirectory, experiment: Experiment, records: list[VideoR
     )
 
 
-def _print_outcome(run: RunDirectory, experiment: Experiment, outcome: Outcome) -> int:
+def _print_outcome(run: RunDirectory, length: Length, outcome: Outcome) -> int:
     """Print how the run ended and what to do next, and return the exit code."""
     if outcome.failed_videos:
         print_parts(
@@ -140,13 +155,13 @@ def _print_outcome(run: RunDirectory, experiment: Experiment, outcome: Outcome) 
         )
     if not outcome.finished:
         console.print(
-            f"Stopped after step {outcome.step} ({outcome.epochs} of {experiment.train.epochs} epochs); a checkpoint "
-            f"is saved. Continue with: hdc-keras pretrain --run {run.path} --resume"
+            f"Stopped after step {outcome.step:,} of {length.steps:,} (epoch {outcome.epochs} of {length.epochs}); a "
+            f"checkpoint is saved. Continue with: hdc-keras pretrain --run {run.path} --resume"
         )
         # No signal: another process of the cluster received it.
         return 128 + (outcome.signal or signal.SIGTERM)
     console.print(f"{run.path / 'views.png'} shows the views of the first videos.")
-    print_parts(("Done", "green"), f": {outcome.epochs} epochs. The run is in ", (str(run.path), "bold"), ". Next:")
+    print_parts(("Done", "green"), f": {outcome.step:,} steps. The run is in ", (str(run.path), "bold"), ". Next:")
     console.print(f"  hdc-keras evaluate --run {run.path} --protocol linear")
     console.print(f"  hdc-keras export --run {run.path} --format saved_model")
     return 0
@@ -155,11 +170,11 @@ def _print_outcome(run: RunDirectory, experiment: Experiment, outcome: Outcome) 
 class Screen(keras.callbacks.Callback):
     """Shows a progress bar (speed, loss, kNN check) and a table of loss, accuracy and weight by level and task."""
 
-    def __init__(self, experiment: Experiment, steps_per_epoch: int):
+    def __init__(self, length: Length):
         super().__init__()
-        self.experiment = experiment
+        self.epochs = length.epochs
         self.bar = progress_bar()
-        self.task = self.bar.add_task("pretraining", total=steps_per_epoch * experiment.train.epochs, note="")
+        self.task = self.bar.add_task("pretraining", total=length.steps, note="")
         self.live = Live(self.bar, console=console, refresh_per_second=4)
         self.knn: dict[str, float] = {}
         self._drawn = 0.0
@@ -181,7 +196,7 @@ class Screen(keras.callbacks.Callback):
         self.knn.update({name: value for name, value in values.items() if name.startswith("knn_")})
         rate = values.get("clips_per_second", 0.0)
         knn = "  ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in self.knn.items())
-        epochs = self.experiment.train.epochs
+        epochs = self.epochs
         self.bar.update(
             self.task,
             description=f"epoch {epoch + 1}/{epochs}",

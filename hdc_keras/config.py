@@ -6,7 +6,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -34,6 +34,10 @@ LEVELS: tuple[Level, ...] = get_args(Level)
 # When the learning rate is scaled, `train.learning_rate` is its value at this batch size (Goyal et al. 2017, arXiv
 # 1706.02677).
 _REFERENCE_BATCH = 256
+
+_EPOCHS = 200
+# Of runs whose length is given in steps. Saving and checking take seconds, and a pass over few videos hardly longer.
+_LEAST_STEPS_PER_EPOCH = 100
 
 # Seeds are unsigned 32-bit integers in numpy and in the backends.
 _LARGEST_SEED = 2**32 - 1
@@ -311,10 +315,38 @@ class ContrastConfig(_Section):
         return self
 
 
+class Length(NamedTuple):
+    """How long a run is.
+
+    Attributes:
+        steps_per_epoch: steps of an epoch. The last epoch may be shorter.
+        steps: steps of the whole run.
+    """
+
+    steps_per_epoch: int
+    steps: int
+
+    @property
+    def epochs(self) -> int:
+        """Epochs of the run, including a last one that is shorter."""
+        return self.epochs_after(self.steps)
+
+    def epochs_after(self, step: int) -> int:
+        """Number of epochs that are finished after a step. The run's last step finishes an epoch."""
+        return -(-step // self.steps_per_epoch) if step >= self.steps else step // self.steps_per_epoch
+
+
 class TrainConfig(_Section):
     """How the network is trained, and on which devices."""
 
-    epochs: PositiveInt = Field(200, description="passes over the training videos")
+    epochs: PositiveInt | None = Field(
+        None, description="passes over the training videos; empty: train.steps, or 200 if that is empty too"
+    )
+    steps: PositiveInt | None = Field(
+        None,
+        description="training steps, instead of epochs; an epoch, after which training logs and saves, is then as many "
+        f"whole passes over the videos as take {_LEAST_STEPS_PER_EPOCH} steps or more",
+    )
     batch_size: Annotated[int, Field(ge=2)] = Field(64, description="videos per step, summed over all devices")
     optimizer: Literal["sgd", "adamw", "lars"] = Field(
         "sgd", description="sgd (as PyTorch's, with Nesterov momentum 0.9), adamw or lars (for large batches)"
@@ -327,7 +359,7 @@ class TrainConfig(_Section):
         None, description="maximum global norm of the gradient, over all devices; empty: no clipping"
     )
     warmup_epochs: Annotated[float, Field(ge=0)] = Field(
-        10, description="epochs of linear warm-up, at most half of epochs; then cosine decay to 0"
+        10, description="epochs of linear warm-up, at most half of the run; then cosine decay to 0"
     )
     weight_decay: Annotated[float, Field(ge=0)] | None = Field(
         None,
@@ -390,6 +422,28 @@ class TrainConfig(_Section):
         30, description="minutes after which a checkpoint is saved within an epoch, too; empty: never"
     )
     keep_checkpoints: PositiveInt = Field(2, description="newest checkpoints to keep, in addition to the best one")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_length(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("epochs") is None and values.get("steps") is None:
+            return {**values, "epochs": _EPOCHS}
+        return values
+
+    @model_validator(mode="after")
+    def _not_two_lengths(self) -> "TrainConfig":
+        if self.epochs is not None and self.steps is not None:
+            raise ValueError(
+                f"epochs ({self.epochs}) and steps ({self.steps}) are both given; a run ends after one of them"
+            )
+        return self
+
+    def length(self, steps_per_pass: int) -> "Length":
+        """How long a run is, for videos that fill `steps_per_pass` batches."""
+        if self.steps is None:
+            assert self.epochs is not None
+            return Length(steps_per_pass, self.epochs * steps_per_pass)
+        return Length(-(-_LEAST_STEPS_PER_EPOCH // steps_per_pass) * steps_per_pass, self.steps)
 
     @property
     def peak_learning_rate(self) -> float:
@@ -562,10 +616,11 @@ def load_experiment(
         for key, value in changes.items():
             _assign(values, [section, key], value, f"preset {preset_name}")
     for key, value in (literals or {}).items():
+        _drop_other_length(values, key, value)
         _assign(values, key.split("."), value, key)
-    set_by = {}
+    set_by: dict[str, str] = {}
     for override in overrides or []:
-        set_by[_apply_override(values, override)] = f"--set {override}"
+        set_by[_apply_override(values, override, set_by)] = f"--set {override}"
     return validate(Experiment, values, str(path), set_by)
 
 
@@ -620,8 +675,8 @@ def _parse_yaml(text: str) -> Any:
     return yaml.load(text, _YamlLoader)
 
 
-def _apply_override(values: dict[str, Any], override: str) -> str:
-    """Apply a text as in `--set`, and return its key."""
+def _apply_override(values: dict[str, Any], override: str, set_by: Mapping[str, str]) -> str:
+    """Apply a text as in `--set`, and return its key. Earlier overrides are in `set_by`."""
     key, equals, text = override.partition("=")
     if not equals or not all(key.split(".")):
         raise ConfigError(f"--set {override}: expected section.key=value, as in --set train.epochs=50")
@@ -629,8 +684,20 @@ def _apply_override(values: dict[str, Any], override: str) -> str:
         value = _parse_yaml(text)
     except _YAML_ERRORS as error:
         raise ConfigError(f"--set {override}: the value is not valid YAML ({error})") from error
+    if _OTHER_LENGTH.get(key) not in set_by:
+        _drop_other_length(values, key, value)
     _assign(values, key.split("."), value, f"--set {override}")
     return key
+
+
+_OTHER_LENGTH = {"train.epochs": "train.steps", "train.steps": "train.epochs"}
+
+
+def _drop_other_length(values: dict[str, Any], key: str, value: Any) -> None:
+    """A length in steps replaces one in epochs that was given before, and the other way round."""
+    train = values.get("train")
+    if key in _OTHER_LENGTH and value is not None and isinstance(train, dict):
+        train.pop(_OTHER_LENGTH[key].removeprefix("train."), None)
 
 
 def _assign(values: dict[str, Any], key: list[str], value: Any, where: str) -> None:

@@ -6,7 +6,7 @@ The videos are read without a backend, so that commands can refuse a wrong set b
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from hdc_keras.config import Experiment
+from hdc_keras.config import Experiment, Length
 from hdc_keras.data.datasets import VideoSet, read_local_dataset
 from hdc_keras.data.records import SPLITS, VideoRecord, at_most_per_class, read_records, with_splits
 from hdc_keras.data.sampling import WindowSpec, count_steps, random_generator
@@ -69,9 +69,10 @@ def load_undivided_videos(experiment: Experiment) -> VideoSet:
     return read_local_dataset(data)
 
 
-def steps_per_epoch(experiment: Experiment, records: Sequence[VideoRecord]) -> int:
-    """Number of batches in one pass over the training videos. Raises `DataError` if they do not fill one batch."""
-    return count_steps(sum(record.split == "train" for record in records), experiment.train.batch_size)
+def length_of(experiment: Experiment, records: Sequence[VideoRecord]) -> Length:
+    """How long the experiment's run is. Raises `DataError` if the training videos do not fill one batch."""
+    videos = sum(record.split == "train" for record in records)
+    return experiment.train.length(count_steps(videos, experiment.train.batch_size))
 
 
 def window_spec(experiment: Experiment) -> WindowSpec:

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 
 from hdc_keras.backbones import build_backbone
-from hdc_keras.config import Experiment
+from hdc_keras.config import Experiment, Length
 from hdc_keras.data.loading import DecodeFailures, FrameStore, WindowLoader
 from hdc_keras.data.records import VideoRecord
 from hdc_keras.data.sampling import WindowSpec
@@ -178,12 +178,12 @@ def _train(
     callbacks = [
         _StopOnNonFiniteLoss(),
         logger,
-        SaveCheckpoints(run, experiment.train),
+        SaveCheckpoints(run, recipe.epochs, experiment.train),
         _ReportProgress(job, steps, progress),
     ]
     try:
         with failures.named():
-            fit_epochs(model, batches, steps, recipe.epochs, stop, callbacks)
+            fit_epochs(model, batches, Length(steps, recipe.epochs * steps), stop, callbacks)
     finally:
         stop.restore()
         logger.write_failures()

@@ -107,9 +107,16 @@ def _summary(experiment: Experiment, environment: dict[str, Any], metrics: Seque
     if not metrics:
         return f"{sentence}; no epoch has finished yet."
     devices = ", ".join(environment.get("devices") or []) or "an unknown device"
-    done, total = len(metrics), experiment.train.epochs
-    epochs = f"{done} of {total}" if done < total else f"{done}"
-    return f"{sentence}: {epochs} epochs, {duration(sum(row['seconds'] for row in metrics))} on {devices}."
+    train, done = experiment.train, metrics[-1]
+    steps = (
+        f"{done['step']:,.0f} of {train.steps:,}"
+        if train.steps and done["step"] < train.steps
+        else f"{done['step']:,.0f}"
+    )
+    epochs = f"{len(metrics)} of {train.epochs}" if train.epochs and len(metrics) < train.epochs else f"{len(metrics)}"
+    return (
+        f"{sentence}: {steps} steps ({epochs} epochs), {duration(sum(row['seconds'] for row in metrics))} on {devices}."
+    )
 
 
 def _result_sections(results: Sequence[SavedResult]) -> Content:

@@ -280,8 +280,9 @@ def _flat(experiment: Experiment) -> dict[str, Any]:
 
 
 def _is_free(key: str, before: Any, now: Any) -> bool:
-    # The learning rate is 0 after the last epoch that a run was started with, so it may end earlier but not later.
-    return key in _FREE_KEYS or key.startswith("evaluate.") or (key == "train.epochs" and now < before)
+    # The learning rate is 0 after the last step that a run was started with, so it may end earlier but not later.
+    ends_earlier = key in ("train.epochs", "train.steps") and None not in (before, now) and now < before
+    return key in _FREE_KEYS or key.startswith("evaluate.") or ends_earlier
 
 
 def _examples(names: Sequence[str]) -> str:

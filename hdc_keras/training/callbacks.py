@@ -161,6 +161,7 @@ class SaveCheckpoints(keras.callbacks.Callback):
 
     Args:
         run: the run directory to save to.
+        epochs: epochs of the whole run.
         train: how often to save, and how many checkpoints to keep.
         distribution: the devices of the run. The chief writes the run's files. The other processes save to a temporary
             folder, because all processes may have to take part in reading the variables that they share.
@@ -170,12 +171,14 @@ class SaveCheckpoints(keras.callbacks.Callback):
     def __init__(
         self,
         run: RunDirectory,
+        epochs: int,
         train: TrainConfig,
         distribution: Distribution | None = None,
         clock: Callable[[], float] = time.monotonic,
     ):
         super().__init__()
         self.run = run
+        self.epochs = epochs
         self.train = train
         self.distribution = distribution
         self.clock = clock
@@ -193,7 +196,7 @@ class SaveCheckpoints(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Save if a checkpoint is due."""
-        is_due = (epoch + 1) % self.train.checkpoint_every == 0 or epoch + 1 == self.train.epochs
+        is_due = (epoch + 1) % self.train.checkpoint_every == 0 or epoch + 1 == self.epochs
         if is_due or self.model.stop_training:
             file = self._save()
             if file and logs and not self.model.stop_training:

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from hdc_keras.config import Experiment
-from hdc_keras.data.from_experiment import steps_per_epoch
+from hdc_keras.data.from_experiment import length_of
 from hdc_keras.data.records import VideoRecord
 from hdc_keras.devices import peak_memory
 from hdc_keras.training.batches import Batches, TrainingVideos
@@ -79,10 +79,10 @@ def dry_run(
         DataError: there are too few videos, or too many that cannot be decoded.
     """
     train = experiment.train
-    steps = steps_per_epoch(experiment, records)
+    length = length_of(experiment, records)
     with distribution.activate():
         with distribution.scope():
-            model = compiled_model(experiment, steps, distribution)
+            model = compiled_model(experiment, length, distribution)
         need = memory_need(model, experiment, distribution)
         tell(need)
         videos = TrainingVideos.of(experiment, records)
@@ -112,7 +112,7 @@ def dry_run(
         first_step_s=timer.seconds[0],
         step_s=timer.seconds[1],
         loss=timer.losses[0],
-        steps=steps * train.epochs,
+        steps=length.steps,
         memory_gib=memory,
         memory_of=memory_of,
         need=need,

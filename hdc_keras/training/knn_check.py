@@ -35,6 +35,7 @@ class KnnCheck:
     Args:
         model: the model in training.
         experiment: its `train.knn_every` and `evaluate` keys are the settings of the check.
+        epochs: epochs of the whole run.
         records: videos with splits. There is no check of a label column if `choose_videos` finds none for it.
         store: decodes the videos.
         warn: called with a message if the videos have labels, but none of them can be checked.
@@ -44,12 +45,14 @@ class KnnCheck:
         self,
         model: HDC,
         experiment: Experiment,
+        epochs: int,
         records: Sequence[VideoRecord],
         store: FrameStore,
         warn: Callable[[str], None] = warnings.warn,
     ):
         self.encoder = ClipEncoder(model, experiment.data.decode_size)
         self.experiment = experiment
+        self.epochs = epochs
         self.store = store
         self.chosen: dict[str, list[VideoRecord]] = {}
         if not experiment.train.knn_every:
@@ -66,8 +69,7 @@ class KnnCheck:
 
     def __call__(self, epoch: int) -> dict[str, float]:
         """Top-1 accuracy after an epoch, by column name `knn_train_{label column}`; empty if no check is due."""
-        every, last = self.experiment.train.knn_every, self.experiment.train.epochs
-        if not self.chosen or (epoch % every and epoch != last):
+        if not self.chosen or (epoch % self.experiment.train.knn_every and epoch != self.epochs):
             return {}
         # Pretraining itself counts the videos that cannot be decoded, so the check leaves them out.
         quick = self.experiment.model_copy(

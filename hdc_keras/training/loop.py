@@ -5,6 +5,7 @@ from typing import Any
 
 import keras
 
+from hdc_keras.config import Length
 from hdc_keras.training.batches import Batches
 from hdc_keras.training.callbacks import StopOnSignal
 
@@ -12,8 +13,7 @@ from hdc_keras.training.callbacks import StopOnSignal
 def fit_epochs(
     model: Any,
     batches: Batches,
-    steps_per_epoch: int,
-    epochs: int,
+    length: Length,
     stop: StopOnSignal,
     callbacks: Sequence[keras.callbacks.Callback],
 ) -> None:
@@ -24,18 +24,20 @@ def fit_epochs(
     Args:
         model: a compiled model that counts its `steps_taken`.
         batches: the training batches.
-        steps_per_epoch: steps per epoch.
-        epochs: total number of epochs.
+        length: how long to train.
         stop: the callback that ends training on a signal; it runs before the others.
         callbacks: the other callbacks.
     """
-    while model.steps_taken < epochs * steps_per_epoch and not stop.stopped:
-        epoch, step_in_epoch = divmod(model.steps_taken, steps_per_epoch)
+    whole_epochs = length.steps // length.steps_per_epoch
+    while model.steps_taken < length.steps and not stop.stopped:
+        epoch, step_in_epoch = divmod(model.steps_taken, length.steps_per_epoch)
+        is_partial = step_in_epoch > 0 or epoch == whole_epochs
+        end = min((epoch + 1) * length.steps_per_epoch, length.steps)
         model.fit(
             batches.from_step(model.steps_taken),
             initial_epoch=epoch,
-            epochs=epoch + 1 if step_in_epoch else epochs,
-            steps_per_epoch=steps_per_epoch - step_in_epoch,
+            epochs=epoch + 1 if is_partial else whole_epochs,
+            steps_per_epoch=end - model.steps_taken,
             verbose=0,
             shuffle=False,  # the batches are in random order already
             callbacks=[stop, *callbacks],

@@ -4,7 +4,7 @@ import keras
 
 from hdc_keras.backbones import build_backbone
 from hdc_keras.backbones.torchvision_weights import load_torchvision_weights
-from hdc_keras.config import Experiment, TrainConfig
+from hdc_keras.config import Experiment, Length, TrainConfig
 from hdc_keras.devices import dtype_policy, uses_xla
 from hdc_keras.model import HDC
 from hdc_keras.training.distribution import Distribution, synchronise_batch_norm
@@ -32,10 +32,10 @@ def build_model(experiment: Experiment) -> HDC:
     return model
 
 
-def compiled_model(experiment: Experiment, steps_per_epoch: int, distribution: Distribution) -> HDC:
+def compiled_model(experiment: Experiment, length: Length, distribution: Distribution) -> HDC:
     """A new model, ready to train. Call this in the scope of the distribution."""
     model = build_model(experiment)
-    compile_model(model, build_optimizer(experiment.train, steps_per_epoch), experiment.train, distribution)
+    compile_model(model, build_optimizer(experiment.train, length), experiment.train, distribution)
     return model
 
 

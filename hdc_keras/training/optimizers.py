@@ -6,7 +6,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from hdc_keras.config import TrainConfig
+from hdc_keras.config import Length, TrainConfig
 
 
 @keras.saving.register_keras_serializable(package="hdc_keras")
@@ -180,13 +180,13 @@ class LARS(keras.optimizers.Optimizer):
 _WEIGHT_DECAY = {"sgd": 1e-4, "adamw": 0.05, "lars": 1e-6}
 
 
-def build_optimizer(config: TrainConfig, steps_per_epoch: int) -> keras.optimizers.Optimizer:
+def build_optimizer(config: TrainConfig, length: Length) -> keras.optimizers.Optimizer:
     """The optimizer of `train`, with its schedule. Weight decay does not apply to biases and batch norm."""
     schedule = WarmupCosine(
         config.peak_learning_rate,
         # Otherwise a run shorter than the warm-up would never reach its peak learning rate.
-        round(min(config.warmup_epochs, config.epochs / 2) * steps_per_epoch),
-        config.epochs * steps_per_epoch,
+        round(min(config.warmup_epochs * length.steps_per_epoch, length.steps / 2)),
+        length.steps,
     )
     decay = _WEIGHT_DECAY[config.optimizer] if config.weight_decay is None else config.weight_decay
     if config.optimizer == "adamw":

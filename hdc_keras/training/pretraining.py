@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import keras
 
-from hdc_keras.config import Experiment
-from hdc_keras.data.from_experiment import steps_per_epoch
+from hdc_keras.config import Experiment, Length
+from hdc_keras.data.from_experiment import length_of
 from hdc_keras.data.records import VideoRecord
 from hdc_keras.devices import make_deterministic
 from hdc_keras.errors import RunError
@@ -92,15 +92,15 @@ def pretrain(
     # The chief alone locks the run, for all processes that train it together.
     with run.sole_training(warn) if distribution.is_chief else nullcontext(), distribution.activate():
         # Prepare: the model, its batches, and the files that it reports to.
-        steps = steps_per_epoch(experiment, records)
+        length = length_of(experiment, records)
         with distribution.scope():
             if resume and not run.checkpoints.files():
                 warn(f"{run.path} ended before its first checkpoint. It starts from the beginning.")
                 resume = False
             if resume:
-                model = _model_from_checkpoint(experiment, run, steps, distribution, warn)
+                model = _model_from_checkpoint(experiment, run, length, distribution, warn)
             else:
-                model = compiled_model(experiment, steps, distribution)
+                model = compiled_model(experiment, length, distribution)
         need = memory_need(model, experiment, distribution)
         if need.fits is False:
             warn(f"Memory: a step needs {need}.")
@@ -108,10 +108,10 @@ def pretrain(
         batches = Batches(videos.loader, experiment.data.workers, videos.policy, distribution)
         logger = RunLogger(
             run,
-            first_epoch=model.steps_taken // steps,
+            first_epoch=length.epochs_after(model.steps_taken),
             failures=videos.failures,
             clips_per_step=train.batch_size * len(model.view_generator.view_names),
-            measure=KnnCheck(model, experiment, records, videos.store, warn),
+            measure=KnnCheck(model, experiment, length.epochs, records, videos.store, warn),
             waited=batches.waited,
             writes=distribution.is_chief,
         )
@@ -121,14 +121,13 @@ def pretrain(
         # Step, log, save. Callbacks run in this order after each step and each epoch.
         stop = StopOnSignal(distribution)
         non_finite = StopOnNonFinite(run) if train.on_nan == "stop" else CountSkippedSteps()
-        save = SaveCheckpoints(run, train, distribution)
+        save = SaveCheckpoints(run, length.epochs, train, distribution)
         try:
             with videos.failures.named():
                 fit_epochs(
                     model,
                     batches,
-                    steps,
-                    train.epochs,
+                    length,
                     stop,
                     [non_finite, WarnOfCollapse(warn), logger, save, *callbacks],
                 )
@@ -139,8 +138,8 @@ def pretrain(
         step = model.steps_taken
         return Outcome(
             step=step,
-            epochs=step // steps,
-            finished=step == train.epochs * steps,
+            epochs=length.epochs_after(step),
+            finished=step == length.steps,
             signal=stop.signal,
             failed_videos=dict(videos.failures.reasons),
             skipped=model.step_record.count("skipped"),
@@ -150,7 +149,7 @@ def pretrain(
 def _model_from_checkpoint(
     experiment: Experiment,
     run: RunDirectory,
-    steps_per_epoch: int,
+    length: Length,
     distribution: Distribution,
     warn: Callable[[str], None],
 ) -> HDC:
@@ -159,8 +158,8 @@ def _model_from_checkpoint(
     if distribution.is_chief:
         run.checkpoints.remove_unfinished()
     model, file = run.checkpoints.load(compiled=True, warn=warn)
-    if model.steps_taken >= train.epochs * steps_per_epoch:
-        raise RunError(f"{run.path} is finished: {file.name} was saved after the last of its {train.epochs} epochs.")
+    if model.steps_taken >= length.steps:
+        raise RunError(f"{run.path} is finished: {file.name} was saved after the last of its {length.steps} steps.")
     exclude_from_decay(model.optimizer)
     compile_model(model, model.optimizer, train, distribution)
     return model

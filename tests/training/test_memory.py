@@ -2,6 +2,7 @@
 
 import pytest
 
+from hdc_keras.config import Length
 from hdc_keras.training import memory
 from hdc_keras.training.distribution import Distribution
 from hdc_keras.training.memory import MemoryNeed, memory_need
@@ -36,7 +37,7 @@ def test_a_need_says_whether_it_fits(need, text):
 def test_the_advice_is_the_smallest_number_of_micro_batches_that_fits(class_folder, monkeypatch):
     experiment = experiment_on(class_folder, batch_size=4)
     distribution = Distribution(experiment.train)
-    model = compiled_model(experiment, 1, distribution)
+    model = compiled_model(experiment, Length(1, 1), distribution)
     whole = memory_need(model, experiment, distribution)
     assert whole.fits and whole.advice is None  # on a machine with more than a few MiB
 

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from hdc_keras.config import TrainConfig
+from hdc_keras.config import Length, TrainConfig
 from hdc_keras.training.optimizers import LARS, PyTorchSGD, WarmupCosine, build_optimizer
 
 
@@ -43,7 +43,7 @@ def test_lars_is_restored_from_its_config():
 @pytest.mark.parametrize("rule, expected", [("none", 0.1), ("linear", 0.4), ("sqrt", 0.2)])
 def test_the_learning_rate_is_scaled_with_the_batch_size_by_the_chosen_rule(rule, expected):
     train = TrainConfig(learning_rate=0.1, batch_size=1024, scale_learning_rate=rule, epochs=10, warmup_epochs=1)
-    schedule = build_optimizer(train, 10)._learning_rate
+    schedule = build_optimizer(train, train.length(10))._learning_rate
 
     assert train.peak_learning_rate == pytest.approx(expected)
     assert max(float(schedule(step)) for step in range(100)) == pytest.approx(expected)
@@ -51,7 +51,7 @@ def test_the_learning_rate_is_scaled_with_the_batch_size_by_the_chosen_rule(rule
 
 @pytest.mark.parametrize("name", ["sgd", "adamw", "lars"])
 def test_every_optimizer_has_the_schedule(name):
-    optimizer = build_optimizer(TrainConfig(optimizer=name, epochs=4, warmup_epochs=1, learning_rate=0.2), 5)
+    optimizer = build_optimizer(TrainConfig(optimizer=name, warmup_epochs=1, learning_rate=0.2), Length(5, 20))
 
     assert optimizer._learning_rate.get_config() == {"peak": 0.2, "warmup_steps": 5, "total_steps": 20}
 
@@ -66,7 +66,7 @@ def test_the_schedule_warms_up_linearly_and_ends_at_zero():
 
 
 def test_a_run_shorter_than_its_warm_up_warms_up_for_half_the_run():
-    schedule = build_optimizer(TrainConfig(epochs=4, warmup_epochs=10), 5)._learning_rate
+    schedule = build_optimizer(TrainConfig(warmup_epochs=10), Length(5, 20))._learning_rate
 
     assert schedule.get_config()["warmup_steps"] == 10
 
@@ -75,7 +75,7 @@ def test_a_run_shorter_than_its_warm_up_warms_up_for_half_the_run():
 def test_weight_decay_excludes_biases_and_norms(name):
     model = keras.Sequential([keras.layers.Dense(3, bias_initializer="ones"), keras.layers.BatchNormalization()])
     model.build((None, 2))
-    optimizer = build_optimizer(TrainConfig(optimizer=name, weight_decay=0.1), 10)
+    optimizer = build_optimizer(TrainConfig(optimizer=name, weight_decay=0.1), Length(10, 2000))
     before = model.get_weights()
 
     optimizer.apply([ops.zeros_like(v) for v in model.trainable_variables], model.trainable_variables)
@@ -136,7 +136,7 @@ class TestPyTorch:
 
     def test_adamw(self, gradients):
         optimizer = build_optimizer(
-            TrainConfig(optimizer="adamw", learning_rate=0.1, warmup_epochs=0, epochs=10, weight_decay=0.3), 1
+            TrainConfig(optimizer="adamw", learning_rate=0.1, warmup_epochs=0, weight_decay=0.3), Length(1, 10)
         )
         expected = self.pytorch("AdamW", weight_decay=0.3, eps=1e-7)  # the epsilon of Keras
 
@@ -153,6 +153,8 @@ class TestPyTorch:
         assert np.mean(ours / keras_own) == pytest.approx(10, rel=0.12)  # after the momentum has built up
 
     def test_each_optimizer_has_a_weight_decay_of_its_own(self):
-        found = {name: build_optimizer(TrainConfig(optimizer=name), 10) for name in ("sgd", "adamw", "lars")}
+        found = {
+            name: build_optimizer(TrainConfig(optimizer=name), Length(10, 2000)) for name in ("sgd", "adamw", "lars")
+        }
 
         assert (found["sgd"].decay, found["adamw"].weight_decay, found["lars"].decay) == (1e-4, 0.05, 1e-6)

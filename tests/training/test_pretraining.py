@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from hdc_keras import locks
+from hdc_keras.config import Length
 from hdc_keras.data.from_experiment import load_videos
 from hdc_keras.errors import RunError, TrainingError
 from hdc_keras.step.options import StepOptions
@@ -258,7 +259,7 @@ MEMORY_OPTIONS = {"micro_batches": 2, "accumulate": "plain", "rematerialise": Tr
 def test_the_config_reaches_the_training_step(class_folder):
     experiment = experiment_on(class_folder, batch_size=4, precision="mixed_float16", jit="on", **MEMORY_OPTIONS)
 
-    model = compiled_model(experiment, 1, Distribution(experiment.train))
+    model = compiled_model(experiment, Length(1, 1), Distribution(experiment.train))
 
     assert model.step_options == StepOptions(**MEMORY_OPTIONS, shuffle_statistics=True)
     assert model.jit_compile is True
