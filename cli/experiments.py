@@ -103,11 +103,17 @@ def changes(before: Experiment, after: Experiment) -> list[str]:
     pairs = [(name, dict(getattr(before, name)), dict(getattr(after, name))) for name in sections]
     seed = [f"seed {after.seed}"] if after.seed != before.seed else []
     return seed + [
-        f"{section}.{key} {'x'.join(map(str, value)) if isinstance(value, tuple) else value}"
+        f"{section}.{key} {_shown(value)}"
         for section, old, new in pairs
         for key, value in new.items()
         if value != old[key]
     ]
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "empty"
+    return "x".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def _small_steps(experiment: Experiment) -> dict[str, Any]:

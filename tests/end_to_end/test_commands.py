@@ -234,7 +234,7 @@ def test_ctrl_c_saves_a_checkpoint_from_which_the_run_continues(hdc_keras_comman
     assert process.returncode == 130, printed
     assert "a checkpoint is saved" in " ".join(printed.split()) and list((tmp_path / "run/checkpoints").glob("step-*"))
     done = hdc_keras_command(*always)
-    assert done.code == 0 and "Done: 2 epochs" in done.out, done.out
+    assert done.code == 0 and "Done: 8 steps" in done.out, done.out
 
 
 def test_resuming_a_finished_run_succeeds_and_does_nothing(hdc_keras_in_process, smoke_run):
