@@ -20,6 +20,7 @@ BackboneName = Literal[
     "r3d18",
     "r3d34",
     "r3d10",
+    "r3d_small",
     "r3d_tiny",
     "r2plus1d18",
     "r2plus1d_tiny",
@@ -526,6 +527,12 @@ class Experiment(_Section):
             require_no_temporal_negatives(self.views)
             if self.train.micro_batches > 1 and self.train.accumulate == "plain":
                 raise ValueError("contrast.negatives: a queue needs train.accumulate: cached")
+        return self
+
+    @model_validator(mode="after")
+    def _frames_have_differences(self) -> "Experiment":
+        if self.model.backbone == "r3d_small" and self.data.frames < 2:
+            raise ValueError("data.frames (1): r3d_small sees the differences between frames, so it needs 2 or more")
         return self
 
     @model_validator(mode="after")

@@ -20,15 +20,17 @@ class R2Plus1D(VideoResNet):
     Args:
         stackwise_num_filters: channels of each stage.
         stackwise_num_blocks: basic blocks of each stage.
+        stem_stride: as in `VideoResNet`; 2 in the published network.
+        frame_differences: as in `VideoResNet`; the published network sees frames only.
         input_shape: (time, height, width, 3); unknown lengths are `None`.
         dtype: dtype or policy of the layers.
         **kwargs: `name`, `trainable`.
     """
 
     @staticmethod
-    def _stem(x: Tensor, filters: int, dtype: Any) -> Tensor:
+    def _stem(x: Tensor, filters: int, stride: int, dtype: Any) -> Tensor:
         middle = round(filters * 45 / 64)
-        x = convolution(x, middle, (1, 7, 7), (1, 2, 2), "stem_spatial", dtype)
+        x = convolution(x, middle, (1, 7, 7), (1, stride, stride), "stem_spatial", dtype)
         x = relu(batch_norm(x, "stem_spatial", dtype), "stem_spatial", dtype)
         x = convolution(x, filters, (3, 1, 1), (1, 1, 1), "stem", dtype)
         return relu(batch_norm(x, "stem", dtype), "stem", dtype)

@@ -6,7 +6,7 @@ from typing import Any
 import keras
 from keras import layers
 
-from hdc_keras.backbones.blocks import batch_norm, convolution, relu
+from hdc_keras.backbones.blocks import batch_norm, convolution, relu, with_frame_differences
 from hdc_keras.backbones.video_backbone import Tensor, VideoBackbone, clip_input
 
 
@@ -19,6 +19,10 @@ class VideoResNet(VideoBackbone):
     Args:
         stackwise_num_filters: channels of each stage.
         stackwise_num_blocks: basic blocks of each stage.
+        stem_stride: stride of the stem along height and width.
+        frame_differences: whether the stem sees each frame's difference from the one before it too, as three more
+            channels. What moves is then plain to a network that is too small, or trained for too short a time, to
+            learn it.
         input_shape: (time, height, width, 3); unknown lengths are `None`.
         dtype: dtype or policy of the layers.
         **kwargs: `name`, `trainable`.
@@ -31,6 +35,8 @@ class VideoResNet(VideoBackbone):
         self,
         stackwise_num_filters: Sequence[int],
         stackwise_num_blocks: Sequence[int],
+        stem_stride: int = 2,
+        frame_differences: bool = False,
         input_shape: Sequence[int | None] = (None, None, None, 3),
         dtype: Any = None,
         **kwargs: Any,
@@ -41,7 +47,9 @@ class VideoResNet(VideoBackbone):
                 f"{stackwise_num_filters} and {stackwise_num_blocks}"
             )
         clips, x = clip_input(input_shape, dtype)
-        x = self._stem(x, stackwise_num_filters[0], dtype)
+        if frame_differences:
+            x = with_frame_differences(x, dtype)
+        x = self._stem(x, stackwise_num_filters[0], stem_stride, dtype)
         pyramid_outputs, block_outputs = {}, [x]
         for stage, (filters, blocks) in enumerate(zip(stackwise_num_filters, stackwise_num_blocks, strict=True)):
             for block in range(blocks):
@@ -52,13 +60,15 @@ class VideoResNet(VideoBackbone):
         arguments = {
             "stackwise_num_filters": list(stackwise_num_filters),
             "stackwise_num_blocks": list(stackwise_num_blocks),
+            "stem_stride": stem_stride,
+            "frame_differences": frame_differences,
             "input_shape": list(input_shape),
             "dtype": dtype,
         }
         super().__init__(clips, pyramid_outputs, arguments, block_outputs, **kwargs)
 
     @staticmethod
-    def _stem(x: Tensor, filters: int, dtype: Any) -> Tensor:
+    def _stem(x: Tensor, filters: int, stride: int, dtype: Any) -> Tensor:
         raise NotImplementedError
 
     @staticmethod
@@ -95,6 +105,8 @@ class R3D(VideoResNet):
     Args:
         stackwise_num_filters: channels of each stage.
         stackwise_num_blocks: basic blocks of each stage.
+        stem_stride: as in `VideoResNet`; 2 in the published networks.
+        frame_differences: as in `VideoResNet`; the published networks see frames only.
         input_shape: (time, height, width, 3); unknown lengths are `None`.
         dtype: dtype or policy of the layers.
         **kwargs: `name`, `trainable`.
@@ -107,8 +119,8 @@ class R3D(VideoResNet):
     """
 
     @staticmethod
-    def _stem(x: Tensor, filters: int, dtype: Any) -> Tensor:
-        x = convolution(x, filters, (3, 7, 7), (1, 2, 2), "stem", dtype)
+    def _stem(x: Tensor, filters: int, stride: int, dtype: Any) -> Tensor:
+        x = convolution(x, filters, (3, 7, 7), (1, stride, stride), "stem", dtype)
         return relu(batch_norm(x, "stem", dtype), "stem", dtype)
 
     @staticmethod
@@ -138,3 +150,12 @@ def R3D10(name: str = "r3d10", **kwargs: Any) -> R3D:
 def R3DTiny(name: str = "r3d_tiny", **kwargs: Any) -> R3D:
     """R3D with one block per stage and few channels, for small clips on a CPU. Not a published network."""
     return R3D([12, 24, 48, 96], [1, 1, 1, 1], name=name, **kwargs)
+
+
+def R3DSmall(name: str = "r3d_small", **kwargs: Any) -> R3D:
+    """R3D with one block per stage and a coarse stem that sees frame differences, for real video on a CPU.
+
+    Not a published network. On clips of the same size it takes half the time of `R3DTiny`: its early stages, which take
+    most of the time, work on a quarter of the pixels.
+    """
+    return R3D([16, 32, 64, 128], [1, 1, 1, 1], stem_stride=4, frame_differences=True, name=name, **kwargs)

@@ -60,8 +60,14 @@ class ClipEncoder(keras.Model):
         if video.shape[1] == 0:
             raise ValueError("expected (batch, time, height, width, 3) uint8 with one frame or more. Received: none")
         clips = even_crops(resize_frames(video, self.frame_size), self.view_size, self.crops)
+        try:
+            maps = self.pyramid(clips, training=False)
+        except ValueError as error:
+            if video.shape[1] != 1:
+                raise
+            raise ValueError(f"{self.backbone.name} needs clips of more than one frame. Received: one") from error
         outputs: dict[str, Tensor] = {}
-        for level, feature_map in self.pyramid(clips, training=False).items():
+        for level, feature_map in maps.items():
             if 0 in feature_map.shape[1:4]:
                 raise ValueError(
                     f"{self.backbone.name} needs longer clips: {video.shape[1]} frames leave nothing of {level}. "

@@ -20,8 +20,11 @@ _KEEPS_NOTHING = (
     layers.Add,
     layers.AveragePooling3D,
     layers.Concatenate,
+    layers.Cropping3D,
     layers.InputLayer,
     layers.Normalization,
+    layers.Rescaling,
+    layers.Subtract,
     layers.ZeroPadding3D,
 )
 # Feature maps of the largest size that are alive at the peak beside those that are kept: gradients, and what the

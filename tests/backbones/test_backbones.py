@@ -7,7 +7,7 @@ import pytest
 from keras import ops
 
 from hdc_keras.backbones import BACKBONES, R3D, build_backbone
-from hdc_keras.config import BackboneName
+from hdc_keras.config import BackboneName, Experiment, validate
 from hdc_keras.errors import ConfigError
 
 CLIPS = np.random.default_rng(0).random((2, 8, 32, 32, 3)).astype("float32")
@@ -39,7 +39,7 @@ STAGES = {
     "c3d": {"P2": (16, 56, 56, 128), "P3": (8, 28, 28, 256), "P4": (4, 14, 14, 512), "P5": (2, 7, 7, 512)},
     "s3d": {"P2": (8, 28, 28, 192), "P3": (8, 14, 14, 480), "P4": (4, 7, 7, 832), "P5": (2, 3, 3, 1024)},
 }
-TINY = sorted(name for name in BACKBONES if name.endswith("_tiny"))
+TINY = sorted(name for name in BACKBONES if name.endswith(("_tiny", "_small")))
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -73,8 +73,8 @@ def test_each_stage_halves_the_frames_and_the_last_is_the_output(name):
     maps = backbone.level_model(("P2", "P3", "P4", "P5"))(CLIPS)
 
     sizes = [tuple(maps[level].shape[1:4]) for level in maps]
-    first = (8, 16, 16) if name != "s3d_tiny" else (4, 8, 8)
-    assert sizes[0] == first and all(new[1] == old[1] // 2 and new[2] == old[2] // 2 for old, new in pairwise(sizes))
+    assert sizes[0] == {"s3d_tiny": (4, 8, 8), "r3d_small": (8, 8, 8)}.get(name, (8, 16, 16))
+    assert all(new[1] == old[1] // 2 and new[2] == old[2] // 2 for old, new in pairwise(sizes))
     np.testing.assert_allclose(ops.convert_to_numpy(backbone(CLIPS)), ops.convert_to_numpy(maps["P5"]), atol=1e-4)
 
 
@@ -128,6 +128,19 @@ def test_strided_convolutions_pad_both_sides_equally():
     np.testing.assert_allclose(
         ops.convert_to_numpy(stem(CLIPS))[..., 0], ops.convert_to_numpy(normalised(CLIPS))[:, :, ::2, ::2, 0], atol=1e-5
     )
+
+
+def test_frame_differences_are_channels_beside_the_frames():
+    backbone = build_backbone("r3d_small")
+    seen = keras.Model(backbone.input, backbone.get_layer("frames_and_differences").output)
+    values = ops.convert_to_numpy(seen(CLIPS))
+    frames, differences = values[..., :3], values[..., 3:]
+
+    np.testing.assert_array_equal(differences[:, 0], 0)
+    np.testing.assert_allclose(differences[:, 1:], 4 * (frames[:, 1:] - frames[:, :-1]), rtol=1e-4, atol=1e-5)
+    assert backbone.get_layer("stem_conv").kernel.shape[-2] == 6
+    with pytest.raises(ConfigError, match=r"data.frames \(1\): r3d_small sees the differences between frames"):
+        validate(Experiment, {"data": {"frames": 1}, "model": {"backbone": "r3d_small"}}, "here")
 
 
 def test_pixels_are_normalised_by_kinetics_statistics():
