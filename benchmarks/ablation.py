@@ -67,8 +67,8 @@ def run(variant: str, seed: int, common: list[str], study: Study, runs: Path, th
     """Pretrain and evaluate one variant with one seed, and add the result to the study."""
     preset, changes, _ = VARIANTS[variant]
     videos = 36 * load_experiment(CONFIG, common).data.shapes_per_pair[0]
-    epochs, clips = equal_compute(CONFIG, common, changes, preset, videos)
-    fixed = [f"seed={seed}", f"train.epochs={epochs}", "train.knn_every=0", "train.checkpoint_every=1000"]
+    length, clips = equal_compute(CONFIG, common, changes, preset, videos)
+    fixed = [f"seed={seed}", length, "train.knn_every=0", "train.checkpoint_every=1000"]
     overrides = [*common, *changes, *fixed]
     directory = runs / f"{variant}-{seed}"
     results, environment = train_and_evaluate(directory, CONFIG, preset, overrides, ["factors"], threads)

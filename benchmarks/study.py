@@ -1,11 +1,12 @@
 """Shared by the studies: files of results, tables in the docs, and runs at equal compute.
 
-This file is imported by `ablation.py`, `cross_validation.py` and `fine_tuning.py`. It has no command.
+This file is imported by `ablation.py`, `real_video.py` and `fine_tuning.py`. It has no command.
 
 A study is a JSONL file in `studies/`. Each line is one finished run with everything that its table needs. Runs that are
 already in the file are not repeated, and the tables in the docs can be written again from the file alone.
 """
 
+import csv
 import fcntl
 import json
 import os
@@ -14,7 +15,7 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -118,14 +119,13 @@ def write_section(page: Path, name: str, text: str) -> None:
     write_text(page, content)
 
 
-def clips_per_epoch(experiment: Experiment, videos: int) -> int:
-    """Clips that pass through the backbone in one epoch over `videos` training videos."""
-    views = len(ViewGenerator(experiment.views, experiment.contrast.task).view_names)
-    return videos // experiment.train.batch_size * experiment.train.batch_size * views
+def clips_per_step(experiment: Experiment) -> int:
+    """Clips that pass through the backbone in one step."""
+    return experiment.train.batch_size * len(ViewGenerator(experiment.views, experiment.contrast.task).view_names)
 
 
-def equal_compute(config: Path, common: list[str], changes: list[str], preset: str, videos: int) -> tuple[int, int]:
-    """Epochs in which a variant processes as many clips as the preset `hdc` does in this config.
+def equal_compute(config: Path, common: list[str], changes: list[str], preset: str, videos: int) -> tuple[str, int]:
+    """The length at which a variant processes as many clips as the preset `hdc` does in this config.
 
     Args:
         config: config file of the study.
@@ -135,17 +135,41 @@ def equal_compute(config: Path, common: list[str], changes: list[str], preset: s
         videos: number of training videos.
 
     Returns:
-        The number of epochs, and the number of clips in them.
+        The `--set` value of the length, in epochs or steps as in the config, and the number of clips.
     """
     hdc = load_experiment(config, common, "hdc")
-    per_epoch = clips_per_epoch(load_experiment(config, [*common, *changes], preset), videos)
-    epochs = round(hdc.train.epochs * clips_per_epoch(hdc, videos) / per_epoch)
-    return epochs, epochs * per_epoch
+    variant = load_experiment(config, [*common, *changes], preset)
+    steps_per_pass = videos // hdc.train.batch_size
+    clips = hdc.train.length(steps_per_pass).steps * clips_per_step(hdc)
+    if hdc.train.steps:
+        steps = round(clips / clips_per_step(variant))
+        return f"train.steps={steps}", steps * clips_per_step(variant)
+    per_epoch = videos // variant.train.batch_size * clips_per_step(variant)
+    epochs = round(clips / per_epoch)
+    return f"train.epochs={epochs}", epochs * per_epoch
 
 
 def train_and_evaluate(
     directory: Path, config: Path, preset: str, overrides: Sequence[str], protocols: Sequence[str], threads: int
 ) -> tuple[dict[str, Any], dict[str, Any]]:
+    """`pretrain_and_evaluate` on the run's own videos.
+
+    Returns:
+        The evaluation result of each protocol, and the content of the run's `environment.json`.
+    """
+    found, environment = pretrain_and_evaluate(directory, config, preset, overrides, protocols, threads)
+    return {protocol: result for (_, protocol), (result, _) in found.items()}, environment
+
+
+def pretrain_and_evaluate(
+    directory: Path,
+    config: Path,
+    preset: str,
+    overrides: Sequence[str],
+    protocols: Sequence[str],
+    threads: int,
+    sets: Mapping[str, Path] | None = None,
+) -> tuple[dict[tuple[str, str], tuple[Run, list[dict[str, str]]]], dict[str, Any]]:
     """Run `hdc-keras pretrain`, then `hdc-keras evaluate`, as commands. The run directory is deleted at the end.
 
     Args:
@@ -155,29 +179,35 @@ def train_and_evaluate(
         overrides: `--set` values.
         protocols: evaluation protocols.
         threads: number of TensorFlow threads.
+        sets: manifests of the labelled sets to evaluate on, by name; the run's own videos, named "", if `None`.
 
     Returns:
-        The evaluation result of each protocol, and the content of the run's `environment.json`.
+        The result of each set and protocol with its rows by video, and the content of the run's `environment.json`.
     """
     shutil.rmtree(directory, ignore_errors=True)
-    command = Path(sys.executable).parent / "hdc-keras"
-    environment = os.environ | {"TF_NUM_INTRAOP_THREADS": str(threads), "TF_NUM_INTEROP_THREADS": str(threads)}
     log_file = directory.with_suffix(".log")
-    for arguments in (
-        ["pretrain", "--config", config, "--preset", preset, *options("--set", overrides), "--run", directory],
-        ["evaluate", "--run", directory, *options("--protocol", protocols)],
-    ):
+
+    def command(*arguments: Any) -> None:
+        environment = os.environ | {"TF_NUM_INTRAOP_THREADS": str(threads), "TF_NUM_INTEROP_THREADS": str(threads)}
+        line = [Path(sys.executable).parent / "hdc-keras", *map(str, arguments)]
         with log_file.open("a") as log:
-            done = subprocess.run([command, *map(str, arguments)], env=environment, stdout=log, stderr=log)
+            done = subprocess.run(line, env=environment, stdout=log, stderr=log)
         if done.returncode:
             raise SystemExit(f"`hdc-keras {arguments[0]}` failed with exit code {done.returncode}; see {log_file}")
-    results = {}
-    for protocol in protocols:
-        (file,) = (directory / "results").glob(f"{protocol}-*.json")
-        results[protocol] = json.loads(file.read_text())
+
+    command("pretrain", "--config", config, "--preset", preset, *options("--set", overrides), "--run", directory)
+    found = {}
+    for name, manifest in (sets or {"": None}).items():
+        out = directory / f"evaluated-{name}"
+        own = ["--data", manifest] if manifest else []
+        command("evaluate", "--run", directory, *own, *options("--protocol", protocols), "--out", out)
+        for protocol in protocols:
+            (file,) = (out / "results").glob(f"{protocol}-*.json")
+            with file.with_suffix(".videos.csv").open(newline="") as rows:
+                found[name, protocol] = json.loads(file.read_text()), list(csv.DictReader(rows))
     environment_of_run = json.loads((directory / "environment.json").read_text())
     shutil.rmtree(directory)
-    return results, environment_of_run
+    return found, environment_of_run
 
 
 def options(name: str, values: Sequence[str]) -> list[str]:

@@ -1,0 +1,363 @@
+"""Study HDC and its ablations on small labelled sets of real video: folds by group, equal compute, several seeds.
+
+Command: python benchmarks/real_video.py --data SET [--data SET ...] [--together] [--variants hdc coupled] [--seeds 0 1 2]
+         python benchmarks/real_video.py --tables-only      (no training: tables and figure from finished runs)
+Cost:    sets x seeds x folds x variants runs of `hdc-keras pretrain --config videos-cpu`, one on each core at a time:
+         about 10 minutes a run on one core. It can be stopped at any time; finished runs are kept.
+
+SET is a folder of class folders or a CSV manifest with labels; the videos of one group are never on both sides of a
+split. Each fold's network is pretrained on the videos of the other folds, without labels: of its own set or, with
+--together, of all sets together. A linear probe and kNN on its frozen features of all stages are fitted to the other
+folds and tested on the fold. The folds of a seed test every video once; each seed divides the sets differently, and all
+variants share the division and the number of clips through the backbone.
+
+Beside them stand the same network with random weights, and ridge classifiers of what needs no network: the file's
+metadata, the middle frame, and the mean absolute difference between frames.
+
+Results go to `studies/real-video.jsonl`, one line per run, and tables and figure to `docs/real-video.md`.
+"""
+
+import argparse
+import csv
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import av
+import numpy as np
+from study import DOCS, ROOT, STUDIES, Run, Study, equal_compute, in_parallel, pretrain_and_evaluate, write_section
+
+from hdc_keras.config import PRESETS
+from hdc_keras.data.decoding import count_frames, decode
+from hdc_keras.data.records import VideoRecord, read_records
+
+CONFIG = ROOT / "configs" / "videos-cpu.yaml"
+STUDY = STUDIES / "real-video.jsonl"
+PAGE = DOCS / "real-video.md"
+FIGURE = DOCS / "images" / "real-video.png"
+PROTOCOLS = ("linear", "knn")
+TOGETHER = "all sets"
+KEY = ("trained_on", "variant", "seed", "fold")
+# Frames of the baselines, (height, width).
+SMALL_FRAME = (18, 24)
+RANDOM, CHANCE = "random weights", "chance"
+BOOTSTRAP_DRAWS = 10_000
+
+Sets = Mapping[str, list[VideoRecord]]
+
+
+def divide(records: list[VideoRecord], folds: int, seed: int) -> list[list[int]]:
+    """Positions of the videos of each fold. Classes are balanced as far as whole groups allow."""
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+    labels, groups = [record.label for record in records], [record.group or record.video_id for record in records]
+    return [held_out.tolist() for _, held_out in splitter.split(records, labels, groups)]
+
+
+def write_manifest(path: Path, records: Sequence[VideoRecord], held_out: Sequence[VideoRecord]) -> None:
+    """Write videos as a CSV manifest whose test split is `held_out`."""
+    tested = {record.path for record in held_out}
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["path", "label", "group", "split"])
+        for record in records:
+            split = "test" if record.path in tested else "train"
+            writer.writerow([Path(record.path).resolve(), record.label, record.group, split])
+
+
+def run(sets: Sets, job: tuple[str, str, int, int], folds: int, study: Study, runs: Path, threads: int) -> None:
+    """Pretrain without one fold, evaluate on it, and add the result to the study."""
+    trained_on, variant, seed, fold = job
+    directory = runs / "-".join(map(str, job)).replace(" ", "-")
+    own = list(sets) if trained_on == TOGETHER else [trained_on]
+    held_out = {name: [sets[name][place] for place in divide(sets[name], folds, seed)[fold]] for name in own}
+    manifests = {name: directory.with_name(f"{directory.name}-{name}.csv") for name in [*own, "pretrain"]}
+    for name in own:
+        write_manifest(manifests[name], sets[name], held_out[name])
+    write_manifest(
+        manifests["pretrain"],
+        [record for name in own for record in sets[name]],
+        [record for name in own for record in held_out[name]],
+    )
+    length, clips = equal_compute(CONFIG, [], [], variant, sum(len(sets[name]) - len(held_out[name]) for name in own))
+    overrides = [f"data.path={manifests['pretrain'].resolve()}", f"seed={seed}", length, "train.knn_every=0"]
+    found, environment = pretrain_and_evaluate(
+        directory, CONFIG, variant, overrides, list(PROTOCOLS), threads, {name: manifests[name] for name in own}
+    )
+    line: Run = dict(zip(KEY, job, strict=True)) | {"folds": folds, "clips": clips, "commit": environment["commit"]}
+    line["results"] = {name: {protocol: _figures(*found[name, protocol]) for protocol in PROTOCOLS} for name in own}
+    study.add(line)
+
+
+def _figures(result: Run, videos: list[dict[str, str]]) -> Run:
+    """Accuracy of each source, and for each test video whether all stages' features got it right, by network."""
+    (column,) = result["metrics"]
+    figures: Run = {}
+    for network, name in (("metrics", "pretrained"), ("random_weights", RANDOM)):
+        rows = [row for row in videos if row["network"] == network and row["source"] == "features"]
+        figures[name] = {
+            "top1": {source: round(values["top1"], 4) for source, values in result[network][column].items()},
+            "right": {row["video_id"]: int(row["label"] == row["predicted"]) for row in rows},
+        }
+    return figures
+
+
+def evaluate_baselines(sets: Sets, seeds: Sequence[int], folds: int, study: Study) -> None:
+    """Fit the ridge classifiers on the same folds, and add their results to the study."""
+    from sklearn.linear_model import RidgeClassifierCV
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    for name, records in sets.items():
+        labels = np.array([record.label for record in records])
+        for baseline, describe in BASELINES.items():
+            missing = [seed for seed in seeds if not study.has(name, baseline, seed, 0)]
+            values = np.array([describe(record.path) for record in records]) if missing else np.zeros(0)
+            for seed in missing:
+                for fold, held_out in enumerate(divide(records, folds, seed)):
+                    rest = np.setdiff1d(np.arange(len(records)), held_out)
+                    classifier = make_pipeline(StandardScaler(), RidgeClassifierCV(np.logspace(-3, 5, 9)))
+                    right = classifier.fit(values[rest], labels[rest]).predict(values[held_out]) == labels[held_out]
+                    ids = [records[place].video_id for place in held_out]
+                    answers = {"right": dict(zip(ids, map(int, right), strict=True))}
+                    line: Run = dict(zip(KEY, (name, baseline, seed, fold), strict=True)) | {"folds": folds}
+                    study.add(line | {"results": {name: {"ridge": {"pretrained": answers}}}})
+
+
+def metadata(path: str) -> list[float]:
+    """Width, height, frames per second and number of frames."""
+    with av.open(path) as container:
+        stream = container.streams.video[0]
+        return [stream.width, stream.height, float(stream.average_rate or 0), count_frames(path)]
+
+
+def middle_frame(path: str) -> np.ndarray:
+    """The middle frame, small and flat."""
+    return decode(path, np.array([count_frames(path) // 2]), SMALL_FRAME).reshape(-1).astype(float)
+
+
+def difference_image(path: str) -> np.ndarray:
+    """The mean absolute difference between neighbouring frames, small and flat."""
+    frames = decode(path, np.arange(count_frames(path)), SMALL_FRAME).astype(np.int16)
+    return np.abs(np.diff(frames, axis=0)).mean(axis=0).reshape(-1)
+
+
+BASELINES: dict[str, Callable[[str], Sequence[float] | np.ndarray]] = {
+    "ridge on metadata": metadata,
+    "ridge on the middle frame": middle_frame,
+    "ridge on the frame difference": difference_image,
+}
+
+
+class Answers:
+    """Which videos of a set each variant got right: complete seeds only, in which every fold is finished.
+
+    Attributes:
+        right: by variant and seed, 0 or 1 for each video id.
+    """
+
+    def __init__(self, study: Study, data: str, trained_on: str, protocol: str):
+        found: dict[str, dict[int, list[dict[str, int]]]] = {}
+        folds = {}
+        for line in study.runs():
+            is_baseline = line["variant"] in BASELINES
+            if line["trained_on"] != (data if is_baseline else trained_on) or data not in line["results"]:
+                continue
+            result = line["results"][data]["ridge" if is_baseline else protocol]
+            folds[line["seed"]] = line["folds"]
+            found.setdefault(line["variant"], {}).setdefault(line["seed"], []).append(result["pretrained"]["right"])
+            if line["variant"] == "hdc":
+                found.setdefault(RANDOM, {}).setdefault(line["seed"], []).append(result[RANDOM]["right"])
+        self.right = {
+            variant: {
+                seed: {video: right for part in parts for video, right in part.items()}
+                for seed, parts in by_seed.items()
+                if len(parts) == folds[seed]
+            }
+            for variant, by_seed in found.items()
+        }
+
+    def share(self, variant: str) -> tuple[float, float, int] | None:
+        """Mean share of right answers over seeds, its standard deviation, and the number of seeds."""
+        shares = [float(np.mean(list(videos.values()))) for videos in self.right.get(variant, {}).values()]
+        return (
+            (float(np.mean(shares)), float(np.std(shares, ddof=1)) if len(shares) > 1 else 0.0, len(shares))
+            if shares
+            else None
+        )
+
+    def difference(self, first: str, second: str, group_of: Mapping[str, str]) -> tuple[float, float, float] | None:
+        """Difference of two variants in the seeds that both have, with its 95 % interval.
+
+        The interval is from a paired bootstrap that draws groups of videos and seeds with replacement.
+        """
+        seeds = sorted(self.right.get(first, {}).keys() & self.right.get(second, {}).keys())
+        if not seeds:
+            return None
+        videos = sorted(self.right[first][seeds[0]])
+        gaps = np.array([[self.right[first][s][v] - self.right[second][s][v] for v in videos] for s in seeds], float)
+        groups = sorted({group_of[video] for video in videos})
+        rows = np.array([groups.index(group_of[video]) for video in videos])
+        sums = np.stack([np.bincount(rows, of_seed, len(groups)) for of_seed in gaps])  # (seeds, groups)
+        sizes = np.bincount(rows, minlength=len(groups))
+        rng = np.random.default_rng(0)
+        drawn_groups = rng.integers(0, len(groups), (BOOTSTRAP_DRAWS, len(groups)))
+        drawn_seeds = rng.integers(0, len(seeds), (BOOTSTRAP_DRAWS, len(seeds)))
+        weights = np.stack([np.bincount(draw, minlength=len(groups)) for draw in drawn_groups])
+        by_seed = weights @ sums.T / (weights @ sizes)[:, None]  # (draws, seeds)
+        means = np.take_along_axis(by_seed, drawn_seeds, axis=1).mean(axis=1)
+        low, high = np.quantile(means, [0.025, 0.975])
+        return float(gaps.mean()), float(low), float(high)
+
+
+def order_of(variants: Sequence[str]) -> list[str]:
+    """Variants in the order of tables and figures."""
+    return [name for name in [*PRESETS, RANDOM, *BASELINES] if name in variants]
+
+
+def table(study: Study, sets: Run, trained_on: str, data: str) -> str:
+    """The table of one set, for networks pretrained on one or all sets."""
+    about = sets[data]
+    rows = []
+    answers = {protocol: Answers(study, data, trained_on, protocol) for protocol in PROTOCOLS}
+    for variant in order_of(list(answers["linear"].right)):
+        cells = [variant]
+        for protocol in PROTOCOLS:
+            is_repeated = variant in BASELINES and protocol != PROTOCOLS[0]
+            share = None if is_repeated else answers[protocol].share(variant)
+            cells.append("" if share is None else f"{share[0]:.3f} ± {share[1]:.3f} ({share[2]})")
+            gap = (
+                None
+                if variant == "hdc" or is_repeated
+                else answers[protocol].difference("hdc", variant, about["groups"])
+            )
+            cells.append("" if gap is None else f"{gap[0]:+.3f} ({gap[1]:+.3f} to {gap[2]:+.3f})")
+        rows.append(f"| {' | '.join(cells)} |")
+    count = len(set(about["groups"].values()))
+    return "\n".join(
+        [
+            f"### {data}, pretrained on {'its own videos' if trained_on == data else trained_on}",
+            "",
+            f"{len(about['groups'])} videos of {about['classes']} classes in {count} groups; the largest class is "
+            f"{about['largest_class']:.3f} of the set.",
+            "",
+            "| | linear probe | HDC minus this | kNN | HDC minus this |",
+            "|---|---|---|---|---|",
+            *rows,
+        ]
+    )
+
+
+def draw(study: Study, sets: Run) -> None:
+    """Draw the linear probe's accuracy of each set and variant."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, len(sets), figsize=(4.2 * len(sets), 3.4), squeeze=False, layout="constrained")
+    for axis, (data, about) in zip(axes[0], sets.items(), strict=True):
+        answers = Answers(study, data, data, "linear")
+        names = order_of(list(answers.right))[::-1]
+        shares = [answers.share(name) for name in names]
+        colours = ["#1f6f8b" if name == "hdc" else "#9aa5ab" if name in PRESETS else "#d4d9dc" for name in names]
+        axis.barh(names, [share[0] for share in shares if share], color=colours)
+        axis.axvline(about["largest_class"], color="black", linewidth=0.8, linestyle=":")
+        axis.set(title=data, xlim=(0, 1), xlabel="right on people and recordings never seen")
+        axis.spines[["top", "right"]].set_visible(False)
+    figure.savefig(FIGURE, dpi=130)
+    pyplot.close(figure)
+
+
+def write_docs(study: Study) -> str:
+    """Write the tables and the figure to the docs, and return the tables."""
+    (about,) = [line for line in study.runs() if line["variant"] == "about"]
+    sets = about["sets"]
+    trainings = {line["trained_on"] for line in study.runs()}
+    parts = [
+        "Share of videos classified correctly: mean ± standard deviation over seeds (number of seeds). Differences are "
+        "paired, with 95 % intervals from a bootstrap over groups and seeds.",
+        *(
+            table(study, sets, trained_on, data)
+            for data in sets
+            for trained_on in (data, TOGETHER)
+            if trained_on in trainings
+        ),
+    ]
+    draw(study, sets)
+    text = "\n\n".join(parts)
+    write_section(PAGE, study.name, text)
+    return text
+
+
+def describe(sets: Sets) -> Run:
+    """What the tables need to know of the sets, so that they can be written without the videos."""
+    found = {}
+    for name, records in sets.items():
+        labels = [record.label for record in records]
+        found[name] = {
+            "classes": len(set(labels)),
+            "largest_class": max(map(labels.count, labels)) / len(labels),
+            "groups": {record.video_id: record.group or record.video_id for record in records},
+        }
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, action="append", help="labelled folder or CSV manifest; repeatable")
+    parser.add_argument("--folds", type=int, default=5, help="number of folds")
+    parser.add_argument(
+        "--variants",
+        nargs="+",
+        choices=list(PRESETS),
+        default=["hdc", "coupled", "temporal"],
+        help="presets to compare",
+    )
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="each seed divides the sets anew")
+    parser.add_argument("--together", action="store_true", help="pretrain on all sets together, instead of on each")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs at a time")
+    parser.add_argument("--runs", type=Path, default=Path("runs/real-video"), help="folder for unfinished runs")
+    parser.add_argument(
+        "--tables-only", action="store_true", help="tables and figure of the finished runs; no training"
+    )
+    arguments = parser.parse_args()
+    study = Study(STUDY, KEY)
+    if arguments.tables_only:
+        print(write_docs(study))
+        return
+    if not arguments.data:
+        parser.error("--data is required, except with --tables-only")
+    arguments.runs.mkdir(parents=True, exist_ok=True)
+    threads = max(1, (os.cpu_count() or 1) // arguments.jobs)
+    sets = {name_of(path): read_records(path) for path in arguments.data}
+    known = {}
+    for line in study.runs():
+        known |= line["sets"] if line["variant"] == "about" else {}
+    study.add(dict(zip(KEY, ("", "about", 0, 0), strict=True)) | {"sets": known | describe(sets), "results": {}})
+    evaluate_baselines(sets, arguments.seeds, arguments.folds, study)
+    items = [
+        (trained_on, variant, seed, fold)
+        for seed in arguments.seeds
+        for fold in range(arguments.folds)
+        for variant in arguments.variants
+        for trained_on in ([TOGETHER] if arguments.together else sets)
+    ]
+
+    def job(item: tuple[str, str, int, int]) -> None:
+        if not study.has(*item):
+            run(sets, item, arguments.folds, study, arguments.runs, threads)
+
+    for item in in_parallel(job, items, arguments.jobs):
+        print("done:", *item, flush=True)
+    print(write_docs(study))
+
+
+def name_of(path: Path) -> str:
+    """Name of a set: its folder, or the folder of a manifest that is called clips.csv as others are."""
+    return path.resolve().parent.name if path.stem in ("clips", "manifest", "videos") else path.resolve().stem
+
+
+if __name__ == "__main__":
+    main()
