@@ -117,8 +117,13 @@ class ViewsConfig(_Section):
     """How the views of a video are made. All frames of a clip share every draw."""
 
     size: PositiveInt = Field(112, description="height and width of a view, in pixels")
+    focus: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        None,
+        description="side of a square round what moves in a clip, as a fraction of the frame's shorter side; crops are "
+        "drawn from this square, and evaluation and exported models see it whole; empty: from the whole frame",
+    )
     crop_area: tuple[PositiveFloat, Annotated[float, Field(le=1)]] = Field(
-        (0.3, 1.0), description="range of a crop's area, as a fraction of the frame"
+        (0.3, 1.0), description="range of a crop's area, as a fraction of the frame or of the square of `focus`"
     )
     crop_aspect: tuple[PositiveFloat, PositiveFloat] = Field(
         (3 / 4, 4 / 3), description="range of a crop's aspect ratio, width / height"

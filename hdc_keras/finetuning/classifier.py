@@ -8,7 +8,15 @@ from keras import ops
 from hdc_keras.backbones.video_backbone import VideoBackbone
 from hdc_keras.config import ViewsConfig, validate
 from hdc_keras.step.replicas import replica_count_of, replicas_of_step
-from hdc_keras.views.transforms import apply_colour, apply_geometry, draw_colour, draw_geometry, even_crops
+from hdc_keras.views.transforms import (
+    apply_colour,
+    apply_geometry,
+    draw_colour,
+    draw_geometry,
+    even_crops,
+    squares_of_motion,
+    within,
+)
 
 Tensor = Any
 
@@ -79,7 +87,8 @@ class VideoClassifier(keras.Model):
             float32 logits: (batch, classes) in training, otherwise (crops * batch, classes).
         """
         clips = windows[:, 0]
-        views = self.augmentation(clips) if training else even_crops(clips, self.views_config.size, self.crops)
+        config = self.views_config
+        views = self.augmentation(clips) if training else even_crops(clips, config.size, self.crops, config.focus)
         maps = self.backbone(views, training=training)
         return self.classifier(ops.mean(ops.cast(maps, "float32"), axis=(1, 2, 3)))
 
@@ -157,6 +166,9 @@ class ClipAugmentation(keras.layers.Layer):
         geometry = draw_geometry(batch, frame_size, self.config, self.seed_generator)
         colour = draw_colour(batch, self.config, self.seed_generator)
         geometry, colour = replicas.local_part(geometry), replicas.local_part(colour)
+        if self.config.focus:
+            square = squares_of_motion(clips, self.config.focus)
+            geometry = geometry | {"box": within(square, geometry["box"])}
         views = apply_geometry(ops.cast(clips, self.compute_dtype) / 255.0, geometry, self.config.size)
         return apply_colour(views, colour)
 

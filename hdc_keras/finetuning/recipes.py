@@ -59,12 +59,15 @@ class FineTuning:
     def applied(self, experiment: Experiment) -> "FineTuning":
         """Adapt the recipe to an experiment: the clips of pretraining, and the overrides in `evaluate`.
 
-        If pretraining never flips clips, neither does fine-tuning, whatever the recipe says.
+        If pretraining never flips clips, neither does fine-tuning, whatever the recipe says. If pretraining crops from
+        a square round what moves, so does fine-tuning.
         """
         data, settings = experiment.data, experiment.evaluate
         epochs = settings.finetune_epochs or self.epochs
         # If pretraining does not flip, classes may differ only in left and right.
         views = self.views if experiment.views.flip else {**self.views, "flip": 0.0}
+        if experiment.views.focus:
+            views = {**views, "focus": experiment.views.focus}
         return replace(
             self,
             frames=data.frames,
@@ -93,6 +96,8 @@ class FineTuning:
         if self.crop != "fixed":
             return {**self.views, "size": self.size, "crop_area": self.crop}
         height, width = frame_size
+        if focus := self.views.get("focus"):
+            height = width = round(focus * min(frame_size))
         rows, columns = min(self.size, height), min(self.size, width)
         share, aspect = rows * columns / (height * width), columns / rows
         return {**self.views, "size": self.size, "crop_area": (share, share), "crop_aspect": (aspect, aspect)}
@@ -101,7 +106,8 @@ class FineTuning:
 def changed(published: FineTuning, used: FineTuning) -> dict[str, list[Any]]:
     """List the settings that differ from the published recipe: [published value, used value] by name."""
     before, after = ({**asdict(recipe), **recipe.views} for recipe in (published, used))
-    return {name: [before[name], after[name]] for name in before if name != "views" and before[name] != after[name]}
+    names = [name for name in [*before, *after.keys() - before] if name != "views"]
+    return {name: [before.get(name), after[name]] for name in names if before.get(name) != after[name]}
 
 
 FINE_TUNING: dict[str, FineTuning] = {

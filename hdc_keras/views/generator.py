@@ -163,11 +163,24 @@ class ViewGenerator(keras.layers.Layer):
         clips = _by_video([self._in_time(name, *source) for name, source in zip(names, sources, strict=True)])
         parameters = [self._draws_of_view(name, own) for name, (_, own) in zip(names, sources, strict=True)]
         fading, geometry, colour = tree.map_structure(lambda *values: _by_video(values), *parameters)
+        if self.config.focus:
+            squares = self._squares_of(names, [own for own, _ in sources])
+            geometry = geometry | {"box": transforms.within(squares, geometry["box"])}
         clips = transforms.apply_geometry(ops.cast(clips, self.compute_dtype) / 255.0, geometry, self.config.size)
         if self.config.fade_static:
             clips = transforms.apply_fading(clips, fading)
         clips = transforms.apply_colour(clips, colour)
         return ops.reshape(clips, (-1, len(names), *clips.shape[1:]))
+
+    def _squares_of(self, names: Sequence[str], windows: Sequence[Tensor]) -> Tensor:
+        """The square round what moves in the window that each view shows: (batch * views, 4)."""
+        assert self.config.focus is not None
+        found: dict[tuple[int, int], Tensor] = {}
+        shown = [(id(own), _VIEWS[name][0]) for name, own in zip(names, windows, strict=True)]
+        for key, own in zip(shown, windows, strict=True):
+            if key not in found:
+                found[key] = transforms.squares_of_motion(own[:, key[1]], self.config.focus)
+        return _by_video([found[key] for key in shown])
 
     @staticmethod
     def _draws_of_view(name: str, draws: Draws) -> tuple[transforms.Parameters, ...]:

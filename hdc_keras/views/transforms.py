@@ -21,6 +21,8 @@ Parameters = dict[str, Tensor]
 
 # `views.blur_sigma` is given for this view size and scales with the view.
 _BLUR_REFERENCE_SIZE = 112
+# Of a whole frame, in grey levels of 255.
+_LEAST_MOTION = 1e-3
 # Luma of ITU-R BT.601 and the matching YIQ axes, in which a rotation of the chroma plane changes hue.
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 _RGB_TO_YIQ = np.array([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]], np.float32)
@@ -39,13 +41,15 @@ def draw_geometry(
         seed: source of randomness.
 
     Returns:
-        box (batch, 4): top, left, height, width as fractions of the frame; flip (batch,): 0 or 1; sigma (batch,):
+        box (batch, 4): top, left, height, width as fractions of the frame, or of the square of `config.focus` (see
+        `within`); flip (batch,): 0 or 1; sigma (batch,):
         standard deviation of the blur in pixels of the view, 0 for no blur. All float32.
     """
     area = random.uniform((batch,), *config.crop_area, seed=seed)
     aspect = ops.exp(random.uniform((batch,), *(math.log(limit) for limit in config.crop_aspect), seed=seed))
-    # Converts the ratio of pixels to a ratio of fractions of the frame.
-    aspect = aspect * (frame_size[0] / frame_size[1])
+    if config.focus is None:
+        # Converts the ratio of pixels to a ratio of fractions of the frame.
+        aspect = aspect * (frame_size[0] / frame_size[1])
     height = ops.minimum(ops.sqrt(area / aspect), 1.0)
     width = ops.minimum(ops.sqrt(area * aspect), 1.0)
     top = random.uniform((batch,), seed=seed) * (1.0 - height)
@@ -58,12 +62,45 @@ def draw_geometry(
     }
 
 
+def squares_of_motion(clips: Tensor, focus: float) -> Tensor:
+    """The square round what moves in each clip (our choice).
+
+    Its centre is the centre of gravity of the mean absolute difference between neighbouring frames, as far as that
+    exceeds twice its mean over the frame. The square stays within the frame. Where nothing moves, it is in the middle.
+
+    Args:
+        clips: (batch, time, height, width, 3) uint8, or float in [0, 255].
+        focus: side of the square, as a fraction of the frame's shorter side.
+
+    Returns:
+        (batch, 4) float32: top, left, height, width as fractions of the frame.
+    """
+    height, width = clips.shape[2:4]
+    grey = ops.mean(ops.cast(clips, "float32"), axis=-1)
+    moved = ops.mean(ops.abs(grey[:, 1:] - grey[:, :-1]), axis=1) if clips.shape[1] != 1 else ops.zeros_like(grey[:, 0])
+    moved = ops.maximum(moved - 2.0 * ops.mean(moved, axis=(1, 2), keepdims=True), 0.0)
+    # So little that it counts only where nothing moves.
+    total = ops.sum(moved, axis=(1, 2)) + _LEAST_MOTION
+    box = []
+    for axis, length in ((2, height), (1, width)):
+        places = (ops.arange(length, dtype="float32") + 0.5) / length
+        centre = (ops.sum(ops.sum(moved, axis=axis) * places, axis=1) + 0.5 * _LEAST_MOTION) / total
+        extent = focus * min(height, width) / length
+        box.append((ops.clip(centre - extent / 2, 0.0, 1.0 - extent), ops.full_like(centre, extent)))
+    return ops.stack([start for start, _ in box] + [extent for _, extent in box], axis=-1)
+
+
+def within(outer: Tensor, box: Tensor) -> Tensor:
+    """(batch, 4) boxes given as fractions of (batch, 4) `outer` boxes, as fractions of the frame."""
+    return ops.concatenate([outer[:, :2] + outer[:, 2:] * box[:, :2], outer[:, 2:] * box[:, 2:]], axis=-1)
+
+
 def apply_geometry(clips: Tensor, parameters: Parameters, size: int) -> Tensor:
     """Crop, resize with an antialiased bilinear filter, flip and blur.
 
     Args:
         clips: (batch, time, height, width, 3) float.
-        parameters: what `draw_geometry` returned.
+        parameters: what `draw_geometry` returned; boxes are fractions of the frame.
         size: height and width of the result in pixels.
 
     Returns:
@@ -88,22 +125,29 @@ def apply_geometry(clips: Tensor, parameters: Parameters, size: int) -> Tensor:
     return ops.reshape(clips, (-1, time, size, size, channels))
 
 
-def even_crops(clips: Tensor, size: int, crops: int = 1) -> Tensor:
+def even_crops(clips: Tensor, size: int, crops: int = 1, focus: float | None = None) -> Tensor:
     """The crops that evaluation and exported models use: `size` x `size` pixels, without random augmentation.
 
     A single crop is central; several are spread evenly along the longer side, from one end to the other. Frames smaller
-    than a crop are enlarged.
+    than a crop are enlarged. With `focus`, a single crop is the whole square round what moves, and several are squares
+    of that size.
 
     Args:
         clips: (batch, time, height, width, 3) uint8, or float in [0, 255].
         size: height and width of the result in pixels.
         crops: number of crops.
+        focus: as in `ViewsConfig`.
 
     Returns:
         (crops * batch, time, size, size, 3) float32 in [0, 1]: the first crop of all clips, then the second.
     """
-    height, width = (min(1.0, size / length) for length in clips.shape[2:4])
-    clips, zero = ops.cast(clips, "float32") / 255.0, ops.zeros((1,))
+    side = focus * min(clips.shape[2:4]) if focus else size
+    height, width = (min(1.0, side / length) for length in clips.shape[2:4])
+    zero = ops.zeros((1,))
+    if focus and crops == 1:
+        box = squares_of_motion(clips, focus)
+        return apply_geometry(ops.cast(clips, "float32") / 255.0, {"box": box, "flip": zero, "sigma": zero}, size)
+    clips = ops.cast(clips, "float32") / 255.0
     views = []
     for number in range(crops):
         position = number / (crops - 1) if crops > 1 else 0.5
