@@ -1,6 +1,6 @@
 """Study HDC and its ablations on small labelled sets of real video: folds by group, equal compute, several seeds.
 
-Command: python benchmarks/real_video.py --data SET [--data SET ...] [--together] [--variants hdc coupled] [--seeds 0 1 2]
+Command: python benchmarks/real_video.py --data SET [--data SET ...] [--together] [--variants hdc ...] [--seeds 0 1 2]
          python benchmarks/real_video.py --tables-only      (no training: tables and figure from finished runs)
 Cost:    sets x seeds x folds x variants runs of `hdc-keras pretrain --config videos-cpu`, one on each core at a time:
          about 10 minutes a run on one core. It can be stopped at any time; finished runs are kept.
