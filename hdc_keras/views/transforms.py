@@ -66,7 +66,8 @@ def squares_of_motion(clips: Tensor, focus: float) -> Tensor:
     """The square round what moves in each clip (our choice).
 
     Its centre is the centre of gravity of the absolute differences between neighbouring frames, as far as their sum
-    over the clip exceeds twice its mean over the frame. The square stays within the frame. Where nothing moves, it is in the middle.
+    over the clip exceeds twice its mean over the frame. The square stays within the frame. Where nothing moves, it is in
+    the middle.
 
     Args:
         clips: (batch, time, height, width, 3) uint8, or float in [0, 255].
@@ -78,16 +79,16 @@ def squares_of_motion(clips: Tensor, focus: float) -> Tensor:
     height, width, channels = clips.shape[2:]
     time = ops.shape(clips)[1]  # unknown until run time in an exported model
     # Every other row is enough, and takes half the time.
-    step = 2 if height % 2 == 0 else 1
-    rows = ops.reshape(clips, (-1, time, height // step, step * width * channels))[..., : width * channels]
+    row_step = 2 if height % 2 == 0 else 1
+    rows = ops.reshape(clips, (-1, time, height // row_step, row_step * width * channels))[..., : width * channels]
     rows = ops.cast(rows, "float32")
     moved = ops.sum(ops.abs(rows[:, 1:] - rows[:, :-1]), axis=1)  # a sum, because the mean of no frames is NaN
-    moved = ops.sum(ops.reshape(moved, (-1, height // step, width, channels)), axis=-1)
+    moved = ops.sum(ops.reshape(moved, (-1, height // row_step, width, channels)), axis=-1)
     moved = ops.maximum(moved - 2.0 * ops.mean(moved, axis=(1, 2), keepdims=True), 0.0)
     # So little that it counts only where nothing moves.
     total = ops.sum(moved, axis=(1, 2)) + _LEAST_MOTION
     box = []
-    for axis, length, step in ((2, height, step), (1, width, 1)):
+    for axis, length, step in ((2, height, row_step), (1, width, 1)):
         places = (ops.arange(0, length, step, dtype="float32") + 0.5) / length
         centre = (ops.sum(ops.sum(moved, axis=axis) * places, axis=1) + 0.5 * _LEAST_MOTION) / total
         extent = focus * min(height, width) / length
