@@ -66,8 +66,8 @@ def squares_of_motion(clips: Tensor, focus: float) -> Tensor:
     """The square round what moves in each clip (our choice).
 
     Its centre is the centre of gravity of the absolute differences between neighbouring frames, as far as their sum
-    over the clip exceeds twice its mean over the frame. The square stays within the frame. Where nothing moves, it is in
-    the middle.
+    over the clip exceeds twice its mean over the frame. The square stays within the frame. Where nothing moves, it is
+    in the middle.
 
     Args:
         clips: (batch, time, height, width, 3) uint8, or float in [0, 255].
