@@ -104,6 +104,7 @@ def describe(
         "least_frames": {"value": format.least_frames(model), "refused_below": format.refuses_short_clips},
         "resized_to": list(experiment.data.decode_size),
         "cropped_to": model.views_config.size,
+        "focus": model.views_config.focus,
         "pretrained_on": {
             "dataset": Path(experiment.data.path).name if experiment.data.path else "moving-shapes",
             "frames": experiment.data.frames,
@@ -220,11 +221,15 @@ def _input_text(facts: Facts) -> str:
         f"`{input_facts['name']}`: {input_facts['dtype']}, {_shape(input_facts['shape'])}, RGB. Any batch size, "
         "length, height and width. "
     )
+    if facts["focus"]:
+        crop = f"crops a square of {facts['focus']:g} of their shorter side round what moves, resizes it to {size} x {size}"
+    else:
+        crop = f"crops the middle {size} x {size}"
     if input_facts["dtype"] == "uint8":
         return (
             text + "Pass decoded frames without any preprocessing. The model resizes each frame to "
-            f"{height} x {width} pixels (height x width; antialiased bilinear, ignoring the aspect ratio), crops the "
-            f"middle {size} x {size} pixels, and normalises pixel values. {clips}"
+            f"{height} x {width} pixels (height x width; antialiased bilinear, ignoring the aspect ratio), {crop} "
+            f"pixels, and normalises pixel values. {clips}"
         )
     return (
         text + "Pixels must be in [0, 1]. The network normalises them, but does not resize: pretraining resized frames "
