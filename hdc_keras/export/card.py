@@ -222,7 +222,9 @@ def _input_text(facts: Facts) -> str:
         "length, height and width. "
     )
     if facts["focus"]:
-        crop = f"crops a square of {facts['focus']:g} of their shorter side round what moves, resizes it to {size} x {size}"
+        crop = (
+            f"crops a square round what moves ({facts['focus']:g} of the shorter side), resizes it to {size} x {size}"
+        )
     else:
         crop = f"crops the middle {size} x {size}"
     if input_facts["dtype"] == "uint8":

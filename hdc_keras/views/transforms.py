@@ -21,8 +21,11 @@ Parameters = dict[str, Tensor]
 
 # `views.blur_sigma` is given for this view size and scales with the view.
 _BLUR_REFERENCE_SIZE = 112
-# Of all pixels together, in grey levels of 255.
+# Keeps the centre of motion defined where nothing moves. Summed over all pixels, in grey levels of 255.
 _LEAST_MOTION = 1e-3
+# The share of motion in one place at which the square is half-way between that place and the middle of the frame. It is
+# about 0.5 with a camera that stands still and 0.1 to 0.3 with one that follows a player (our choice).
+_TRUSTED_SHARE = 0.2
 # Luma of ITU-R BT.601 and the matching YIQ axes, in which a rotation of the chroma plane changes hue.
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 _RGB_TO_YIQ = np.array([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]], np.float32)
@@ -66,8 +69,9 @@ def squares_of_motion(clips: Tensor, focus: float) -> Tensor:
     """The square round what moves in each clip (our choice).
 
     Its centre is the centre of gravity of the absolute differences between neighbouring frames, as far as their sum
-    over the clip exceeds twice its mean over the frame. The square stays within the frame. Where nothing moves, it is
-    in the middle.
+    over the clip exceeds twice its mean over the frame. The smaller the share that does, the nearer is the square to the
+    middle of the frame: when the camera moves, differences are everywhere, and what is filmed is mostly in the middle.
+    The square stays within the frame.
 
     Args:
         clips: (batch, time, height, width, 3) uint8, or float in [0, 255].
@@ -84,13 +88,16 @@ def squares_of_motion(clips: Tensor, focus: float) -> Tensor:
     rows = ops.cast(rows, "float32")
     moved = ops.sum(ops.abs(rows[:, 1:] - rows[:, :-1]), axis=1)  # a sum, because the mean of no frames is NaN
     moved = ops.sum(ops.reshape(moved, (-1, height // row_step, width, channels)), axis=-1)
+    everywhere = ops.sum(moved, axis=(1, 2))
     moved = ops.maximum(moved - 2.0 * ops.mean(moved, axis=(1, 2), keepdims=True), 0.0)
-    # So little that it counts only where nothing moves.
-    total = ops.sum(moved, axis=(1, 2)) + _LEAST_MOTION
+    total = ops.sum(moved, axis=(1, 2))
+    share = total / ops.maximum(everywhere, _LEAST_MOTION)
+    trust = ops.square(share) / (ops.square(share) + _TRUSTED_SHARE**2)
     box = []
     for axis, length, step in ((2, height, row_step), (1, width, 1)):
         places = (ops.arange(0, length, step, dtype="float32") + 0.5) / length
-        centre = (ops.sum(ops.sum(moved, axis=axis) * places, axis=1) + 0.5 * _LEAST_MOTION) / total
+        centre = ops.sum(ops.sum(moved, axis=axis) * places, axis=1) / ops.maximum(total, _LEAST_MOTION)
+        centre = trust * centre + (1.0 - trust) * 0.5
         extent = focus * min(height, width) / length
         box.append((ops.clip(centre - extent / 2, 0.0, 1.0 - extent), ops.full_like(centre, extent)))
     return ops.stack([start for start, _ in box] + [extent for _, extent in box], axis=-1)
