@@ -9,7 +9,7 @@ SET is a folder of class folders or a CSV manifest with labels; the videos of on
 split. Each fold's network is pretrained on the videos of the other folds, without labels: of its own set or, with
 --together, of all sets together. A linear probe and kNN on its frozen features of all stages are fitted to the other
 folds and tested on the fold. The folds of a seed test every video once; each seed divides the sets differently, and all
-variants share the division and the number of clips through the backbone.
+variants share the division and the number of clips through the backbone. A run takes half the steps of `videos-cpu`.
 
 Beside them stand the same network with random weights, and ridge classifiers of what needs no network: the file's
 metadata, the middle frame, and the mean absolute difference between frames.
@@ -66,8 +66,10 @@ def write_manifest(path: Path, records: Sequence[VideoRecord], held_out: Sequenc
             writer.writerow([Path(record.path).resolve(), record.label, record.group, split])
 
 
-def run(sets: Sets, job: tuple[str, str, int, int], folds: int, study: Study, runs: Path, threads: int) -> None:
-    """Pretrain without one fold, evaluate on it, and add the result to the study."""
+def run(
+    sets: Sets, job: tuple[str, str, int, int], folds: int, steps: int, study: Study, runs: Path, threads: int
+) -> None:
+    """Pretrain without one fold, evaluate on it, and add the result to the study. `hdc` takes this number of steps."""
     trained_on, variant, seed, fold = job
     directory = runs / "-".join(map(str, job)).replace(" ", "-")
     own = list(sets) if trained_on == TOGETHER else [trained_on]
@@ -80,12 +82,19 @@ def run(sets: Sets, job: tuple[str, str, int, int], folds: int, study: Study, ru
         [record for name in own for record in sets[name]],
         [record for name in own for record in held_out[name]],
     )
-    length, clips = equal_compute(CONFIG, [], [], variant, sum(len(sets[name]) - len(held_out[name]) for name in own))
+    length, clips = equal_compute(
+        CONFIG, [f"train.steps={steps}"], [], variant, sum(len(sets[name]) - len(held_out[name]) for name in own)
+    )
     overrides = [f"data.path={manifests['pretrain'].resolve()}", f"seed={seed}", length, "train.knn_every=0"]
     found, environment = pretrain_and_evaluate(
         directory, CONFIG, variant, overrides, list(PROTOCOLS), threads, {name: manifests[name] for name in own}
     )
-    line: Run = dict(zip(KEY, job, strict=True)) | {"folds": folds, "clips": clips, "commit": environment["commit"]}
+    line: Run = dict(zip(KEY, job, strict=True)) | {
+        "folds": folds,
+        "steps": steps,
+        "clips": clips,
+        "commit": environment["commit"],
+    }
     line["results"] = {name: {protocol: _figures(*found[name, protocol]) for protocol in PROTOCOLS} for name in own}
     study.add(line)
 
@@ -316,6 +325,7 @@ def main() -> None:
         help="presets to compare",
     )
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="each seed divides the sets anew")
+    parser.add_argument("--steps", type=int, default=1000, help="steps of hdc; others process as many clips")
     parser.add_argument("--together", action="store_true", help="pretrain on all sets together, instead of on each")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs at a time")
     parser.add_argument("--runs", type=Path, default=Path("runs/real-video"), help="folder for unfinished runs")
@@ -347,7 +357,7 @@ def main() -> None:
 
     def job(item: tuple[str, str, int, int]) -> None:
         if not study.has(*item):
-            run(sets, item, arguments.folds, study, arguments.runs, threads)
+            run(sets, item, arguments.folds, arguments.steps, study, arguments.runs, threads)
 
     for item in in_parallel(job, items, arguments.jobs):
         print("done:", *item, flush=True)

@@ -69,9 +69,9 @@ def squares_of_motion(clips: Tensor, focus: float) -> Tensor:
     """The square round what moves in each clip (our choice).
 
     Its centre is the centre of gravity of the absolute differences between neighbouring frames, as far as their sum
-    over the clip exceeds twice its mean over the frame. The smaller the share that does, the nearer is the square to the
-    middle of the frame: when the camera moves, differences are everywhere, and what is filmed is mostly in the middle.
-    The square stays within the frame.
+    over the clip exceeds twice its mean over the frame. The smaller the share that does, the nearer is the square to
+    the middle of the frame: when the camera moves, differences are everywhere, and what is filmed is mostly in the
+    middle. The square stays within the frame.
 
     Args:
         clips: (batch, time, height, width, 3) uint8, or float in [0, 255].
