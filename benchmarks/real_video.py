@@ -40,7 +40,13 @@ TOGETHER = "all sets"
 KEY = ("trained_on", "variant", "seed", "fold")
 # Frames of the baselines, (height, width).
 SMALL_FRAME = (18, 24)
-RANDOM, CHANCE = "random weights", "chance"
+RANDOM = "random weights"
+# Preset and `--set` values of each variant. Those after the presets show what the network and the crops are worth.
+VARIANTS: dict[str, tuple[str, list[str]]] = {
+    **{name: (name, []) for name in PRESETS},
+    "hdc, crops from whole frames": ("hdc", ["views.focus=null"]),
+    "hdc, without frame differences": ("hdc", ["model.backbone=r3d_tiny"]),
+}
 BOOTSTRAP_DRAWS = 10_000
 
 Sets = Mapping[str, list[VideoRecord]]
@@ -82,12 +88,12 @@ def run(
         [record for name in own for record in sets[name]],
         [record for name in own for record in held_out[name]],
     )
-    length, clips = equal_compute(
-        CONFIG, [f"train.steps={steps}"], [], variant, sum(len(sets[name]) - len(held_out[name]) for name in own)
-    )
-    overrides = [f"data.path={manifests['pretrain'].resolve()}", f"seed={seed}", length, "train.knn_every=0"]
+    preset, changes = VARIANTS[variant]
+    videos = sum(len(sets[name]) - len(held_out[name]) for name in own)
+    length, clips = equal_compute(CONFIG, [f"train.steps={steps}"], changes, preset, videos)
+    overrides = [f"data.path={manifests['pretrain'].resolve()}", f"seed={seed}", length, "train.knn_every=0", *changes]
     found, environment = pretrain_and_evaluate(
-        directory, CONFIG, variant, overrides, list(PROTOCOLS), threads, {name: manifests[name] for name in own}
+        directory, CONFIG, preset, overrides, list(PROTOCOLS), threads, {name: manifests[name] for name in own}
     )
     line: Run = dict(zip(KEY, job, strict=True)) | {
         "folds": folds,
@@ -222,7 +228,7 @@ class Answers:
 
 def order_of(variants: Sequence[str]) -> list[str]:
     """Variants in the order of tables and figures."""
-    return [name for name in [*PRESETS, RANDOM, *BASELINES] if name in variants]
+    return [name for name in [*VARIANTS, RANDOM, *BASELINES] if name in variants]
 
 
 def table(study: Study, sets: Run, trained_on: str, data: str) -> str:
@@ -270,7 +276,7 @@ def draw(study: Study, sets: Run) -> None:
         answers = Answers(study, data, data, "linear")
         names = order_of(list(answers.right))[::-1]
         shares = [answers.share(name) for name in names]
-        colours = ["#1f6f8b" if name == "hdc" else "#9aa5ab" if name in PRESETS else "#d4d9dc" for name in names]
+        colours = ["#1f6f8b" if name == "hdc" else "#9aa5ab" if name in VARIANTS else "#d4d9dc" for name in names]
         axis.barh(names, [share[0] for share in shares if share], color=colours)
         axis.axvline(about["largest_class"], color="black", linewidth=0.8, linestyle=":")
         axis.set(title=data, xlim=(0, 1), xlabel="right on people and recordings never seen")
@@ -320,9 +326,9 @@ def main() -> None:
     parser.add_argument(
         "--variants",
         nargs="+",
-        choices=list(PRESETS),
+        choices=list(VARIANTS),
         default=["hdc", "coupled", "temporal"],
-        help="presets to compare",
+        help="what to compare",
     )
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="each seed divides the sets anew")
     parser.add_argument("--steps", type=int, default=1000, help="steps of hdc; others process as many clips")
