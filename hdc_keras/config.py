@@ -167,6 +167,11 @@ class ViewsConfig(_Section):
     own_colour: Probability = Field(
         1.0, description="probability that the spatial positive gets a separate colour draw instead of the anchor's"
     )
+    still: Probability = Field(
+        0.0,
+        description="probability that the spatial positive shows one of its frames throughout, so that the spatial task "
+        "cannot be solved by motion",
+    )
     temporal_negatives: tuple[TemporalNegative, ...] = Field(
         (),
         description="extra negatives of the temporal task, which look like the anchor but differ in time: any of "

@@ -76,8 +76,8 @@ class ViewGenerator(keras.layers.Layer):
         negatives = config.temporal_negatives if "temporal" in positives_of(task) else ()
         self.positives = positives_of(task)
         positives = self.positives.values()
-        # Without separate colours, the shifted negative and the spatial positive are the same view, so it is made once.
-        is_shared = "spatial_positive" in positives and not config.own_colour
+        # If nothing sets them apart, the shifted negative and the spatial positive are the same view, made once.
+        is_shared = "spatial_positive" in positives and not (config.own_colour or config.still)
         shared = {"shifted": "spatial_positive"} if is_shared else {}
         self.view_names: tuple[str, ...] = tuple(
             dict.fromkeys(["anchor", *positives, *(shared.get(name, name) for name in negatives)])
@@ -128,6 +128,11 @@ class ViewGenerator(keras.layers.Layer):
             draws[f"{draw}_geometry"] = transforms.draw_geometry(batch, frame_size, self.config, self.seed_generator)
             draws[f"{draw}_colour"] = transforms.draw_colour(batch, self.config, self.seed_generator)
         draws["spatial_colour"] = self._spatial_colour(batch, draws["anchor_colour"])
+        if self.config.still:
+            is_still = keras.random.uniform((batch,), seed=self.seed_generator) < self.config.still
+            frame = keras.random.randint((batch,), 0, time, seed=self.seed_generator)
+            order = ops.broadcast_to(ops.arange(time, dtype="int32")[None], (batch, time))
+            draws["spatial_time"] = {"order": ops.where(is_still[:, None], ops.cast(frame, "int32")[:, None], order)}
         if "shuffled" in self.view_names:
             keys = keras.random.uniform((batch, time), seed=self.seed_generator)
             draws["shuffled_time"] = {"order": ops.argsort(keys, axis=1)}
@@ -202,6 +207,8 @@ class ViewGenerator(keras.layers.Layer):
         clips = windows[:, _VIEWS[name][0]]
         if name == "reversed":
             return ops.flip(clips, axis=1)
+        if name == "spatial_positive" and self.config.still:
+            return _frames_at(clips, draws["spatial_time"]["order"])
         if name == "shuffled":
             return _frames_at(clips, draws["shuffled_time"]["order"])
         if name == "frozen":
