@@ -169,7 +169,7 @@ class ViewsConfig(_Section):
     )
     still: Probability = Field(
         0.0,
-        description="probability that the spatial positive shows one of its frames throughout, so that the spatial task "
+        description="probability that the spatial positive is a still: one of its frames throughout, so that the task "
         "cannot be solved by motion",
     )
     temporal_negatives: tuple[TemporalNegative, ...] = Field(

@@ -183,3 +183,18 @@ def test_views_in_bfloat16_agree_with_float32(negatives):
     assert np.isfinite(half).all() and half.min() >= 0 and half.max() <= 1
     # bfloat16 has 8 bits: 0.004 at 1. A view passes through a handful of operations.
     assert np.abs(half - full).max() < 0.06 and np.abs(half - full).mean() < 0.006
+
+
+@pytest.mark.parametrize("share", [0.3, 1.0])
+def test_a_spatial_positive_may_be_a_still_of_its_window(share):
+    pixels, options = windows(batch=64), {"own_colour": 0.0, "blur": 0.0, "jitter": 0.0, "grey": 0.0}
+
+    views = views_of(pixels, still=share, **options)
+    is_still = np.ptp(views["spatial_positive"], axis=1).max(axis=(1, 2, 3)) < 1e-6
+    assert is_still.mean() == pytest.approx(share, abs=0.2) and (share != 1.0 or is_still.all())
+    for name in ("anchor", "temporal_positive"):
+        assert not (np.ptp(views[name], axis=1).max(axis=(1, 2, 3)) < 1e-6).any()
+    # A still is one of the frames of the second window, under the anchor's augmentation.
+    shifted = views_of(pixels, still=share, temporal_negatives=["shifted"], **options)["shifted"]
+    for still, frames in zip(views["spatial_positive"][is_still], shifted[is_still], strict=True):
+        assert np.abs(frames - still[:1]).max(axis=(1, 2, 3)).min() < 1e-6
