@@ -1,6 +1,6 @@
 """Shared by the studies: files of results, tables in the docs, and runs at equal compute.
 
-This file is imported by `ablation.py`, `real_video.py` and `fine_tuning.py`. It has no command.
+This file is imported by `ablation.py`, `real_video.py`, `few_labels.py` and `fine_tuning.py`. It has no command.
 
 A study is a JSONL file in `studies/`. Each line is one finished run with everything that its table needs. Runs that are
 already in the file are not repeated, and the tables in the docs can be written again from the file alone.
@@ -185,29 +185,48 @@ def pretrain_and_evaluate(
         The result of each set and protocol with its rows by video, and the content of the run's `environment.json`.
     """
     shutil.rmtree(directory, ignore_errors=True)
-    log_file = directory.with_suffix(".log")
-
-    def command(*arguments: Any) -> None:
-        environment = os.environ | {"TF_NUM_INTRAOP_THREADS": str(threads), "TF_NUM_INTEROP_THREADS": str(threads)}
-        line = [Path(sys.executable).parent / "hdc-keras", *map(str, arguments)]
-        with log_file.open("a") as log:
-            done = subprocess.run(line, env=environment, stdout=log, stderr=log)
-        if done.returncode:
-            raise SystemExit(f"`hdc-keras {arguments[0]}` failed with exit code {done.returncode}; see {log_file}")
-
-    command("pretrain", "--config", config, "--preset", preset, *options("--set", overrides), "--run", directory)
+    log = directory.with_suffix(".log")
+    command(
+        log,
+        threads,
+        "pretrain",
+        "--config",
+        config,
+        "--preset",
+        preset,
+        *options("--set", overrides),
+        "--run",
+        directory,
+    )
     found = {}
     for name, manifest in (sets or {"": None}).items():
         out = directory / f"evaluated-{name}"
         own = ["--data", manifest] if manifest else []
-        command("evaluate", "--run", directory, *own, *options("--protocol", protocols), "--out", out)
-        for protocol in protocols:
-            (file,) = (out / "results").glob(f"{protocol}-*.json")
-            with file.with_suffix(".videos.csv").open(newline="") as rows:
-                found[name, protocol] = json.loads(file.read_text()), list(csv.DictReader(rows))
+        command(log, threads, "evaluate", "--run", directory, *own, *options("--protocol", protocols), "--out", out)
+        found |= {(name, protocol): evaluated(out, protocol) for protocol in protocols}
     environment_of_run = json.loads((directory / "environment.json").read_text())
     shutil.rmtree(directory)
     return found, environment_of_run
+
+
+def command(log: Path, threads: int, *arguments: Any) -> None:
+    """Run `hdc-keras` with some threads of TensorFlow, and append its output to a log. A failure ends the study."""
+    environment = os.environ | {"TF_NUM_INTRAOP_THREADS": str(threads), "TF_NUM_INTEROP_THREADS": str(threads)}
+    line = [Path(sys.executable).parent / "hdc-keras", *map(str, arguments)]
+    with log.open("a") as file:
+        done = subprocess.run(line, env=environment, stdout=file, stderr=file)
+    if done.returncode:
+        raise SystemExit(f"`hdc-keras {arguments[0]}` failed with exit code {done.returncode}; see {log}")
+
+
+def evaluated(out: Path, protocol: str) -> tuple[Run, list[dict[str, str]]]:
+    """The only result of a protocol that `evaluate --out` wrote, and its rows by video, if there are any."""
+    (file,) = (out / "results").glob(f"{protocol}-*.json")
+    rows = file.with_suffix(".videos.csv")
+    if not rows.exists():
+        return json.loads(file.read_text()), []
+    with rows.open(newline="") as stream:
+        return json.loads(file.read_text()), list(csv.DictReader(stream))
 
 
 def options(name: str, values: Sequence[str]) -> list[str]:
