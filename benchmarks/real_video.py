@@ -236,7 +236,7 @@ def table(study: Study, sets: Run, trained_on: str, data: str) -> str:
     about = sets[data]
     rows = []
     answers = {protocol: Answers(study, data, trained_on, protocol) for protocol in PROTOCOLS}
-    for variant in order_of(list(answers["linear"].right)):
+    for variant in order_of([name for name in answers["linear"].right if answers["linear"].share(name)]):
         cells = [variant]
         for protocol in PROTOCOLS:
             is_repeated = variant in BASELINES and protocol != PROTOCOLS[0]
@@ -274,10 +274,10 @@ def draw(study: Study, sets: Run) -> None:
     figure, axes = pyplot.subplots(1, len(sets), figsize=(4.2 * len(sets), 3.4), squeeze=False, layout="constrained")
     for axis, (data, about) in zip(axes[0], sets.items(), strict=True):
         answers = Answers(study, data, data, "linear")
-        names = order_of(list(answers.right))[::-1]
-        shares = [answers.share(name) for name in names]
+        shares = {name: answers.share(name) for name in order_of(list(answers.right))[::-1]}
+        names = [name for name, share in shares.items() if share]
         colours = ["#1f6f8b" if name == "hdc" else "#9aa5ab" if name in VARIANTS else "#d4d9dc" for name in names]
-        axis.barh(names, [share[0] for share in shares if share], color=colours)
+        axis.barh(names, [share[0] for share in shares.values() if share], color=colours)
         axis.axvline(about["largest_class"], color="black", linewidth=0.8, linestyle=":")
         axis.set(title=data, xlim=(0, 1), xlabel="right on people and recordings never seen")
         axis.spines[["top", "right"]].set_visible(False)
