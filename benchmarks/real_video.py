@@ -105,19 +105,25 @@ def run(
         "clips": clips,
         "commit": environment["commit"],
     }
-    line["results"] = {name: {protocol: _figures(*found[name, protocol]) for protocol in PROTOCOLS} for name in own}
+    line["results"] = {
+        name: {protocol: _figures(sets[name], *found[name, protocol]) for protocol in PROTOCOLS} for name in own
+    }
     study.add(line)
 
 
-def _figures(result: Run, videos: list[dict[str, str]]) -> Run:
-    """Accuracy of each source, and for each test video whether all stages' features got it right, by network."""
+def _figures(records: list[VideoRecord], result: Run, videos: list[dict[str, str]]) -> Run:
+    """Accuracy of each source, and for each test video whether all stages' features got it right, by network.
+
+    Videos are named by their positions in the set. A result names them as `write_manifest` does.
+    """
+    places = {str(Path(record.path).resolve()): str(place) for place, record in enumerate(records)}
     (column,) = result["metrics"]
     figures: Run = {}
     for network, name in (("metrics", "pretrained"), ("random_weights", RANDOM)):
         rows = [row for row in videos if row["network"] == network and row["source"] == "features"]
         figures[name] = {
             "top1": {source: round(values["top1"], 4) for source, values in result[network][column].items()},
-            "right": {row["video_id"]: int(row["label"] == row["predicted"]) for row in rows},
+            "right": {places[row["video_id"]]: int(row["label"] == row["predicted"]) for row in rows},
         }
     return figures
 
@@ -138,8 +144,7 @@ def evaluate_baselines(sets: Sets, seeds: Sequence[int], folds: int, study: Stud
                     rest = np.setdiff1d(np.arange(len(records)), held_out)
                     classifier = make_pipeline(StandardScaler(), RidgeClassifierCV(np.logspace(-3, 5, 9)))
                     right = classifier.fit(values[rest], labels[rest]).predict(values[held_out]) == labels[held_out]
-                    ids = [records[place].video_id for place in held_out]
-                    answers = {"right": dict(zip(ids, map(int, right), strict=True))}
+                    answers = {"right": dict(zip(map(str, held_out), map(int, right), strict=True))}
                     line: Run = dict(zip(KEY, (name, baseline, seed, fold), strict=True)) | {"folds": folds}
                     study.add(line | {"results": {name: {"ridge": {"pretrained": answers}}}})
 
@@ -173,7 +178,7 @@ class Answers:
     """Which videos of a set each variant got right: complete seeds only, in which every fold is finished.
 
     Attributes:
-        right: by variant and seed, 0 or 1 for each video id.
+        right: by variant and seed, 0 or 1 for each video, by its position in the set.
     """
 
     def __init__(self, study: Study, data: str, trained_on: str, protocol: str):
@@ -206,7 +211,7 @@ class Answers:
             else None
         )
 
-    def difference(self, first: str, second: str, group_of: Mapping[str, str]) -> tuple[float, float, float] | None:
+    def difference(self, first: str, second: str, group_of: Mapping[str, int]) -> tuple[float, float, float] | None:
         """Difference of two variants in the seeds that both have, with its 95 % interval.
 
         The interval is from a paired bootstrap that draws groups of videos and seeds with replacement.
@@ -315,10 +320,12 @@ def describe(sets: Sets) -> Run:
     found = {}
     for name, records in sets.items():
         labels = [record.label for record in records]
+        names = [record.group or record.video_id for record in records]
+        groups = sorted(set(names))
         found[name] = {
             "classes": len(set(labels)),
             "largest_class": max(map(labels.count, labels)) / len(labels),
-            "groups": {record.video_id: record.group or record.video_id for record in records},
+            "groups": {str(place): groups.index(group) for place, group in enumerate(names)},
         }
     return found
 
