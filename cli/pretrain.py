@@ -7,9 +7,9 @@ import typer
 
 DEFAULT_CONFIG = "moving-shapes"
 # For your own videos. Both describe the same set: they differ in how videos are decoded and trained on.
-# Fewer steps are announced before a run: with 240, real videos taught nothing, and with 1,400 they did.
-ENOUGH_STEPS = 1000
 CONFIG_FOR_ACCELERATORS, CONFIG_FOR_CPUS = "videos", "videos-cpu"
+# A run of fewer steps says so before it starts (our choice).
+ENOUGH_STEPS = 1000
 
 
 def pretrain(
@@ -174,14 +174,17 @@ def pretrain(
     start_backend()
     from .pretrain_job import dry_run_job, fit_to_budget, run_job
 
-    if budget is not None and not continues:
+    if budget is not None and continues:
+        console.print(f"--time-budget: the run keeps its length of {steps:,} steps.", soft_wrap=True)
+    elif budget is not None:
+        if not dry_run:
+            RunDirectory(folder).check_free()  # before some steps are taken in vain
         experiment = fit_to_budget(experiment, videos, budget)
         steps = length_of(experiment, videos.records).steps
     if steps < ENOUGH_STEPS and not smoke and not continues:
         console.print(
-            f"This run takes only {steps:,} steps. On real video, a few hundred steps taught nothing and "
-            f"{ENOUGH_STEPS:,} or more did (see docs/real-video.md). Train for longer with --set "
-            f"train.steps={3 * ENOUGH_STEPS}, or --time-budget 30m.",
+            f"This run takes only {steps:,} steps. So few may teach little, however many passes they are. "
+            f"Train for longer with --set train.steps={2 * ENOUGH_STEPS}, or --time-budget 30m.",
             style="yellow",
             soft_wrap=True,
         )

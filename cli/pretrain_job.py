@@ -155,7 +155,7 @@ def _print_outcome(run: RunDirectory, length: Length, outcome: Outcome) -> int:
         )
     if not outcome.finished:
         console.print(
-            f"Stopped after step {outcome.step:,} of {length.steps:,} (epoch {outcome.epochs} of {length.epochs}); a "
+            f"Stopped after step {outcome.step:,} of {length.steps:,} ({outcome.epochs} of {length.epochs} epochs); a "
             f"checkpoint is saved. Continue with: hdc-keras pretrain --run {run.path} --resume"
         )
         # No signal: another process of the cluster received it.

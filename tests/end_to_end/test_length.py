@@ -30,6 +30,12 @@ def test_a_time_budget_becomes_the_steps_of_the_run_which_a_resumed_run_keeps(
 
     again = hdc_keras_in_process(*line)
     assert again.code == 0 and f"is finished after {steps:,} steps" in again.out, again.out
+    # With the same line, a run that was stopped goes on to the length that it has.
+    newest = max((tmp_path / "run" / "checkpoints").glob("step-*.keras"))
+    newest.unlink()
+    goes_on = hdc_keras_in_process(*line)
+    assert goes_on.code == 0 and "--time-budget: the run keeps its length of 5 steps" in goes_on.out, goes_on.out
+    assert len(budgets) == 1
 
 
 @pytest.mark.parametrize("other", [["--smoke"], ["--set", "train.epochs=3"], ["--set", "train.steps=3"]])
