@@ -240,7 +240,7 @@ def test_torchrun_starts_a_run_as_the_docs_say(tmp_path):
     )
 
     assert done.returncode == 0, done.stderr[-3000:]
-    assert "2 devices share a batch (multi_worker)" in done.stdout and "Done: 2 epochs" in done.stdout
+    assert "2 devices share a batch (multi_worker)" in done.stdout and "Done: 8 steps" in done.stdout
     assert len(RunDirectory(tmp_path / "run").read_metrics()) == 2
 
 
