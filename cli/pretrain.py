@@ -104,23 +104,12 @@ def pretrain(
 
     from .console import console, print_parts, start_backend
     from .experiments import changes, read_videos, resolve
-    from .time_spans import seconds_of
 
     for option, value in (("--config", config), ("--preset", preset), ("--init-from", init_from)):
         if value is not None and not value.strip():
             raise ConfigError(f"{option}: received an empty text. Leave the option out for its default.")
     # Everything that can be refused without a backend is refused before one starts.
-    budget = None if time_budget is None else seconds_of("--time-budget", time_budget)
-    if budget is not None:
-        lengths = [text for text in set_ or [] if text.startswith(("train.epochs=", "train.steps="))]
-        other = "--smoke" if smoke else f"--set {lengths[0]}" if lengths else None
-        if other:
-            raise ConfigError(f"--time-budget and {other} both give the length of the run. Leave one of them out.")
-        if is_multi_process():
-            raise ConfigError(
-                "--time-budget measures one process, but this run has several. Give its length with "
-                "--set train.steps=..."
-            )
+    budget = None if time_budget is None else budget_of(time_budget, set_ or [], smoke)
     if resume and (run is None or dry_run):
         raise ConfigError("--resume continues the run that --run names: it needs --run, and excludes --dry-run.")
     chosen = config or (CONFIG_FOR_CPUS if data is not None else DEFAULT_CONFIG)
@@ -191,6 +180,29 @@ def pretrain(
     if dry_run:
         raise typer.Exit(dry_run_job(experiment, videos))
     raise typer.Exit(run_job(experiment, folder, continues, videos))
+
+
+def budget_of(time_budget: str, overrides: list[str], smoke: bool) -> float:
+    """Seconds of `--time-budget`.
+
+    Raises:
+        ConfigError: it is no length of time, another option gives the length of the run, or several processes share it.
+    """
+    from hdc_keras.errors import ConfigError
+    from hdc_keras.training.cluster import is_multi_process
+
+    from .time_spans import seconds_of
+
+    seconds = seconds_of("--time-budget", time_budget)
+    lengths = [text for text in overrides if text.startswith(("train.epochs=", "train.steps="))]
+    other = "--smoke" if smoke else f"--set {lengths[0]}" if lengths else None
+    if other:
+        raise ConfigError(f"--time-budget and {other} both give the length of the run. Leave one of them out.")
+    if is_multi_process():
+        raise ConfigError(
+            "--time-budget measures one process, but this run has several. Give its length with --set train.steps=..."
+        )
+    return seconds
 
 
 def config_for_videos() -> str:
