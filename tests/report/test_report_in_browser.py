@@ -55,6 +55,11 @@ class Browser:
         for log in ("browser", "performance"):
             self.driver.get_log(log)
         self.driver.get(Path(page).as_uri())
+        # On a busy machine `get` has returned while the page was still being read, before its script had run.
+        until = time.monotonic() + 60
+        while (state := self.run("return document.readyState")) != "complete":
+            assert time.monotonic() < until, f"the page is {state} after 60 s"
+            time.sleep(0.05)
 
     def command(self, name, **arguments):
         return self.driver.execute_cdp_cmd(name, arguments)
