@@ -122,6 +122,11 @@ class ViewsConfig(_Section):
         description="side of a square round what moves in a clip, as a fraction of the frame's shorter side; crops are "
         "drawn from this square, and evaluation and exported models see it whole; empty: from the whole frame",
     )
+    steady: bool = Field(
+        False,
+        description="take the camera's motion (shift and zoom) out of each clip, in evaluation and exported models "
+        "too, so that only what moves itself is seen to move",
+    )
     crop_area: tuple[PositiveFloat, Annotated[float, Field(le=1)]] = Field(
         (0.3, 1.0), description="range of a crop's area, as a fraction of the frame or of the square of `focus`"
     )

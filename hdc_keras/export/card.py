@@ -105,6 +105,7 @@ def describe(
         "resized_to": list(experiment.data.decode_size),
         "cropped_to": model.views_config.size,
         "focus": model.views_config.focus,
+        "steady": model.views_config.steady,
         "pretrained_on": {
             "dataset": Path(experiment.data.path).name if experiment.data.path else "moving-shapes",
             "frames": experiment.data.frames,
@@ -227,6 +228,8 @@ def _input_text(facts: Facts) -> str:
         )
     else:
         crop = f"crops the middle {size} x {size}"
+    if facts["steady"]:
+        crop = f"takes the camera's motion out, {crop}"
     if input_facts["dtype"] == "uint8":
         return (
             text + "Pass decoded frames without any preprocessing. The model resizes each frame to "

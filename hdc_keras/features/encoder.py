@@ -36,7 +36,7 @@ class ClipEncoder(keras.Model):
         self.tasks = model.objective.tasks
         self.pairs = model.objective.pairs
         self.view_size = model.views_config.size
-        self.focus = model.views_config.focus
+        self.focus, self.steady = model.views_config.focus, model.views_config.steady
         self.frame_size = (frame_size[0], frame_size[1])
         self.crops = crops
         self.built = True
@@ -60,7 +60,8 @@ class ClipEncoder(keras.Model):
         """
         if video.shape[1] == 0:
             raise ValueError("expected (batch, time, height, width, 3) uint8 with one frame or more. Received: none")
-        clips = even_crops(resize_frames(video, self.frame_size), self.view_size, self.crops, self.focus)
+        frames = resize_frames(video, self.frame_size)
+        clips = even_crops(frames, self.view_size, self.crops, self.focus, self.steady)
         try:
             maps = self.pyramid(clips, training=False)
         except ValueError as error:

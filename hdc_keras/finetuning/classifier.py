@@ -8,14 +8,13 @@ from keras import ops
 from hdc_keras.backbones.video_backbone import VideoBackbone
 from hdc_keras.config import ViewsConfig, validate
 from hdc_keras.step.replicas import replica_count_of, replicas_of_step
+from hdc_keras.views.framing import framing, within
 from hdc_keras.views.transforms import (
     apply_colour,
     apply_geometry,
     draw_colour,
     draw_geometry,
     even_crops,
-    squares_of_motion,
-    within,
 )
 
 Tensor = Any
@@ -88,7 +87,10 @@ class VideoClassifier(keras.Model):
         """
         clips = windows[:, 0]
         config = self.views_config
-        views = self.augmentation(clips) if training else even_crops(clips, config.size, self.crops, config.focus)
+        if training:
+            views = self.augmentation(clips)
+        else:
+            views = even_crops(clips, config.size, self.crops, config.focus, config.steady)
         maps = self.backbone(views, training=training)
         return self.classifier(ops.mean(ops.cast(maps, "float32"), axis=(1, 2, 3)))
 
@@ -166,9 +168,9 @@ class ClipAugmentation(keras.layers.Layer):
         geometry = draw_geometry(batch, frame_size, self.config, self.seed_generator)
         colour = draw_colour(batch, self.config, self.seed_generator)
         geometry, colour = replicas.local_part(geometry), replicas.local_part(colour)
-        if self.config.focus:
-            square = squares_of_motion(clips, self.config.focus)
-            geometry = geometry | {"box": within(square, geometry["box"])}
+        if self.config.focus or self.config.steady:
+            outer = framing(clips, self.config.focus, self.config.steady)
+            geometry = geometry | {"box": within(outer, geometry["box"])}
         views = apply_geometry(ops.cast(clips, self.compute_dtype) / 255.0, geometry, self.config.size)
         return apply_colour(views, colour)
 

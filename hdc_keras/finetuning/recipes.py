@@ -60,7 +60,7 @@ class FineTuning:
         """Adapt the recipe to an experiment: the clips of pretraining, and the overrides in `evaluate`.
 
         If pretraining never flips clips, neither does fine-tuning, whatever the recipe says. If pretraining crops from
-        a square round what moves, so does fine-tuning.
+        a square round what moves, or takes the camera's motion out, so does fine-tuning.
         """
         data, settings = experiment.data, experiment.evaluate
         epochs = settings.finetune_epochs or self.epochs
@@ -68,6 +68,8 @@ class FineTuning:
         views = self.views if experiment.views.flip else {**self.views, "flip": 0.0}
         if experiment.views.focus:
             views = {**views, "focus": experiment.views.focus}
+        if experiment.views.steady:
+            views = {**views, "steady": True}
         return replace(
             self,
             frames=data.frames,

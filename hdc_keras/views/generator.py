@@ -10,6 +10,7 @@ from keras import ops, tree
 from hdc_keras.config import Task, ViewsConfig
 from hdc_keras.devices import move_to_device
 from hdc_keras.views import transforms
+from hdc_keras.views.framing import framing, within
 
 Tensor = Any
 Draws = dict[str, transforms.Parameters]
@@ -165,27 +166,33 @@ class ViewGenerator(keras.layers.Layer):
         _require_windows(windows)
         names, positives = names or self.view_names, self.positives.values()
         sources = [of_positives if of_positives and name in positives else (windows, draws) for name in names]
-        clips = _by_video([self._in_time(name, *source) for name, source in zip(names, sources, strict=True)])
+        clips = _by_video(
+            [
+                self._in_time(name, shown[:, _VIEWS[name][0]], own)
+                for name, (shown, own) in zip(names, sources, strict=True)
+            ]
+        )
         parameters = [self._draws_of_view(name, own) for name, (_, own) in zip(names, sources, strict=True)]
         fading, geometry, colour = tree.map_structure(lambda *values: _by_video(values), *parameters)
-        if self.config.focus:
-            squares = self._squares_of(names, [own for own, _ in sources])
-            geometry = geometry | {"box": transforms.within(squares, geometry["box"])}
+        if self.config.focus or self.config.steady:
+            outer = self._framings(names, sources)
+            geometry = geometry | {"box": within(outer, geometry["box"])}
         clips = transforms.apply_geometry(ops.cast(clips, self.compute_dtype) / 255.0, geometry, self.config.size)
         if self.config.fade_static:
             clips = transforms.apply_fading(clips, fading)
         clips = transforms.apply_colour(clips, colour)
         return ops.reshape(clips, (-1, len(names), *clips.shape[1:]))
 
-    def _squares_of(self, names: Sequence[str], windows: Sequence[Tensor]) -> Tensor:
-        """The square round what moves in the window that each view shows: (batch * views, 4)."""
-        assert self.config.focus is not None
+    def _framings(self, names: Sequence[str], sources: Sequence[tuple[Tensor, Draws]]) -> Tensor:
+        """What part of its frames each view shows crops of: (batch * views, time or 1, 4)."""
         found: dict[tuple[int, int], Tensor] = {}
-        shown = [(id(own), _VIEWS[name][0]) for name, own in zip(names, windows, strict=True)]
-        for key, own in zip(shown, windows, strict=True):
+        of_views = []
+        for name, (windows, draws) in zip(names, sources, strict=True):
+            key = (id(windows), _VIEWS[name][0])
             if key not in found:
-                found[key] = transforms.squares_of_motion(own[:, key[1]], self.config.focus)
-        return _by_video([found[key] for key in shown])
+                found[key] = framing(windows[:, key[1]], self.config.focus, self.config.steady)
+            of_views.append(self._in_time(name, found[key], draws) if self.config.steady else found[key])
+        return _by_video(of_views)
 
     @staticmethod
     def _draws_of_view(name: str, draws: Draws) -> tuple[transforms.Parameters, ...]:
@@ -202,9 +209,8 @@ class ViewGenerator(keras.layers.Layer):
         separate = transforms.draw_colour(batch, self.config, self.seed_generator)
         return {name: ops.where(is_separate, separate[name], anchor_colour[name]) for name in separate}
 
-    def _in_time(self, name: str, windows: Tensor, draws: Draws) -> Tensor:
-        """The frames that view `name` shows, in its order: (batch, time, height, width, 3)."""
-        clips = windows[:, _VIEWS[name][0]]
+    def _in_time(self, name: str, clips: Tensor, draws: Draws) -> Tensor:
+        """Frames, or what belongs to them, in the order in which view `name` shows them: (batch, time, ...)."""
         if name == "reversed":
             return ops.flip(clips, axis=1)
         if name == "spatial_positive" and self.config.still:
@@ -248,8 +254,8 @@ def _require_windows(windows: Tensor) -> None:
 
 
 def _frames_at(clips: Tensor, frames: Tensor) -> Tensor:
-    """Select (batch, n) `frames` of (batch, time, height, width, 3) clips: (batch, n, height, width, 3)."""
-    return ops.take_along_axis(clips, frames[:, :, None, None, None], axis=1)
+    """Select (batch, n) `frames` of (batch, time, ...) clips: (batch, n, ...)."""
+    return ops.take_along_axis(clips, ops.expand_dims(frames, tuple(range(2, len(clips.shape)))), axis=1)
 
 
 def _by_video(of_views: Sequence[Tensor]) -> Tensor:

@@ -15,17 +15,13 @@ import numpy as np
 from keras import ops, random
 
 from hdc_keras.config import ViewsConfig
+from hdc_keras.views.framing import framing, within
 
 Tensor = Any
 Parameters = dict[str, Tensor]
 
 # `views.blur_sigma` is given for this view size and scales with the view.
 _BLUR_REFERENCE_SIZE = 112
-# Keeps the centre of motion defined where nothing moves. Summed over all pixels, in grey levels of 255.
-_LEAST_MOTION = 1e-3
-# The share of motion in one place at which the square is half-way between that place and the middle of the frame. It is
-# about 0.5 with a camera that stands still and 0.1 to 0.3 with one that follows a player (our choice).
-_TRUSTED_SHARE = 0.2
 # Luma of ITU-R BT.601 and the matching YIQ axes, in which a rotation of the chroma plane changes hue.
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 _RGB_TO_YIQ = np.array([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]], np.float32)
@@ -65,55 +61,13 @@ def draw_geometry(
     }
 
 
-def squares_of_motion(clips: Tensor, focus: float) -> Tensor:
-    """The square round what moves in each clip (our choice).
-
-    Its centre is the centre of gravity of the absolute differences between neighbouring frames, as far as their sum
-    over the clip exceeds twice its mean over the frame. The smaller the share that does, the nearer is the square to
-    the middle of the frame: when the camera moves, differences are everywhere, and what is filmed is mostly in the
-    middle. The square stays within the frame.
-
-    Args:
-        clips: (batch, time, height, width, 3) uint8, or float in [0, 255].
-        focus: side of the square, as a fraction of the frame's shorter side.
-
-    Returns:
-        (batch, 4) float32: top, left, height, width as fractions of the frame.
-    """
-    height, width, channels = clips.shape[2:]
-    time = ops.shape(clips)[1]  # unknown until run time in an exported model
-    # Every other row is enough, and takes half the time.
-    row_step = 2 if height % 2 == 0 else 1
-    rows = ops.reshape(clips, (-1, time, height // row_step, row_step * width * channels))[..., : width * channels]
-    rows = ops.cast(rows, "float32")
-    moved = ops.sum(ops.abs(rows[:, 1:] - rows[:, :-1]), axis=1)  # a sum, because the mean of no frames is NaN
-    moved = ops.sum(ops.reshape(moved, (-1, height // row_step, width, channels)), axis=-1)
-    everywhere = ops.sum(moved, axis=(1, 2))
-    moved = ops.maximum(moved - 2.0 * ops.mean(moved, axis=(1, 2), keepdims=True), 0.0)
-    total = ops.sum(moved, axis=(1, 2))
-    share = total / ops.maximum(everywhere, _LEAST_MOTION)
-    trust = ops.square(share) / (ops.square(share) + _TRUSTED_SHARE**2)
-    box = []
-    for axis, length, step in ((2, height, row_step), (1, width, 1)):
-        places = (ops.arange(0, length, step, dtype="float32") + 0.5) / length
-        centre = ops.sum(ops.sum(moved, axis=axis) * places, axis=1) / ops.maximum(total, _LEAST_MOTION)
-        centre = trust * centre + (1.0 - trust) * 0.5
-        extent = focus * min(height, width) / length
-        box.append((ops.clip(centre - extent / 2, 0.0, 1.0 - extent), ops.full_like(centre, extent)))
-    return ops.stack([start for start, _ in box] + [extent for _, extent in box], axis=-1)
-
-
-def within(outer: Tensor, box: Tensor) -> Tensor:
-    """(batch, 4) boxes given as fractions of (batch, 4) `outer` boxes, as fractions of the frame."""
-    return ops.concatenate([outer[:, :2] + outer[:, 2:] * box[:, :2], outer[:, 2:] * box[:, 2:]], axis=-1)
-
-
 def apply_geometry(clips: Tensor, parameters: Parameters, size: int) -> Tensor:
     """Crop, resize with an antialiased bilinear filter, flip and blur.
 
     Args:
         clips: (batch, time, height, width, 3) float.
-        parameters: what `draw_geometry` returned; boxes are fractions of the frame.
+        parameters: what `draw_geometry` returned; boxes are fractions of the frame, (batch, 4), or (batch, time, 4) for
+            a box of its own for each frame. Where a box reaches over the frame's edge, the edge is repeated.
         size: height and width of the result in pixels.
 
     Returns:
@@ -121,22 +75,25 @@ def apply_geometry(clips: Tensor, parameters: Parameters, size: int) -> Tensor:
     """
     height, width, channels = clips.shape[2:]
     time = ops.shape(clips)[1]  # unknown until run time in an exported model
-    top, left, box_height, box_width = ops.unstack(parameters["box"], num=4, axis=-1)
-    blur = _blur_matrix(parameters["sigma"], size)
-    no_flip = ops.zeros_like(parameters["flip"])
-    rows = ops.matmul(blur, _resize_matrix(top, box_height, no_flip, height, size))
-    columns = ops.matmul(blur, _resize_matrix(left, box_width, parameters["flip"], width, size))
-    rows, columns = ops.cast(rows, clips.dtype), ops.cast(columns, clips.dtype)
+    box = parameters["box"]
+    box = box if len(box.shape) == 3 else box[:, None]
+    top, left, box_height, box_width = ops.unstack(box, num=4, axis=-1)  # (batch, time or 1)
+    flip = parameters["flip"][:, None]
+    blur = _blur_matrix(parameters["sigma"], size)[:, None]
+    rows = ops.matmul(blur, _resize_matrix(top, box_height, ops.zeros_like(flip), height, size))
+    columns = ops.matmul(blur, _resize_matrix(left, box_width, flip, width, size))
+    rows, columns = ops.cast(rows, clips.dtype), ops.transpose(ops.cast(columns, clips.dtype), (0, 1, 3, 2))
     # (batch, time, size, width * 3)
-    clips = ops.matmul(rows[:, None], ops.reshape(clips, (-1, time, height, width * channels)))
-    # Channels before columns, so that one large product takes all rows of all frames.
+    clips = ops.matmul(rows, ops.reshape(clips, (-1, time, height, width * channels)))
+    # Channels before columns, so that one large product takes all rows of a frame, or of all frames.
+    frames, per_product = (1, time) if box.shape[1] == 1 else (time, 1)
     clips = ops.transpose(ops.reshape(clips, (-1, time * size, width, channels)), (0, 1, 3, 2))
-    clips = ops.matmul(ops.reshape(clips, (-1, time * size * channels, width)), ops.transpose(columns, (0, 2, 1)))
+    clips = ops.matmul(ops.reshape(clips, (-1, frames, per_product * size * channels, width)), columns)
     clips = ops.transpose(ops.reshape(clips, (-1, time * size, channels, size)), (0, 1, 3, 2))
     return ops.reshape(clips, (-1, time, size, size, channels))
 
 
-def even_crops(clips: Tensor, size: int, crops: int = 1, focus: float | None = None) -> Tensor:
+def even_crops(clips: Tensor, size: int, crops: int = 1, focus: float | None = None, steady: bool = False) -> Tensor:
     """The crops that evaluation and exported models use: `size` x `size` pixels, without random augmentation.
 
     A single crop is central; several are spread evenly along the longer side, from one end to the other. Frames smaller
@@ -148,6 +105,7 @@ def even_crops(clips: Tensor, size: int, crops: int = 1, focus: float | None = N
         size: height and width of the result in pixels.
         crops: number of crops.
         focus: as in `ViewsConfig`.
+        steady: as in `ViewsConfig`.
 
     Returns:
         (crops * batch, time, size, size, 3) float32 in [0, 1]: the first crop of all clips, then the second.
@@ -155,15 +113,16 @@ def even_crops(clips: Tensor, size: int, crops: int = 1, focus: float | None = N
     side = focus * min(clips.shape[2:4]) if focus else size
     height, width = (min(1.0, side / length) for length in clips.shape[2:4])
     zero = ops.zeros((1,))
-    if focus and crops == 1:
-        box = squares_of_motion(clips, focus)
-        return apply_geometry(ops.cast(clips, "float32") / 255.0, {"box": box, "flip": zero, "sigma": zero}, size)
+    outer = framing(clips, focus if crops == 1 else None, steady) if focus or steady else None
     clips = ops.cast(clips, "float32") / 255.0
+    if focus and crops == 1:
+        return apply_geometry(clips, {"box": outer, "flip": zero, "sigma": zero}, size)
     views = []
     for number in range(crops):
         position = number / (crops - 1) if crops > 1 else 0.5
         down, right = (0.5, position) if clips.shape[3] >= clips.shape[2] else (position, 0.5)
         box = ops.convert_to_tensor([[(1 - height) * down, (1 - width) * right, height, width]], dtype="float32")
+        box = box if outer is None else within(outer, box)
         views.append(apply_geometry(clips, {"box": box, "flip": zero, "sigma": zero}, size))
     return ops.concatenate(views) if crops > 1 else views[0]
 
@@ -251,13 +210,14 @@ def _occurs(batch: int, probability: float, seed: random.SeedGenerator) -> Tenso
 
 
 def _resize_matrix(start: Tensor, extent: Tensor, flip: Tensor, length: int, size: int) -> Tensor:
-    """(batch, size, length): row i holds the weights of the source pixels in output pixel i."""
-    step = extent[:, None] * (length / size)  # (batch, 1) source pixels per output pixel
-    output = ops.arange(size, dtype="float32")[None] + 0.5
-    output = ops.where(flip[:, None] > 0.5, size - output, output)
-    centre = start[:, None] * length + output * step - 0.5  # (batch, size)
+    """(batch, frames, size, length): row i holds the weights of the source pixels in output pixel i."""
+    step = extent[..., None] * (length / size)  # (batch, frames, 1) source pixels per output pixel
+    output = ops.arange(size, dtype="float32") + 0.5
+    output = ops.where(flip[..., None] > 0.5, size - output, output)
+    centre = start[..., None] * length + output * step - 0.5  # (batch, frames, size)
+    centre = ops.clip(centre, -0.5, length - 0.5)
     reach = ops.maximum(step, 1.0)[..., None]  # a wider filter when shrinking, so that every source pixel counts
-    distance = ops.abs(ops.arange(length, dtype="float32")[None, None] - centre[..., None])
+    distance = ops.abs(ops.arange(length, dtype="float32") - centre[..., None])
     weights = ops.maximum(1.0 - distance / reach, 0.0)
     return weights / ops.sum(weights, axis=-1, keepdims=True)
 

@@ -11,8 +11,9 @@ from hdc_keras.features.encoder import ClipEncoder
 from hdc_keras.finetuning.classifier import ClipAugmentation, VideoClassifier
 from hdc_keras.finetuning.recipes import FINE_TUNING, changed
 from hdc_keras.model import HDC
+from hdc_keras.views.framing import framing, within
 from hdc_keras.views.generator import ViewGenerator
-from hdc_keras.views.transforms import even_crops, squares_of_motion, within
+from hdc_keras.views.transforms import even_crops
 
 HEIGHT, WIDTH, BLOB = 40, 60, 6
 RNG = np.random.default_rng(0)
@@ -28,7 +29,7 @@ def clip_with_blob_at(top, left, frames=4, moves=2):
 
 
 def squares(clips, focus=0.5):
-    return ops.convert_to_numpy(squares_of_motion(np.stack(clips), focus))
+    return ops.convert_to_numpy(framing(np.stack(clips), focus, steady=False))[:, 0]
 
 
 @pytest.mark.parametrize("top, left", [(17, 25), (10, 20), (24, 36)])
@@ -66,9 +67,9 @@ def test_the_square_stays_near_the_middle_if_the_camera_moves():
 
 
 def test_a_box_within_a_square_is_a_part_of_it():
-    outer = np.array([[0.2, 0.4, 0.5, 0.4]], "float32")
+    outer = np.array([[[0.2, 0.4, 0.5, 0.4]]], "float32")
 
-    inner = ops.convert_to_numpy(within(outer, np.array([[0.5, 0.25, 0.5, 0.5]], "float32")))
+    inner = ops.convert_to_numpy(within(outer, np.array([[0.5, 0.25, 0.5, 0.5]], "float32")))[:, 0]
     np.testing.assert_allclose(inner, [[0.45, 0.5, 0.25, 0.2]], atol=1e-6)
 
 
