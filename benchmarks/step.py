@@ -50,7 +50,9 @@ class Setting(NamedTuple):
 SETTINGS = {
     "r3d_tiny": Setting("r3d_tiny", 8, (40, 40), 32, 32, {"fade_static": 0.8}),
     "r3d18": Setting("r3d18", 16, (128, 171), 112, 64 if has_accelerator() else 2, {"fade_static": 0.8}),
-    "videos-cpu": Setting("r3d_small", 8, (96, 128), 48, 16, {"focus": 0.7, "crop_area": (0.4, 1.0)}),
+    "videos-cpu": Setting(
+        "r3d_small_motion", 8, (96, 128), 48, 16, {"focus": 0.7, "steady": True, "crop_area": (0.4, 1.0), "flip": 0.0}
+    ),
     "videos-cpu of 0.1.0": Setting("r3d_tiny", 8, (64, 86), 48, 16, {}),
 }
 

@@ -21,6 +21,7 @@ BackboneName = Literal[
     "r3d34",
     "r3d10",
     "r3d_small",
+    "r3d_small_motion",
     "r3d_tiny",
     "r2plus1d18",
     "r2plus1d_tiny",
@@ -546,8 +547,8 @@ class Experiment(_Section):
 
     @model_validator(mode="after")
     def _frames_have_differences(self) -> "Experiment":
-        if self.model.backbone == "r3d_small" and self.data.frames < 2:
-            raise ValueError("data.frames (1): r3d_small sees the differences between frames, so it needs 2 or more")
+        if self.model.backbone == "r3d_small_motion" and self.data.frames < 2:
+            raise ValueError("data.frames (1): r3d_small_motion sees differences between frames, so it needs 2 or more")
         return self
 
     @model_validator(mode="after")

@@ -16,8 +16,8 @@ _BATCH_NORM = {"momentum": 0.9, "epsilon": 1e-5}
 _DIFFERENCE_SCALE = 4.0
 
 
-def with_frame_differences(clips: Tensor, dtype: Any) -> Tensor:
-    """Append to the channels of each frame its difference from the frame before it, times 4; zero for the first frame.
+def frame_differences(clips: Tensor, dtype: Any) -> Tensor:
+    """Each frame's difference from the frame before it, times 4; zero for the first frame.
 
     It consists of layers that are part of Keras, so that exported networks load without this package.
     """
@@ -26,8 +26,7 @@ def with_frame_differences(clips: Tensor, dtype: Any) -> Tensor:
     earlier = layers.Cropping3D(((0, 1), (0, 0), (0, 0)), name="earlier_frames", **options)(clips)
     difference = layers.Subtract(dtype=dtype, name="difference")([later, earlier])
     difference = layers.Rescaling(_DIFFERENCE_SCALE, dtype=dtype, name="difference_scale")(difference)
-    difference = layers.ZeroPadding3D(((1, 0), (0, 0), (0, 0)), name="difference_pad", **options)(difference)
-    return layers.Concatenate(dtype=dtype, name="frames_and_differences")([clips, difference])
+    return layers.ZeroPadding3D(((1, 0), (0, 0), (0, 0)), name="frame_differences", **options)(difference)
 
 
 def convolution(

@@ -21,7 +21,7 @@ class R2Plus1D(VideoResNet):
         stackwise_num_filters: channels of each stage.
         stackwise_num_blocks: basic blocks of each stage.
         stem_stride: as in `VideoResNet`; 2 in the published network.
-        frame_differences: as in `VideoResNet`; the published network sees frames only.
+        sees_differences: as in `VideoResNet`; the published network sees frames only.
         input_shape: (time, height, width, 3); unknown lengths are `None`.
         dtype: dtype or policy of the layers.
         **kwargs: `name`, `trainable`.

@@ -5,7 +5,7 @@ from typing import Any
 
 from hdc_keras.backbones.c3d import C3D, C3DTiny
 from hdc_keras.backbones.r2plus1d import R2Plus1D18, R2Plus1DTiny
-from hdc_keras.backbones.resnet3d import R3D10, R3D18, R3D34, R3DSmall, R3DTiny
+from hdc_keras.backbones.resnet3d import R3D10, R3D18, R3D34, R3DSmall, R3DSmallMotion, R3DTiny
 from hdc_keras.backbones.s3d import S3D, S3DTiny
 from hdc_keras.backbones.video_backbone import VideoBackbone
 from hdc_keras.errors import ConfigError, did_you_mean
@@ -15,6 +15,7 @@ BACKBONES: dict[str, Callable[..., VideoBackbone]] = {
     "r3d34": R3D34,
     "r3d10": R3D10,
     "r3d_small": R3DSmall,
+    "r3d_small_motion": R3DSmallMotion,
     "r3d_tiny": R3DTiny,
     "r2plus1d18": R2Plus1D18,
     "r2plus1d_tiny": R2Plus1DTiny,

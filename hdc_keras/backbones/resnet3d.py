@@ -6,7 +6,7 @@ from typing import Any
 import keras
 from keras import layers
 
-from hdc_keras.backbones.blocks import batch_norm, convolution, relu, with_frame_differences
+from hdc_keras.backbones.blocks import batch_norm, convolution, frame_differences, relu
 from hdc_keras.backbones.video_backbone import Tensor, VideoBackbone, clip_input
 
 
@@ -20,9 +20,9 @@ class VideoResNet(VideoBackbone):
         stackwise_num_filters: channels of each stage.
         stackwise_num_blocks: basic blocks of each stage.
         stem_stride: stride of the stem along height and width.
-        frame_differences: whether the stem sees each frame's difference from the one before it too, as three more
-            channels. What moves is then plain to a network that is too small, or trained for too short a time, to
-            learn it.
+        sees_differences: whether the stem sees each frame's difference from the one before it, instead of the frame.
+            What moves is then plain to a network that is too small, or trained for too short a time, to learn it, and
+            a still background cannot tell it which video it sees.
         input_shape: (time, height, width, 3); unknown lengths are `None`.
         dtype: dtype or policy of the layers.
         **kwargs: `name`, `trainable`.
@@ -36,7 +36,7 @@ class VideoResNet(VideoBackbone):
         stackwise_num_filters: Sequence[int],
         stackwise_num_blocks: Sequence[int],
         stem_stride: int = 2,
-        frame_differences: bool = False,
+        sees_differences: bool = False,
         input_shape: Sequence[int | None] = (None, None, None, 3),
         dtype: Any = None,
         **kwargs: Any,
@@ -47,8 +47,8 @@ class VideoResNet(VideoBackbone):
                 f"{stackwise_num_filters} and {stackwise_num_blocks}"
             )
         clips, x = clip_input(input_shape, dtype)
-        if frame_differences:
-            x = with_frame_differences(x, dtype)
+        if sees_differences:
+            x = frame_differences(x, dtype)
         x = self._stem(x, stackwise_num_filters[0], stem_stride, dtype)
         pyramid_outputs, block_outputs = {}, [x]
         for stage, (filters, blocks) in enumerate(zip(stackwise_num_filters, stackwise_num_blocks, strict=True)):
@@ -61,7 +61,7 @@ class VideoResNet(VideoBackbone):
             "stackwise_num_filters": list(stackwise_num_filters),
             "stackwise_num_blocks": list(stackwise_num_blocks),
             "stem_stride": stem_stride,
-            "frame_differences": frame_differences,
+            "sees_differences": sees_differences,
             "input_shape": list(input_shape),
             "dtype": dtype,
         }
@@ -106,7 +106,7 @@ class R3D(VideoResNet):
         stackwise_num_filters: channels of each stage.
         stackwise_num_blocks: basic blocks of each stage.
         stem_stride: as in `VideoResNet`; 2 in the published networks.
-        frame_differences: as in `VideoResNet`; the published networks see frames only.
+        sees_differences: as in `VideoResNet`; the published networks see frames only.
         input_shape: (time, height, width, 3); unknown lengths are `None`.
         dtype: dtype or policy of the layers.
         **kwargs: `name`, `trainable`.
@@ -153,9 +153,14 @@ def R3DTiny(name: str = "r3d_tiny", **kwargs: Any) -> R3D:
 
 
 def R3DSmall(name: str = "r3d_small", **kwargs: Any) -> R3D:
-    """R3D with one block per stage and a coarse stem that sees frame differences, for real video on a CPU.
+    """R3D with one block per stage and a coarse stem, for real video on a CPU. Not a published network.
 
-    Not a published network. On clips of the same size it takes half the time of `R3DTiny`: its early stages, which take
-    most of the time, work on a quarter of the pixels.
+    On clips of the same size it takes half the time of `R3DTiny`: its early stages, which take most of the time, work
+    on a quarter of the pixels.
     """
-    return R3D([16, 32, 64, 128], [1, 1, 1, 1], stem_stride=4, frame_differences=True, name=name, **kwargs)
+    return R3D([16, 32, 64, 128], [1, 1, 1, 1], stem_stride=4, name=name, **kwargs)
+
+
+def R3DSmallMotion(name: str = "r3d_small_motion", **kwargs: Any) -> R3D:
+    """`R3DSmall` that sees the differences between frames instead of frames: it knows what moves and nothing else."""
+    return R3DSmall(sees_differences=True, name=name, **kwargs)

@@ -73,7 +73,9 @@ def test_each_stage_halves_the_frames_and_the_last_is_the_output(name):
     maps = backbone.level_model(("P2", "P3", "P4", "P5"))(CLIPS)
 
     sizes = [tuple(maps[level].shape[1:4]) for level in maps]
-    assert sizes[0] == {"s3d_tiny": (4, 8, 8), "r3d_small": (8, 8, 8)}.get(name, (8, 16, 16))
+    assert sizes[0] == {"s3d_tiny": (4, 8, 8), "r3d_small": (8, 8, 8), "r3d_small_motion": (8, 8, 8)}.get(
+        name, (8, 16, 16)
+    )
     assert all(new[1] == old[1] // 2 and new[2] == old[2] // 2 for old, new in pairwise(sizes))
     np.testing.assert_allclose(ops.convert_to_numpy(backbone(CLIPS)), ops.convert_to_numpy(maps["P5"]), atol=1e-4)
 
@@ -130,17 +132,20 @@ def test_strided_convolutions_pad_both_sides_equally():
     )
 
 
-def test_frame_differences_are_channels_beside_the_frames():
-    backbone = build_backbone("r3d_small")
-    seen = keras.Model(backbone.input, backbone.get_layer("frames_and_differences").output)
-    values = ops.convert_to_numpy(seen(CLIPS))
-    frames, differences = values[..., :3], values[..., 3:]
+def test_a_network_that_sees_differences_does_not_see_frames():
+    backbone = build_backbone("r3d_small_motion")
+    seen = keras.Model(
+        backbone.input, [backbone.get_layer(name).output for name in ("normalise_pixels", "frame_differences")]
+    )
+    frames, differences = map(ops.convert_to_numpy, seen(CLIPS))
 
     np.testing.assert_array_equal(differences[:, 0], 0)
     np.testing.assert_allclose(differences[:, 1:], 4 * (frames[:, 1:] - frames[:, :-1]), rtol=1e-4, atol=1e-5)
-    assert backbone.get_layer("stem_conv").kernel.shape[-2] == 6
-    with pytest.raises(ConfigError, match=r"data.frames \(1\): r3d_small sees the differences between frames"):
-        validate(Experiment, {"data": {"frames": 1}, "model": {"backbone": "r3d_small"}}, "here")
+    assert backbone.get_layer("stem_conv").kernel.shape[-2] == 3
+    brighter = [ops.convert_to_numpy(backbone(clips)) for clips in (CLIPS * 0.5, CLIPS * 0.5 + 0.25)]
+    np.testing.assert_allclose(*brighter, rtol=1e-3, atol=1e-4)
+    with pytest.raises(ConfigError, match=r"data.frames \(1\): r3d_small_motion sees the differences between frames"):
+        validate(Experiment, {"data": {"frames": 1}, "model": {"backbone": "r3d_small_motion"}}, "here")
 
 
 def test_pixels_are_normalised_by_kinetics_statistics():

@@ -116,7 +116,7 @@ def test_temporal_negatives_have_the_crop_of_the_anchor():
 
 def test_the_encoder_and_fine_tuning_see_the_square_too():
     clips = np.stack([clip_with_blob_at(4, 2, frames=8), clip_with_blob_at(28, 44, frames=8)])
-    model = HDC(build_backbone("r3d_small"), {"size": 16, "focus": 0.5})
+    model = HDC(build_backbone("r3d_small_motion"), {"size": 16, "focus": 0.5})
 
     encoded = ops.convert_to_numpy(ClipEncoder(model, (HEIGHT, WIDTH))(clips)["P5"])
     expected = model.backbone(even_crops(clips, 16, focus=0.5), training=False)
@@ -143,7 +143,7 @@ def test_a_recipe_of_a_run_with_focus_says_so():
 
 
 def test_models_with_focus_are_saved_and_loaded(tmp_path):
-    model = HDC(build_backbone("r3d_small"), {"size": 16, "focus": 0.5})
+    model = HDC(build_backbone("r3d_small_motion"), {"size": 16, "focus": 0.5})
     model.save(tmp_path / "model.keras")
 
     assert keras.models.load_model(tmp_path / "model.keras").views_config.focus == 0.5
