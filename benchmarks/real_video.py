@@ -49,7 +49,9 @@ VARIANTS: dict[str, tuple[str, list[str]]] = {
     "spatial": ("spatial", []),
     "temporal": ("temporal", []),
     "hdc, crops from whole frames": ("hdc-every-level", ["views.focus=null"]),
-    "hdc, without frame differences": ("hdc-every-level", ["model.backbone=r3d_tiny"]),
+    "hdc, camera's motion kept": ("hdc-every-level", ["views.steady=false"]),
+    "hdc, sees frames": ("hdc-every-level", ["model.backbone=r3d_small"]),
+    "coupled, sees frames": ("coupled", ["model.backbone=r3d_small"]),
 }
 BOOTSTRAP_DRAWS = 10_000
 

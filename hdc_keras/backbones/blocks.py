@@ -25,8 +25,10 @@ def frame_differences(clips: Tensor, dtype: Any) -> Tensor:
     later = layers.Cropping3D(((1, 0), (0, 0), (0, 0)), name="later_frames", **options)(clips)
     earlier = layers.Cropping3D(((0, 1), (0, 0), (0, 0)), name="earlier_frames", **options)(clips)
     difference = layers.Subtract(dtype=dtype, name="difference")([later, earlier])
-    difference = layers.Rescaling(_DIFFERENCE_SCALE, dtype=dtype, name="difference_scale")(difference)
-    return layers.ZeroPadding3D(((1, 0), (0, 0), (0, 0)), name="frame_differences", **options)(difference)
+    # Scaled after the padding: if the stem's padding came directly after it, TensorFlow 2.21 would drop one of them in
+    # graphs of unknown length.
+    difference = layers.ZeroPadding3D(((1, 0), (0, 0), (0, 0)), name="difference_pad", **options)(difference)
+    return layers.Rescaling(_DIFFERENCE_SCALE, dtype=dtype, name="frame_differences")(difference)
 
 
 def convolution(

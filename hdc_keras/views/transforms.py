@@ -211,13 +211,14 @@ def _occurs(batch: int, probability: float, seed: random.SeedGenerator) -> Tenso
 
 def _resize_matrix(start: Tensor, extent: Tensor, flip: Tensor, length: int, size: int) -> Tensor:
     """(batch, frames, size, length): row i holds the weights of the source pixels in output pixel i."""
-    step = extent[..., None] * (length / size)  # (batch, frames, 1) source pixels per output pixel
+    start, extent, flip = (ops.expand_dims(part, -1) for part in (start, extent, flip))  # LiteRT lacks `[..., None]`
+    step = extent * (length / size)  # (batch, frames, 1) source pixels per output pixel
     output = ops.arange(size, dtype="float32") + 0.5
-    output = ops.where(flip[..., None] > 0.5, size - output, output)
-    centre = start[..., None] * length + output * step - 0.5  # (batch, frames, size)
-    centre = ops.clip(centre, -0.5, length - 0.5)
-    reach = ops.maximum(step, 1.0)[..., None]  # a wider filter when shrinking, so that every source pixel counts
-    distance = ops.abs(ops.arange(length, dtype="float32") - centre[..., None])
+    output = ops.where(flip > 0.5, size - output, output)
+    centre = start * length + output * step - 0.5  # (batch, frames, size)
+    centre = ops.expand_dims(ops.clip(centre, -0.5, length - 0.5), -1)
+    reach = ops.expand_dims(ops.maximum(step, 1.0), -1)  # wider when shrinking, so that every source pixel counts
+    distance = ops.abs(ops.arange(length, dtype="float32") - centre)
     weights = ops.maximum(1.0 - distance / reach, 0.0)
     return weights / ops.sum(weights, axis=-1, keepdims=True)
 

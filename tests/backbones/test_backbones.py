@@ -144,7 +144,7 @@ def test_a_network_that_sees_differences_does_not_see_frames():
     assert backbone.get_layer("stem_conv").kernel.shape[-2] == 3
     brighter = [ops.convert_to_numpy(backbone(clips)) for clips in (CLIPS * 0.5, CLIPS * 0.5 + 0.25)]
     np.testing.assert_allclose(*brighter, rtol=1e-3, atol=1e-4)
-    with pytest.raises(ConfigError, match=r"data.frames \(1\): r3d_small_motion sees the differences between frames"):
+    with pytest.raises(ConfigError, match=r"data.frames \(1\): r3d_small_motion sees differences between frames"):
         validate(Experiment, {"data": {"frames": 1}, "model": {"backbone": "r3d_small_motion"}}, "here")
 
 

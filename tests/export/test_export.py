@@ -185,6 +185,21 @@ def test_every_kind_of_backbone_is_converted(backbone, format, tmp_path):
     assert exported.difference < 1e-4 and exported.path.exists()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("format", FORMATS)
+def test_crops_round_what_moves_and_the_steady_camera_are_exported(format, tmp_path):
+    views = {"size": 32, "focus": 0.7, "steady": True}
+    experiment = small_experiment("r3d_small_motion")
+    experiment = experiment.model_copy(update={"views": experiment.views.model_copy(update=views)})
+    model = HDC(build_backbone("r3d_small_motion"), experiment.views, experiment.contrast)
+
+    exported = export(model, experiment, format, tmp_path / FORMATS[format].file_name)
+
+    assert exported.difference < 1e-4
+    if format != "keras":
+        assert "takes the camera's motion out, crops a square round what moves" in exported.card.read_text()
+
+
 def test_a_network_trained_in_bfloat16_is_exported_in_float32(tmp_path):
     model = small_model(dtype="mixed_bfloat16")
 
