@@ -3,13 +3,16 @@
 Command: python benchmarks/real_video.py --data SET [--data SET ...] [--together] [--variants hdc ...] [--seeds 0 1 2]
          python benchmarks/real_video.py --tables-only      (no training: tables and figure from finished runs)
 Cost:    sets x seeds x folds x variants runs of `hdc-keras pretrain --config videos-cpu`, one on each core at a time:
-         about 10 minutes a run on one core. It can be stopped at any time; finished runs are kept.
+         about 5 minutes a run on one core, 10 with few labels. It can be stopped at any time; finished runs are kept.
 
 SET is a folder of class folders or a CSV manifest with labels; the videos of one group are never on both sides of a
 split. Each fold's network is pretrained on the videos of the other folds, without labels: of its own set or, with
 --together, of all sets together. A linear probe and kNN on its frozen features of all stages are fitted to the other
 folds and tested on the fold. The folds of a seed test every video once; each seed divides the sets differently, and all
-variants share the division and the number of clips through the backbone. A run takes half the steps of `videos-cpu`.
+variants share the division and the number of clips through the backbone. A run takes a quarter of the steps of
+`videos-cpu`.
+
+The network of `hdc` is also evaluated with labels for only a few videos of each class (`few_labels.py`).
 
 Beside them stand the same network with random weights, and ridge classifiers of what needs no network: the file's
 metadata, the middle frame, and the mean absolute difference between frames.
@@ -24,8 +27,20 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import av
+import few_labels
 import numpy as np
-from study import DOCS, ROOT, STUDIES, Run, Study, equal_compute, in_parallel, pretrain_and_evaluate, write_section
+from study import (
+    DOCS,
+    ROOT,
+    STUDIES,
+    Run,
+    Study,
+    equal_compute,
+    in_parallel,
+    paired_difference,
+    pretrain_and_evaluate,
+    write_section,
+)
 
 from hdc_keras.data.decoding import count_frames, decode
 from hdc_keras.data.records import VideoRecord, read_records
@@ -34,6 +49,7 @@ CONFIG = ROOT / "configs" / "videos-cpu.yaml"
 STUDY = STUDIES / "real-video.jsonl"
 PAGE = DOCS / "real-video.md"
 FIGURE = DOCS / "images" / "real-video.png"
+FEW_LABELS_FIGURE = DOCS / "images" / "few-labels.png"
 PROTOCOLS = ("linear", "knn")
 TOGETHER = "all sets"
 KEY = ("trained_on", "variant", "seed", "fold")
@@ -53,7 +69,6 @@ VARIANTS: dict[str, tuple[str, list[str]]] = {
     "hdc, sees frames": ("hdc-every-level", ["model.backbone=r3d_small"]),
     "coupled, sees frames": ("coupled", ["model.backbone=r3d_small"]),
 }
-BOOTSTRAP_DRAWS = 10_000
 
 Sets = Mapping[str, list[VideoRecord]]
 
@@ -79,9 +94,19 @@ def write_manifest(path: Path, records: Sequence[VideoRecord], held_out: Sequenc
 
 
 def run(
-    sets: Sets, job: tuple[str, str, int, int], folds: int, steps: int, study: Study, runs: Path, threads: int
+    sets: Sets,
+    job: tuple[str, str, int, int],
+    folds: int,
+    steps: int,
+    labels: Sequence[int],
+    study: Study,
+    runs: Path,
+    threads: int,
 ) -> None:
-    """Pretrain without one fold, evaluate on it, and add the result to the study. `hdc` takes this number of steps."""
+    """Pretrain without one fold, evaluate on it, and add the result to the study.
+
+    `hdc` takes this number of steps, and is evaluated with these numbers of labelled videos of each class too.
+    """
     trained_on, variant, seed, fold = job
     directory = runs / "-".join(map(str, job)).replace(" ", "-")
     own = list(sets) if trained_on == TOGETHER else [trained_on]
@@ -98,8 +123,25 @@ def run(
     videos = sum(len(sets[name]) - len(held_out[name]) for name in own)
     length, clips = equal_compute(CONFIG, [f"train.steps={steps}"], changes, preset, videos)
     overrides = [f"data.path={manifests['pretrain'].resolve()}", f"seed={seed}", length, "train.knn_every=0", *changes]
+    of_few_labels: Run = {}
+
+    def with_few_labels(directory: Path) -> None:
+        for name in own if variant == "hdc" else []:
+            classes = len({record.label for record in sets[name]})
+            found = few_labels.measure(directory, manifests[name], labels, classes, seed, threads)
+            of_few_labels[name] = {
+                count: {way: _right(sets[name], rows) for way, rows in ways.items()} for count, ways in found.items()
+            }
+
     found, environment = pretrain_and_evaluate(
-        directory, CONFIG, preset, overrides, list(PROTOCOLS), threads, {name: manifests[name] for name in own}
+        directory,
+        CONFIG,
+        preset,
+        overrides,
+        list(PROTOCOLS),
+        threads,
+        {name: manifests[name] for name in own},
+        with_few_labels if labels else None,
     )
     line: Run = dict(zip(KEY, job, strict=True)) | {
         "folds": folds,
@@ -110,22 +152,26 @@ def run(
     line["results"] = {
         name: {protocol: _figures(sets[name], *found[name, protocol]) for protocol in PROTOCOLS} for name in own
     }
+    if of_few_labels:
+        line["few_labels"] = of_few_labels
     study.add(line)
 
 
-def _figures(records: list[VideoRecord], result: Run, videos: list[dict[str, str]]) -> Run:
-    """Accuracy of each source, and for each test video whether all stages' features got it right, by network.
-
-    Videos are named by their positions in the set. A result names them as `write_manifest` does.
-    """
+def _right(records: list[VideoRecord], rows: list[dict[str, str]]) -> dict[str, int]:
+    """Whether each test video was classified correctly, by its position in the set; `write_manifest` named it."""
     places = {str(Path(record.path).resolve()): str(place) for place, record in enumerate(records)}
+    return {places[row["video_id"]]: int(row["label"] == row["predicted"]) for row in rows}
+
+
+def _figures(records: list[VideoRecord], result: Run, videos: list[dict[str, str]]) -> Run:
+    """Accuracy of each source, and for each test video whether all stages' features got it right, by network."""
     (column,) = result["metrics"]
     figures: Run = {}
     for network, name in (("metrics", "pretrained"), ("random_weights", RANDOM)):
         rows = [row for row in videos if row["network"] == network and row["source"] == "features"]
         figures[name] = {
             "top1": {source: round(values["top1"], 4) for source, values in result[network][column].items()},
-            "right": {places[row["video_id"]]: int(row["label"] == row["predicted"]) for row in rows},
+            "right": _right(records, rows),
         }
     return figures
 
@@ -214,27 +260,10 @@ class Answers:
         )
 
     def difference(self, first: str, second: str, group_of: Mapping[str, int]) -> tuple[float, float, float] | None:
-        """Difference of two variants in the seeds that both have, with its 95 % interval.
-
-        The interval is from a paired bootstrap that draws groups of videos and seeds with replacement.
-        """
-        seeds = sorted(self.right.get(first, {}).keys() & self.right.get(second, {}).keys())
-        if not seeds:
+        """Difference of two variants in the seeds that both have, with its 95 % interval."""
+        if not self.right.get(first, {}).keys() & self.right.get(second, {}).keys():
             return None
-        videos = sorted(self.right[first][seeds[0]])
-        gaps = np.array([[self.right[first][s][v] - self.right[second][s][v] for v in videos] for s in seeds], float)
-        groups = sorted({group_of[video] for video in videos})
-        rows = np.array([groups.index(group_of[video]) for video in videos])
-        sums = np.stack([np.bincount(rows, of_seed, len(groups)) for of_seed in gaps])  # (seeds, groups)
-        sizes = np.bincount(rows, minlength=len(groups))
-        rng = np.random.default_rng(0)
-        drawn_groups = rng.integers(0, len(groups), (BOOTSTRAP_DRAWS, len(groups)))
-        drawn_seeds = rng.integers(0, len(seeds), (BOOTSTRAP_DRAWS, len(seeds)))
-        weights = np.stack([np.bincount(draw, minlength=len(groups)) for draw in drawn_groups])
-        by_seed = weights @ sums.T / (weights @ sizes)[:, None]  # (draws, seeds)
-        means = np.take_along_axis(by_seed, drawn_seeds, axis=1).mean(axis=1)
-        low, high = np.quantile(means, [0.025, 0.975])
-        return float(gaps.mean()), float(low), float(high)
+        return paired_difference(self.right[first], self.right[second], group_of)
 
 
 def order_of(variants: Sequence[str]) -> list[str]:
@@ -312,6 +341,11 @@ def write_docs(study: Study) -> str:
         ),
     ]
     draw(study, sets)
+    lines = [line for line in study.runs() if line["trained_on"] in sets]
+    with_few = {data: about for data, about in sets.items() if few_labels.answers_of(lines, data)}
+    if with_few:
+        parts += [few_labels.table(lines, data, about["groups"]) for data, about in with_few.items()]
+        few_labels.draw(lines, with_few, FEW_LABELS_FIGURE)
     text = "\n\n".join(parts)
     write_section(PAGE, study.name, text)
     return text
@@ -344,7 +378,10 @@ def main() -> None:
         help="what to compare",
     )
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="each seed divides the sets anew")
-    parser.add_argument("--steps", type=int, default=1000, help="steps of hdc; others process as many clips")
+    parser.add_argument("--steps", type=int, default=500, help="steps of hdc; others process as many clips")
+    parser.add_argument(
+        "--labels", nargs="*", type=int, default=[1, 2, 5], help="labelled videos of each class, for hdc; none to skip"
+    )
     parser.add_argument("--together", action="store_true", help="pretrain on all sets together, instead of on each")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs at a time")
     parser.add_argument("--runs", type=Path, default=Path("runs/real-video"), help="folder for unfinished runs")
@@ -376,7 +413,7 @@ def main() -> None:
 
     def job(item: tuple[str, str, int, int]) -> None:
         if not study.has(*item):
-            run(sets, item, arguments.folds, arguments.steps, study, arguments.runs, threads)
+            run(sets, item, arguments.folds, arguments.steps, arguments.labels, study, arguments.runs, threads)
 
     for item in in_parallel(job, items, arguments.jobs):
         print("done:", *item, flush=True)

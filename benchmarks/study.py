@@ -21,6 +21,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
+
 from hdc_keras.config import Experiment, load_experiment
 from hdc_keras.files import write_text
 from hdc_keras.views.generator import ViewGenerator
@@ -31,6 +33,7 @@ Run = dict[str, Any]
 ROOT = Path(__file__).resolve().parent.parent
 STUDIES = ROOT / "studies"
 DOCS = ROOT / "docs"
+BOOTSTRAP_DRAWS = 10_000
 
 
 class Study:
@@ -169,6 +172,7 @@ def pretrain_and_evaluate(
     protocols: Sequence[str],
     threads: int,
     sets: Mapping[str, Path] | None = None,
+    afterwards: Callable[[Path], object] | None = None,
 ) -> tuple[dict[tuple[str, str], tuple[Run, list[dict[str, str]]]], dict[str, Any]]:
     """Run `hdc-keras pretrain`, then `hdc-keras evaluate`, as commands. The run directory is deleted at the end.
 
@@ -180,6 +184,7 @@ def pretrain_and_evaluate(
         protocols: evaluation protocols.
         threads: number of TensorFlow threads.
         sets: manifests of the labelled sets to evaluate on, by name; the run's own videos, named "", if `None`.
+        afterwards: called with the run directory before it is deleted.
 
     Returns:
         The result of each set and protocol with its rows by video, and the content of the run's `environment.json`.
@@ -204,9 +209,45 @@ def pretrain_and_evaluate(
         own = ["--data", manifest] if manifest else []
         command(log, threads, "evaluate", "--run", directory, *own, *options("--protocol", protocols), "--out", out)
         found |= {(name, protocol): evaluated(out, protocol) for protocol in protocols}
+    if afterwards:
+        afterwards(directory)
     environment_of_run = json.loads((directory / "environment.json").read_text())
     shutil.rmtree(directory)
     return found, environment_of_run
+
+
+def mean_right(answers: Mapping[int, Mapping[str, int]]) -> float:
+    """Mean share of right answers, 0 or 1 by seed and video."""
+    return float(np.mean([np.mean(list(of_seed.values())) for of_seed in answers.values()]))
+
+
+def paired_difference(
+    first: Mapping[int, Mapping[str, int]], second: Mapping[int, Mapping[str, int]], group_of: Mapping[str, int]
+) -> tuple[float, float, float]:
+    """Difference in the share of right answers, with its 95 % interval.
+
+    The interval is from a paired bootstrap that draws groups of videos and seeds with replacement.
+
+    Args:
+        first: 0 or 1 by seed and video.
+        second: the same for what it is compared with; only seeds that both have count.
+        group_of: the group of each video.
+    """
+    seeds = sorted(first.keys() & second.keys())
+    videos = sorted(first[seeds[0]])
+    gaps = np.array([[first[seed][video] - second[seed][video] for video in videos] for seed in seeds], float)
+    groups = sorted({group_of[video] for video in videos})
+    rows = np.array([groups.index(group_of[video]) for video in videos])
+    sums = np.stack([np.bincount(rows, of_seed, len(groups)) for of_seed in gaps])  # (seeds, groups)
+    sizes = np.bincount(rows, minlength=len(groups))
+    rng = np.random.default_rng(0)
+    drawn_groups = rng.integers(0, len(groups), (BOOTSTRAP_DRAWS, len(groups)))
+    drawn_seeds = rng.integers(0, len(seeds), (BOOTSTRAP_DRAWS, len(seeds)))
+    weights = np.stack([np.bincount(draw, minlength=len(groups)) for draw in drawn_groups])
+    by_seed = weights @ sums.T / (weights @ sizes)[:, None]  # (draws, seeds)
+    means = np.take_along_axis(by_seed, drawn_seeds, axis=1).mean(axis=1)
+    low, high = np.quantile(means, [0.025, 0.975])
+    return float(gaps.mean()), float(low), float(high)
 
 
 def command(log: Path, threads: int, *arguments: Any) -> None:
