@@ -61,31 +61,39 @@ def measure(
 
 
 def answers_of(lines: Sequence[Run], data: str) -> dict[str, dict[str, Answers]]:
-    """By count and way, which test videos were classified correctly in each seed, from the lines of a study."""
+    """By count and way, which test videos were classified correctly in each seed, from the lines of a study.
+
+    Only seeds count in which every fold is finished.
+    """
+    measured = [(line, counts[data]) for line in lines if data in (counts := line.get("few_labels", {}))]
     found: dict[str, dict[str, Answers]] = {}
-    for line in lines:
-        for count, ways in line.get("few_labels", {}).get(data, {}).items():
-            for way, right in ways.items():
-                found.setdefault(count, {}).setdefault(way, {}).setdefault(line["seed"], {}).update(right)
-    return dict(sorted(found.items(), key=lambda item: int(item[0])))
+    for count in sorted({count for _, counts in measured for count in counts}, key=int):
+        with_count = [(line, counts[count]) for line, counts in measured if count in counts]
+        for seed in sorted({line["seed"] for line, _ in with_count}):
+            folds = [ways for line, ways in with_count if line["seed"] == seed]
+            if len(folds) < next(line["folds"] for line, _ in with_count if line["seed"] == seed):
+                continue
+            for way in WAYS:
+                right = {video: answer for ways in folds for video, answer in ways[way].items()}
+                found.setdefault(count, {}).setdefault(way, {})[seed] = right
+    return found
 
 
 def table(lines: Sequence[Run], data: str, group_of: Mapping[str, int]) -> str:
     """The table of one set."""
     rows = []
-    for count, ways in answers_of(lines, data).items():
+    found = answers_of(lines, data)
+    for count, ways in found.items():
         gap, low, high = paired_difference(ways[TUNED], ways[SCRATCH], group_of)
         cells = [f"{mean_right(ways[way]):.3f}" for way in WAYS]
-        rows.append(f"| {count} | {' | '.join(cells)} | {gap:+.3f} ({low:+.3f} to {high:+.3f}) |")
-    tested = len({video for ways in answers_of(lines, data).values() for video in ways[TUNED][min(ways[TUNED])]})
-    draws = len({(line["seed"], line["fold"]) for line in lines if data in line.get("few_labels", {})})
+        rows.append(f"| {count} ({len(ways[TUNED])}) | {' | '.join(cells)} | {gap:+.3f} ({low:+.3f} to {high:+.3f}) |")
     return "\n".join(
         [
             f"### {data} with few labels",
             "",
-            f"{draws} draws of labelled videos, one for each fold; {tested} videos tested.",
+            "The labelled videos are drawn anew for each fold.",
             "",
-            f"| labels per class | {' | '.join(WAYS)} | fine-tuned minus from scratch |",
+            f"| labels per class (seeds) | {' | '.join(WAYS)} | fine-tuned minus from scratch |",
             f"|---|{'---|' * len(WAYS)}---|",
             *rows,
         ]

@@ -61,6 +61,8 @@ VARIANTS: dict[str, tuple[str, list[str]]] = {
     "hdc": ("hdc-every-level", []),
     "hdc, each task at its own stages": ("hdc", []),
     "hdc, equal weights": ("hdc-every-level", ["contrast.weighting=uniform"]),
+    "hdc, weights to the power of 4": ("hdc-every-level", ["contrast.gamma=4"]),
+    "hdc, weights to the power of -4": ("hdc-every-level", ["contrast.gamma=-4"]),
     "coupled": ("coupled", []),
     "spatial": ("spatial", []),
     "temporal": ("temporal", []),
@@ -141,7 +143,7 @@ def run(
         list(PROTOCOLS),
         threads,
         {name: manifests[name] for name in own},
-        with_few_labels if labels else None,
+        with_few_labels if labels and trained_on != TOGETHER else None,
     )
     line: Run = dict(zip(KEY, job, strict=True)) | {
         "folds": folds,
@@ -185,7 +187,7 @@ def evaluate_baselines(sets: Sets, seeds: Sequence[int], folds: int, study: Stud
     for name, records in sets.items():
         labels = np.array([record.label for record in records])
         for baseline, describe in BASELINES.items():
-            missing = [seed for seed in seeds if not study.has(name, baseline, seed, 0)]
+            missing = [s for s in seeds if not all(study.has(name, baseline, s, fold) for fold in range(folds))]
             values = np.array([describe(record.path) for record in records]) if missing else np.zeros(0)
             for seed in missing:
                 for fold, held_out in enumerate(divide(records, folds, seed)):
@@ -380,7 +382,11 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="each seed divides the sets anew")
     parser.add_argument("--steps", type=int, default=500, help="steps of hdc; others process as many clips")
     parser.add_argument(
-        "--labels", nargs="*", type=int, default=[1, 2, 5], help="labelled videos of each class, for hdc; none to skip"
+        "--labels",
+        nargs="*",
+        type=int,
+        default=[1, 2, 5],
+        help="labelled videos of each class, for hdc; none to skip. A run that is finished does not get more of them",
     )
     parser.add_argument("--together", action="store_true", help="pretrain on all sets together, instead of on each")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs at a time")
@@ -411,8 +417,14 @@ def main() -> None:
         for trained_on in ([TOGETHER] if arguments.together else sets)
     ]
 
+    def is_finished(item: tuple[str, str, int, int]) -> bool:
+        found = [line for line in study.runs() if tuple(line[field] for field in KEY) == item]
+        if any((line["folds"], line["steps"]) != (arguments.folds, arguments.steps) for line in found):
+            parser.error(f"{STUDY} has {item} with other folds or steps; give the same, or move the file")
+        return bool(found)
+
     def job(item: tuple[str, str, int, int]) -> None:
-        if not study.has(*item):
+        if not is_finished(item):
             run(sets, item, arguments.folds, arguments.steps, arguments.labels, study, arguments.runs, threads)
 
     for item in in_parallel(job, items, arguments.jobs):

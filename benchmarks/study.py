@@ -235,6 +235,8 @@ def paired_difference(
     """
     seeds = sorted(first.keys() & second.keys())
     videos = sorted(first[seeds[0]])
+    if any(sorted(answers[seed]) != videos for answers in (first, second) for seed in seeds):
+        raise ValueError("seeds with other videos cannot be paired")
     gaps = np.array([[first[seed][video] - second[seed][video] for video in videos] for seed in seeds], float)
     groups = sorted({group_of[video] for video in videos})
     rows = np.array([groups.index(group_of[video]) for video in videos])

@@ -222,14 +222,15 @@ def _input_text(facts: Facts) -> str:
         f"`{input_facts['name']}`: {input_facts['dtype']}, {_shape(input_facts['shape'])}, RGB. Any batch size, "
         "length, height and width. "
     )
+    crop = f"crops the middle {size} x {size}"
+    cropped = f" and used crops of {size} x {size} pixels"
     if facts["focus"]:
-        crop = (
-            f"crops a square round what moves ({facts['focus']:g} of the shorter side), resizes it to {size} x {size}"
-        )
-    else:
-        crop = f"crops the middle {size} x {size}"
+        square = f"a square round what moves ({facts['focus']:g} of the shorter side)"
+        crop = f"crops {square}, resizes it to {size} x {size}"
+        cropped = f", cropped them to {square}, and resized this to {size} x {size} pixels"
     if facts["steady"]:
         crop = f"takes the camera's motion out, {crop}"
+        cropped = f", took the camera's motion out{cropped}"
     if input_facts["dtype"] == "uint8":
         return (
             text + "Pass decoded frames without any preprocessing. The model resizes each frame to "
@@ -238,8 +239,8 @@ def _input_text(facts: Facts) -> str:
         )
     return (
         text + "Pixels must be in [0, 1]. The network normalises them, but does not resize: pretraining resized frames "
-        f"to {height} x {width} pixels (height x width; antialiased bilinear) and used crops of {size} x {size} "
-        f"pixels. {clips}"
+        f"to {height} x {width} pixels (height x width; antialiased "
+        f"bilinear){cropped}. {clips}"
     )
 
 

@@ -108,9 +108,17 @@ class Format:
         # The second clip is longer, because temporal pooling would reduce a shorter one to nothing. Its frames are
         # taller and narrower, so that one axis is shrunk and the other enlarged.
         shapes = (2, frames, height, width, 3), (1, frames + frames // 2 + 1, height * 3 // 2, width * 3 // 4, 3)
-        if self.takes_video:
-            return [rng.integers(0, 256, shape, dtype=np.uint8) for shape in shapes]
-        return [rng.random(shape, dtype=np.float32) for shape in shapes]
+        clips = [_drifting_pattern(rng, shape) for shape in shapes]
+        return [(clip * 255).astype(np.uint8) for clip in clips] if self.takes_video else clips
+
+
+def _drifting_pattern(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    """Clips like those of a moving camera: random squares that drift by a pixel per frame, and noise."""
+    batch, time, height, width, channels = shape
+    squares = rng.random((batch, (height + time) // 4 + 1, (width + time) // 4 + 1, channels), dtype=np.float32)
+    scene = squares.repeat(4, axis=1).repeat(4, axis=2)
+    drifting = np.stack([scene[:, place : place + height, place : place + width] for place in range(time)], axis=1)
+    return 0.8 * drifting + 0.2 * rng.random(shape, dtype=np.float32)
 
 
 def _whole_backbone(model: HDC) -> keras.Model:

@@ -23,7 +23,7 @@ from hdc_keras.features.video_features import Arrays, VideoFeatures
 from hdc_keras.files import replacing_stream
 
 # Increase this whenever a code change alters the features of the same network and videos.
-_VERSION = 3
+_VERSION = 4
 _SUFFIX = ".npz"
 _WITH_VIEWS = "-views"
 # Where the features of a video are: the file, and the row in its arrays.
@@ -190,7 +190,8 @@ def _made_from(encoder: ClipEncoder, experiment: Experiment) -> list[Any]:
     data = experiment.data
     clips = [data.frames, data.stride, data.decode_size, data.decoder, experiment.evaluate.clips]
     network = [encoder.pyramid.dtype_policy.name, list(encoder.levels), list(encoder.heads), keras.backend.backend()]
-    return [_VERSION, digest_of_weights(encoder), clips, [encoder.crops, encoder.view_size], network]
+    crops = [encoder.crops, encoder.view_size, encoder.focus, encoder.steady]
+    return [_VERSION, digest_of_weights(encoder), clips, crops, network]
 
 
 def _digest(value: Any) -> str:

@@ -8,10 +8,10 @@ from hdc_keras.views.camera import camera_motion, grey_frames, without_motion
 
 Tensor = Any
 
-# Keeps the centre of motion defined where nothing moves. Summed over all pixels, in grey levels of 255.
+# Keeps what is divided by the amount of motion defined where nothing moves. In grey levels of 255.
 _LEAST_MOTION = 1e-3
-# The share of motion in one place at which the square is half-way between that place and the middle of the frame. It is
-# about 0.5 with a camera that stands still and 0.1 to 0.3 with one that follows a player (our choice).
+# The share of motion in one place at which the square is half-way between that place and the middle of the frame (our
+# choice).
 _TRUSTED_SHARE = 0.2
 
 

@@ -1,11 +1,12 @@
 """Batched augmentation of clips, on the device, on any backend.
 
 Each transform is a pair of functions: `draw_*` draws parameters for a batch, `apply_*` applies them. All frames of a
-clip share its parameters, and two clips with the same parameters are transformed in the same way.
+clip share its parameters, and two clips with the same parameters are transformed in the same way. Only the place of a
+crop may differ from frame to frame, where it follows the camera (`framing.py`).
 
 Geometry (crop, resize, flip, blur) is linear along each axis: two matrix products per frame, with one matrix for the
 rows and one for the columns. Colour (brightness, contrast, saturation, hue, grey) is affine in RGB: one 3 x 3 matrix
-and one offset per clip. Shapes are static, and there is no loop over samples.
+and one offset per clip. There is no loop over samples.
 """
 
 import math
@@ -15,6 +16,7 @@ import numpy as np
 from keras import ops, random
 
 from hdc_keras.config import ViewsConfig
+from hdc_keras.views.camera import LUMA
 from hdc_keras.views.framing import framing, within
 
 Tensor = Any
@@ -22,8 +24,7 @@ Parameters = dict[str, Tensor]
 
 # `views.blur_sigma` is given for this view size and scales with the view.
 _BLUR_REFERENCE_SIZE = 112
-# Luma of ITU-R BT.601 and the matching YIQ axes, in which a rotation of the chroma plane changes hue.
-_LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+# The YIQ axes that match luma, in which a rotation of the chroma plane changes hue.
 _RGB_TO_YIQ = np.array([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]], np.float32)
 _YIQ_TO_RGB = np.linalg.inv(_RGB_TO_YIQ).astype(np.float32)
 
@@ -40,9 +41,9 @@ def draw_geometry(
         seed: source of randomness.
 
     Returns:
-        box (batch, 4): top, left, height, width as fractions of the frame, or of the square of `config.focus` (see
-        `within`); flip (batch,): 0 or 1; sigma (batch,):
-        standard deviation of the blur in pixels of the view, 0 for no blur. All float32.
+        box (batch, 4): top, left, height, width as fractions of the frame, or of the part of it that `framing` gives
+        (see `within`); flip (batch,): 0 or 1; sigma (batch,): standard deviation of the blur in pixels of the view, 0
+        for no blur. All float32.
     """
     area = random.uniform((batch,), *config.crop_area, seed=seed)
     aspect = ops.exp(random.uniform((batch,), *(math.log(limit) for limit in config.crop_aspect), seed=seed))
@@ -85,10 +86,13 @@ def apply_geometry(clips: Tensor, parameters: Parameters, size: int) -> Tensor:
     rows, columns = ops.cast(rows, clips.dtype), ops.transpose(ops.cast(columns, clips.dtype), (0, 1, 3, 2))
     # (batch, time, size, width * 3)
     clips = ops.matmul(rows, ops.reshape(clips, (-1, time, height, width * channels)))
-    # Channels before columns, so that one large product takes all rows of a frame, or of all frames.
-    frames, per_product = (1, time) if box.shape[1] == 1 else (time, 1)
+    # Channels before columns, so that one large product takes all rows of all frames, or of a frame.
     clips = ops.transpose(ops.reshape(clips, (-1, time * size, width, channels)), (0, 1, 3, 2))
-    clips = ops.matmul(ops.reshape(clips, (-1, frames, per_product * size * channels, width)), columns)
+    if box.shape[1] == 1:
+        # In three dimensions: TensorFlow 2.21 crashes when it broadcasts products of (batch, 1, ...) and (1, 1, ...).
+        clips = ops.matmul(ops.reshape(clips, (-1, time * size * channels, width)), columns[:, 0])
+    else:
+        clips = ops.matmul(ops.reshape(clips, (-1, time, size * channels, width)), columns)
     clips = ops.transpose(ops.reshape(clips, (-1, time * size, channels, size)), (0, 1, 3, 2))
     return ops.reshape(clips, (-1, time, size, size, channels))
 
@@ -113,7 +117,8 @@ def even_crops(clips: Tensor, size: int, crops: int = 1, focus: float | None = N
     side = focus * min(clips.shape[2:4]) if focus else size
     height, width = (min(1.0, side / length) for length in clips.shape[2:4])
     zero = ops.zeros((1,))
-    outer = framing(clips, focus if crops == 1 else None, steady) if focus or steady else None
+    focus_of_crop = focus if crops == 1 else None
+    outer = framing(clips, focus_of_crop, steady) if focus_of_crop or steady else None
     clips = ops.cast(clips, "float32") / 255.0
     if focus and crops == 1:
         return apply_geometry(clips, {"box": outer, "flip": zero, "sigma": zero}, size)
@@ -167,7 +172,7 @@ def apply_colour(clips: Tensor, parameters: Parameters) -> Tensor:
     matrix = ops.cast(gain[:, None, None] * _chroma_matrix(parameters["saturation"], parameters["hue"]), clips.dtype)
     pixels = ops.matmul(ops.reshape(clips, (-1, time * height * width, channels)), matrix)
     # Saturation and hue do not change luma, so this is the mean luma after brightness and contrast.
-    mean_luma = ops.sum(ops.multiply(ops.cast(ops.mean(pixels, axis=1), "float32"), _LUMA), axis=-1)
+    mean_luma = ops.sum(ops.multiply(ops.cast(ops.mean(pixels, axis=1), "float32"), LUMA), axis=-1)
     offset = mean_luma * (1.0 - parameters["contrast"]) / parameters["contrast"]
     pixels = ops.clip(pixels + ops.cast(offset[:, None, None], clips.dtype), 0.0, 1.0)
     return ops.reshape(pixels, (-1, time, height, width, channels))
