@@ -174,6 +174,22 @@ def test_views_in_another_order_show_the_same_frames():
     assert np.abs(by_name["frozen"] - by_name["frozen"][:1]).max() < 1e-5
 
 
+@pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
+def test_a_part_of_a_batch_gets_the_same_views(dtype):
+    config = ViewsConfig(size=24, steady=True, focus=0.6, still=0.5, temporal_negatives=("shuffled", "frozen"))
+    generator = ViewGenerator(config, "decoupled", seed=1, dtype=dtype)
+    windows = np.stack([[filmed(SCENE, PATH), filmed(SCENE[::-1], PATH[::-1])] for _ in range(3)])
+
+    draws = generator.draw(3, windows.shape[2:5])
+    whole = generator.apply(windows, draws)
+    parts = []
+    for place in range(3):
+        of_video = keras.tree.map_structure(lambda draw, place=place: draw[place : place + 1], draws)
+        parts.append(generator.apply(windows[place : place + 1], of_video))
+    difference = ops.abs(ops.cast(whole, "float32") - ops.cast(ops.concatenate(parts), "float32"))
+    assert float(ops.max(difference)) < {"float32": 1e-4, "mixed_bfloat16": 0.02}[dtype]
+
+
 def test_fine_tuning_sees_the_background_stand_still():
     clips = filmed(SCENE, PATH)[None]
 
