@@ -321,7 +321,7 @@ def draw(study: Study, sets: Run) -> None:
         colours = ["#1f6f8b" if name == "hdc" else "#9aa5ab" if name in VARIANTS else "#d4d9dc" for name in names]
         axis.barh(names, [share[0] for share in shares.values() if share], color=colours)
         axis.axvline(about["largest_class"], color="black", linewidth=0.8, linestyle=":")
-        axis.set(title=data, xlim=(0, 1), xlabel="right on people and recordings never seen")
+        axis.set(title=data, xlim=(0, 1), xlabel="share of videos right")
         axis.spines[["top", "right"]].set_visible(False)
     figure.savefig(FIGURE, dpi=130)
     pyplot.close(figure)
@@ -334,7 +334,7 @@ def write_docs(study: Study) -> str:
     trainings = {line["trained_on"] for line in study.runs()}
     parts = [
         "Share of videos classified correctly: mean ± standard deviation over seeds (number of seeds). Differences are "
-        "paired, with 95 % intervals from a bootstrap over groups and seeds.",
+        "paired, with 95 % intervals from a bootstrap over groups and seeds; with one seed, over groups only.",
         *(
             table(study, sets, trained_on, data)
             for data in sets
@@ -347,7 +347,8 @@ def write_docs(study: Study) -> str:
     with_few = {data: about for data, about in sets.items() if few_labels.answers_of(lines, data)}
     if with_few:
         parts += [few_labels.table(lines, data, about["groups"]) for data, about in with_few.items()]
-        few_labels.draw(lines, with_few, FEW_LABELS_FIGURE)
+        if all(len(few_labels.answers_of(lines, data)) > 1 for data in with_few):  # a curve needs two points
+            few_labels.draw(lines, with_few, FEW_LABELS_FIGURE)
     text = "\n\n".join(parts)
     write_section(PAGE, study.name, text)
     return text

@@ -39,7 +39,7 @@ STAGES = {
     "c3d": {"P2": (16, 56, 56, 128), "P3": (8, 28, 28, 256), "P4": (4, 14, 14, 512), "P5": (2, 7, 7, 512)},
     "s3d": {"P2": (8, 28, 28, 192), "P3": (8, 14, 14, 480), "P4": (4, 7, 7, 832), "P5": (2, 3, 3, 1024)},
 }
-TINY = sorted(name for name in BACKBONES if name.endswith(("_tiny", "_small")))
+TINY = sorted(name for name in BACKBONES if name.endswith(("_tiny", "_small", "_motion")))
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
