@@ -23,12 +23,12 @@ Results go to `studies/real-video.jsonl`, one line per run, and tables and figur
 import argparse
 import csv
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import av
 import few_labels
 import numpy as np
+from baselines import BASELINES
 from study import (
     DOCS,
     ROOT,
@@ -42,8 +42,8 @@ from study import (
     write_section,
 )
 
-from hdc_keras.data.decoding import count_frames, decode
 from hdc_keras.data.records import VideoRecord, read_records
+from hdc_keras.errors import DataError
 
 CONFIG = ROOT / "configs" / "videos-cpu.yaml"
 STUDY = STUDIES / "real-video.jsonl"
@@ -53,8 +53,6 @@ FEW_LABELS_FIGURE = DOCS / "images" / "few-labels.png"
 PROTOCOLS = ("linear", "knn")
 TOGETHER = "all sets"
 KEY = ("trained_on", "variant", "seed", "fold")
-# Frames of the baselines, (height, width).
-SMALL_FRAME = (18, 24)
 RANDOM = "random weights"
 # Preset and `--set` values of each variant; `hdc` is what `videos-cpu` trains without a preset.
 VARIANTS: dict[str, tuple[str, list[str]]] = {
@@ -197,31 +195,6 @@ def evaluate_baselines(sets: Sets, seeds: Sequence[int], folds: int, study: Stud
                     answers = {"right": dict(zip(map(str, held_out), map(int, right), strict=True))}
                     line: Run = dict(zip(KEY, (name, baseline, seed, fold), strict=True)) | {"folds": folds}
                     study.add(line | {"results": {name: {"ridge": {"pretrained": answers}}}})
-
-
-def metadata(path: str) -> list[float]:
-    """Width, height, frames per second and number of frames."""
-    with av.open(path) as container:
-        stream = container.streams.video[0]
-        return [stream.width, stream.height, float(stream.average_rate or 0), count_frames(path)]
-
-
-def middle_frame(path: str) -> np.ndarray:
-    """The middle frame, small and flat."""
-    return decode(path, np.array([count_frames(path) // 2]), SMALL_FRAME).reshape(-1).astype(float)
-
-
-def difference_image(path: str) -> np.ndarray:
-    """The mean absolute difference between neighbouring frames, small and flat."""
-    frames = decode(path, np.arange(count_frames(path)), SMALL_FRAME).astype(np.int16)
-    return np.abs(np.diff(frames, axis=0)).mean(axis=0).reshape(-1)
-
-
-BASELINES: dict[str, Callable[[str], Sequence[float] | np.ndarray]] = {
-    "ridge on metadata": metadata,
-    "ridge on the middle frame": middle_frame,
-    "ridge on the frame difference": difference_image,
-}
 
 
 class Answers:
@@ -402,14 +375,11 @@ def main() -> None:
         return
     if not arguments.data:
         parser.error("--data is required, except with --tables-only")
-    arguments.runs.mkdir(parents=True, exist_ok=True)
     threads = max(1, (os.cpu_count() or 1) // arguments.jobs)
-    sets = {name_of(path): read_records(path) for path in arguments.data}
-    known = {}
-    for line in study.runs():
-        known |= line["sets"] if line["variant"] == "about" else {}
-    study.add(dict(zip(KEY, ("", "about", 0, 0), strict=True)) | {"sets": known | describe(sets), "results": {}})
-    evaluate_baselines(sets, arguments.seeds, arguments.folds, study)
+    try:
+        sets = {name_of(path): read_records(path) for path in arguments.data}
+    except DataError as error:
+        parser.error(str(error))
     items = [
         (trained_on, variant, seed, fold)
         for seed in arguments.seeds
@@ -418,17 +388,24 @@ def main() -> None:
         for trained_on in ([TOGETHER] if arguments.together else sets)
     ]
 
-    def is_finished(item: tuple[str, str, int, int]) -> bool:
-        found = [line for line in study.runs() if tuple(line[field] for field in KEY) == item]
-        if any((line["folds"], line["steps"]) != (arguments.folds, arguments.steps) for line in found):
+    unfinished = []
+    for item in items:
+        lines = [line for line in study.runs() if tuple(line[field] for field in KEY) == item]
+        if any((line["folds"], line["steps"]) != (arguments.folds, arguments.steps) for line in lines):
             parser.error(f"{STUDY} has {item} with other folds or steps; give the same, or move the file")
-        return bool(found)
+        if not lines:
+            unfinished.append(item)
+    arguments.runs.mkdir(parents=True, exist_ok=True)
+    known = {}
+    for line in study.runs():
+        known |= line["sets"] if line["variant"] == "about" else {}
+    study.add(dict(zip(KEY, ("", "about", 0, 0), strict=True)) | {"sets": known | describe(sets), "results": {}})
+    evaluate_baselines(sets, arguments.seeds, arguments.folds, study)
 
     def job(item: tuple[str, str, int, int]) -> None:
-        if not is_finished(item):
-            run(sets, item, arguments.folds, arguments.steps, arguments.labels, study, arguments.runs, threads)
+        run(sets, item, arguments.folds, arguments.steps, arguments.labels, study, arguments.runs, threads)
 
-    for item in in_parallel(job, items, arguments.jobs):
+    for item in in_parallel(job, unfinished, arguments.jobs):
         print("done:", *item, flush=True)
     print(write_docs(study))
 
