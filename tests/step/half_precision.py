@@ -53,7 +53,7 @@ def train():
 def losses_and_gradients(precision, weights):
     """Of single steps from the same weights, on batches that are new to them."""
     model, found = compiled(precision, keras.optimizers.SGD(1.0)), []
-    for windows in islice(batches(), STEPS, STEPS + 3):
+    for windows in islice(batches(), STEPS, STEPS + 9):
         for variable, value in zip(model.trainable_variables, weights, strict=True):
             variable.assign(value)
         model.reset_metrics()
