@@ -2,11 +2,12 @@
 
 This file is imported by `real_video.py`. It has no command.
 
-A network that was pretrained without labels gets labels for 1, 2, 5 ... videos of each class, drawn at random from its
-training videos: a linear probe is fitted to its frozen features, and it is fine-tuned. Beside it, the same network with
-random weights gets the same: fine-tuning it is training from scratch on the same videos for as many steps.
+A network that was pretrained without labels gets labels for 1, 2, 5 ... or all videos of each class, drawn at random
+from its training videos: a linear probe is fitted to its frozen features, and it is fine-tuned. Beside it, the same
+network with random weights gets the same: fine-tuning it is training from scratch on the same videos for as many steps.
 """
 
+import csv
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,18 +27,27 @@ WAYS = {
     SCRATCH: (PROTOCOL, "random_weights", "fine-tuned"),
     "random weights, frozen": ("linear", "random_weights", "features"),
 }
+# The count of labels that stands for all of them.
+ALL = "all"
 Answers = dict[int, dict[str, int]]
 
 
+def label_count(text: str) -> str:
+    """A number of labelled videos of each class, or "all". Raises `ValueError` for anything else."""
+    if text != ALL and int(text) < 1:
+        raise ValueError(text)
+    return text
+
+
 def measure(
-    directory: Path, manifest: Path, counts: Sequence[int], classes: int, seed: int, threads: int
+    directory: Path, manifest: Path, counts: Sequence[str], classes: int, seed: int, threads: int
 ) -> dict[str, dict[str, list[dict[str, str]]]]:
     """Evaluate a run with few labels.
 
     Args:
         directory: the run.
         manifest: the labelled videos, of which the test split is never trained on.
-        counts: numbers of labelled videos of each class.
+        counts: numbers of labelled videos of each class, or "all".
         classes: number of classes.
         seed: seed of the draw of labelled videos.
         threads: number of TensorFlow threads.
@@ -46,17 +56,22 @@ def measure(
         The rows by test video of each count and way.
     """
     found: dict[str, dict[str, list[dict[str, str]]]] = {}
+    with manifest.open(newline="") as file:
+        training_videos = sum(row["split"] == "train" for row in csv.DictReader(file))
     for count in counts:
-        epochs = math.ceil(STEPS / max(1, count * classes // BATCH_SIZE))
-        settings = [f"evaluate.labels_per_class={count}", f"seed={seed}", f"evaluate.finetune_epochs={epochs}"]
+        videos = training_videos if count == ALL else int(count) * classes
+        epochs = math.ceil(STEPS / max(1, videos // BATCH_SIZE))
+        settings = [f"seed={seed}", f"evaluate.finetune_epochs={epochs}"]
         settings += [f"evaluate.finetune_batch_size={BATCH_SIZE}", f"evaluate.finetune_learning_rate={LEARNING_RATE}"]
+        if count != ALL:
+            settings.append(f"evaluate.labels_per_class={count}")
         out = directory / f"{manifest.stem}-few-{count}"
         arguments = [*options("--set", settings), *options("--protocol", ["linear", PROTOCOL]), "--out", out]
         command(directory.with_suffix(".log"), threads, "evaluate", "--run", directory, "--data", manifest, *arguments)
-        found[str(count)] = {}
+        found[count] = {}
         for way, (protocol, network, source) in WAYS.items():
             _, rows = evaluated(out, protocol)
-            found[str(count)][way] = [row for row in rows if (row["network"], row["source"]) == (network, source)]
+            found[count][way] = [row for row in rows if (row["network"], row["source"]) == (network, source)]
     return found
 
 
@@ -67,7 +82,7 @@ def answers_of(lines: Sequence[Run], data: str) -> dict[str, dict[str, Answers]]
     """
     measured = [(line, counts[data]) for line in lines if data in (counts := line.get("few_labels", {}))]
     found: dict[str, dict[str, Answers]] = {}
-    for count in sorted({count for _, counts in measured for count in counts}, key=int):
+    for count in sorted({count for _, counts in measured for count in counts}, key=_order):
         with_count = [(line, counts[count]) for line, counts in measured if count in counts]
         for seed in sorted({line["seed"] for line, _ in with_count}):
             folds = [ways for line, ways in with_count if line["seed"] == seed]
@@ -77,6 +92,10 @@ def answers_of(lines: Sequence[Run], data: str) -> dict[str, dict[str, Answers]]
                 right = {video: answer for ways in folds for video, answer in ways[way].items()}
                 found.setdefault(count, {}).setdefault(way, {})[seed] = right
     return found
+
+
+def _order(count: str) -> float:
+    return math.inf if count == ALL else int(count)
 
 
 def table(lines: Sequence[Run], data: str, group_of: Mapping[str, int]) -> str:

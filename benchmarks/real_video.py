@@ -98,7 +98,7 @@ def run(
     job: tuple[str, str, int, int],
     folds: int,
     steps: int,
-    labels: Sequence[int],
+    labels: Sequence[str],
     study: Study,
     runs: Path,
     threads: int,
@@ -358,9 +358,9 @@ def main() -> None:
     parser.add_argument(
         "--labels",
         nargs="*",
-        type=int,
-        default=[1, 2, 5],
-        help="labelled videos of each class, for hdc; none to skip. A run that is finished does not get more of them",
+        type=few_labels.label_count,
+        default=["1", "2", "5", few_labels.ALL],
+        help="labelled videos of each class, for hdc, or `all`; none to skip. A finished run does not get more of them",
     )
     parser.add_argument("--together", action="store_true", help="pretrain on all sets together, instead of on each")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs at a time")
