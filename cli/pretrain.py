@@ -1,9 +1,13 @@
 """`hdc-keras pretrain`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
+
+if TYPE_CHECKING:
+    from hdc_keras.config import Experiment
+    from hdc_keras.data.records import VideoSet
 
 DEFAULT_CONFIG = "moving-shapes"
 # For your own videos. Both describe the same set: they differ in how videos are decoded and trained on.
@@ -97,67 +101,32 @@ def pretrain(
         --set train.micro_batches=8
     """
     from hdc_keras.data.from_experiment import length_of
-    from hdc_keras.errors import ConfigError, RunError
+    from hdc_keras.errors import ConfigError
     from hdc_keras.runs.directory import RunDirectory
-    from hdc_keras.runs.videos import require_same_course
     from hdc_keras.training.cluster import is_multi_process
 
     from .console import console, print_parts, start_backend
-    from .experiments import changes, read_videos, resolve
 
     for option, value in (("--config", config), ("--preset", preset), ("--init-from", init_from)):
         if value is not None and not value.strip():
             raise ConfigError(f"{option}: received an empty text. Leave the option out for its default.")
     # Everything that can be refused without a backend is refused before one starts.
-    budget = None if time_budget is None else budget_of(time_budget, set_ or [], smoke)
+    request = Request(config, preset, data, set_ or [], smoke, init_from)
+    budget = None if time_budget is None else budget_of(time_budget, request)
     if resume and (run is None or dry_run):
         raise ConfigError("--resume continues the run that --run names: it needs --run, and excludes --dry-run.")
-    chosen = config or (CONFIG_FOR_CPUS if data is not None else DEFAULT_CONFIG)
-    depends_on_devices = data is not None and not config
     continues = resume and run is not None and RunDirectory(run).config_file.exists()
-    if continues and run is not None:
-        experiment = RunDirectory(run).experiment()
-        if config or preset or data is not None or set_ or smoke or init_from:
-            if depends_on_devices:
-                chosen = config_for_videos()
-            # The run keeps the length that the time budget gave it when it started.
-            kept = [f"train.steps={experiment.train.steps}"] if budget is not None and experiment.train.steps else []
-            different = changes(experiment, resolve(chosen, preset, data, [*(set_ or []), *kept], smoke, init_from))
-            if different:
-                raise ConfigError(
-                    f"--resume: the options describe another run than the one in {run}: {', '.join(different)}. Give "
-                    "the options that it was started with, or none, or choose another folder with --run."
-                )
+    if continues and run:
+        experiment, videos = continued(run, request, keeps_length=budget is not None)
     else:
-        experiment = resolve(chosen, preset, data, set_ or [], smoke, init_from)
+        experiment, videos = started(request, run, dry_run)
         if resume:
             print_parts("Run: ", (str(run), "bold"), " holds no run yet. It is started.")
-    depends_on_devices = depends_on_devices and not continues
-    if init_from and not Path(init_from).exists():
-        raise RunError(f"--init-from {init_from}: no such file or folder. Expected a run directory or a .keras file.")
     folder = run or Path("runs") / experiment.name
-    if (run or not depends_on_devices) and not continues and not dry_run:
-        RunDirectory(folder).check_free()
-    if experiment.data.path is None:
-        print_parts("Data: ", ("moving shapes", "bold"), ", generated on this machine (--data selects your own videos)")
-    videos = read_videos(experiment, run if continues else None)
-    if continues and run:
-        require_same_course(run, experiment, videos.records)
-        steps = length_of(experiment, videos.records).steps
-        if RunDirectory(run).checkpoints.newest_step() >= steps:
-            print_parts("Run: ", (str(run), "bold"), f" is finished after {steps:,} steps.")
-            return
-    if depends_on_devices:
-        chosen = config_for_videos()
-        experiment = resolve(chosen, preset, data, set_ or [], smoke, init_from)
-    if not config and not continues:
-        print_parts("Config: ", (chosen, "bold"), " (the default; --config selects another)")
-    if smoke and not continues:
-        smaller = changes(resolve(chosen, preset, data, set_ or [], smoke=False, init_from=init_from), experiment)
-        console.print(f"Smoke: {', '.join(smaller)}. --set wins over these values.", soft_wrap=True)
     steps = length_of(experiment, videos.records).steps
-
-    folder = run or Path("runs") / experiment.name
+    if continues and RunDirectory(folder).checkpoints.newest_step() >= steps:
+        print_parts("Run: ", (str(folder), "bold"), f" is finished after {steps:,} steps.")
+        return
     if not dry_run and not is_multi_process():  # in a cluster, the other processes may see the lock of their chief
         RunDirectory(folder).require_idle()
     start_backend()
@@ -182,7 +151,109 @@ def pretrain(
     raise typer.Exit(run_job(experiment, folder, continues, videos))
 
 
-def budget_of(time_budget: str, overrides: list[str], smoke: bool) -> float:
+class Request(NamedTuple):
+    """The options that say what to train. The names are those of the options."""
+
+    config: str | None
+    preset: str | None
+    data: str | None
+    overrides: list[str]
+    smoke: bool
+    init_from: str | None
+
+    @property
+    def depends_on_devices(self) -> bool:
+        """Whether the default config depends on the devices of this machine."""
+        return self.data is not None and not self.config
+
+    def config_before_devices(self) -> str:
+        """The config, where it does not depend on devices, or one that describes the same set of videos."""
+        return self.config or (CONFIG_FOR_CPUS if self.data is not None else DEFAULT_CONFIG)
+
+    def experiment(self, config: str, smoke: bool | None = None) -> "Experiment":
+        """The experiment with this config. With `smoke`, shrunk or not whatever the option says."""
+        from .experiments import resolve
+
+        shrunk = self.smoke if smoke is None else smoke
+        return resolve(config, self.preset, self.data, self.overrides, shrunk, self.init_from)
+
+
+def continued(run: Path, request: Request, keeps_length: bool) -> "tuple[Experiment, VideoSet]":
+    """The experiment and the videos of a run that `--resume` continues.
+
+    Args:
+        run: the run directory.
+        request: the options, which need not say anything.
+        keeps_length: whether the run has its number of steps from `--time-budget`, and not from the other options.
+
+    Raises:
+        ConfigError: the options describe another run.
+    """
+    from hdc_keras.errors import ConfigError
+    from hdc_keras.runs.directory import RunDirectory
+    from hdc_keras.runs.videos import require_same_course
+
+    from .experiments import changes, read_videos
+
+    experiment = RunDirectory(run).experiment()
+    if any(value not in (None, [], False) for value in request):
+        config = config_for_videos() if request.depends_on_devices else request.config_before_devices()
+        kept = [f"train.steps={experiment.train.steps}"] if keeps_length and experiment.train.steps else []
+        asked = request._replace(overrides=[*request.overrides, *kept]).experiment(config)
+        if different := changes(experiment, asked):
+            raise ConfigError(
+                f"--resume: the options describe another run than the one in {run}: {', '.join(different)}. Give "
+                "the options that it was started with, or none, or choose another folder with --run."
+            )
+    tell_data(experiment)
+    videos = read_videos(experiment, run)
+    require_same_course(run, experiment, videos.records)
+    return experiment, videos
+
+
+def started(request: Request, run: Path | None, dry_run: bool) -> "tuple[Experiment, VideoSet]":
+    """The experiment and the videos of a new run in the folder `run`, or in the config's folder when `None`.
+
+    Raises:
+        ConfigError: the options are wrong.
+        RunError: the folder is taken, or there is nothing at `--init-from`.
+    """
+    from hdc_keras.errors import RunError
+    from hdc_keras.runs.directory import RunDirectory
+
+    from .console import console, print_parts
+    from .experiments import changes, read_videos
+
+    config = request.config_before_devices()
+    experiment = request.experiment(config)
+    if request.init_from and not Path(request.init_from).exists():
+        raise RunError(
+            f"--init-from {request.init_from}: no such file or folder. Expected a run directory or a .keras file."
+        )
+    if (run or not request.depends_on_devices) and not dry_run:
+        RunDirectory(run or Path("runs") / experiment.name).check_free()
+    tell_data(experiment)
+    videos = read_videos(experiment)
+    if request.depends_on_devices:
+        config = config_for_videos()
+        experiment = request.experiment(config)
+    if not request.config:
+        print_parts("Config: ", (config, "bold"), " (the default; --config selects another)")
+    if request.smoke:
+        smaller = changes(request.experiment(config, smoke=False), experiment)
+        console.print(f"Smoke: {', '.join(smaller)}. --set wins over these values.", soft_wrap=True)
+    return experiment, videos
+
+
+def tell_data(experiment: "Experiment") -> None:
+    """Say so if an experiment has no videos of the user's own."""
+    from .console import print_parts
+
+    if experiment.data.path is None:
+        print_parts("Data: ", ("moving shapes", "bold"), ", generated on this machine (--data selects your own videos)")
+
+
+def budget_of(time_budget: str, request: Request) -> float:
     """Seconds of `--time-budget`.
 
     Raises:
@@ -194,8 +265,8 @@ def budget_of(time_budget: str, overrides: list[str], smoke: bool) -> float:
     from .time_spans import seconds_of
 
     seconds = seconds_of("--time-budget", time_budget)
-    lengths = [text for text in overrides if text.startswith(("train.epochs=", "train.steps="))]
-    other = "--smoke" if smoke else f"--set {lengths[0]}" if lengths else None
+    lengths = [text for text in request.overrides if text.startswith(("train.epochs=", "train.steps="))]
+    other = "--smoke" if request.smoke else f"--set {lengths[0]}" if lengths else None
     if other:
         raise ConfigError(f"--time-budget and {other} both give the length of the run. Leave one of them out.")
     if is_multi_process():

@@ -168,11 +168,11 @@ def make_deterministic() -> None:
 
 
 def refuse_wrong_gradients(network: keras.Model) -> None:
-    """Refuse to train in bfloat16 on a CPU with TensorFlow's oneDNN, where gradients are known to be wrong.
+    """Refuse to train in bfloat16 on a CPU with oneDNN, where gradients are known to be wrong.
 
-    In TensorFlow 2.21, oneDNN's bfloat16 kernel for the filter gradient of a padded 3D convolution reads uninitialised
-    memory if its input has two frames, as it does in the last stage of most 3D networks. In float32, or without oneDNN,
-    gradients are right (tests/test_devices.py).
+    In TensorFlow 2.21 and PyTorch 2.13, oneDNN's bfloat16 kernel for the filter gradient of a padded 3D convolution
+    reads uninitialised memory if its input has two frames, as it does in the last stage of most 3D networks. In
+    float32, or without oneDNN, gradients are right (tests/test_devices.py).
 
     Args:
         network: the network to train.
@@ -180,17 +180,27 @@ def refuse_wrong_gradients(network: keras.Model) -> None:
     Raises:
         ConfigError: gradients would be wrong.
     """
-    uses_onednn = os.environ.get("TF_ENABLE_ONEDNN_OPTS", "1") != "0"
-    if (
-        any(isinstance(layer, keras.layers.Conv3D) and layer.compute_dtype == "bfloat16" for layer in network.layers)
-        and keras.backend.backend() == "tensorflow"
-        and uses_onednn
-        and not has_accelerator()
-    ):
+    in_bfloat16 = any(
+        isinstance(layer, keras.layers.Conv3D) and layer.compute_dtype == "bfloat16" for layer in network.layers
+    )
+    if in_bfloat16 and not has_accelerator() and _uses_onednn():
+        without = {
+            "tensorflow": "set TF_ENABLE_ONEDNN_OPTS=0 before Python starts (slower)",
+            "torch": "call torch.backends.mkldnn.set_flags(False) in a script (slower)",
+        }
         raise ConfigError(
-            "`train.precision`: on a CPU, TensorFlow's oneDNN computes wrong bfloat16 gradients of 3D convolutions. "
-            "Use float32, set TF_ENABLE_ONEDNN_OPTS=0 before Python starts (slower), or use another backend."
+            "`train.precision`: on a CPU, oneDNN computes wrong bfloat16 gradients of 3D convolutions. Use float32, "
+            f"or {without[keras.backend.backend()]}."
         )
+
+
+def _uses_onednn() -> bool:
+    """Whether the backend computes on a CPU with oneDNN."""
+    if keras.backend.backend() == "torch":
+        import torch
+
+        return torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled
+    return keras.backend.backend() == "tensorflow" and os.environ.get("TF_ENABLE_ONEDNN_OPTS", "1") != "0"
 
 
 def warn_of_slow_convolutions() -> None:

@@ -1,3 +1,4 @@
+import contextlib
 import os
 import re
 import subprocess
@@ -17,7 +18,8 @@ from hdc_keras.errors import ConfigError
 from hdc_keras.training.distribution import Distribution
 
 # The filter gradient of one padded 3D convolution over clips of two frames, in bfloat16 and in float32.
-GRADIENTS = """
+GRADIENTS = {
+    "tensorflow": """
 import numpy as np, tensorflow as tf
 generator = np.random.default_rng(0)
 clips, kernel = generator.normal(size=(16, 2, 8, 8, 24)), 0.1 * generator.normal(size=(3, 3, 3, 24, 24))
@@ -28,14 +30,28 @@ for dtype in ("float32", "bfloat16"):
         loss = tf.reduce_sum(tf.cast(tf.nn.conv3d(x, w, [1] * 5, "SAME") ** 2, "float32"))
     found.append(tf.cast(tape.gradient(loss, w), "float32").numpy())
 assert np.abs(found[1] - found[0]).max() < 0.02 * np.abs(found[0]).max()
-"""
+""",
+    "torch": """
+import torch
+torch.backends.mkldnn.set_flags(False)
+torch.manual_seed(0)
+clips, kernel = torch.randn(16, 24, 2, 8, 8), 0.1 * torch.randn(24, 24, 3, 3, 3)
+found = []
+for dtype in (torch.float32, torch.bfloat16):
+    w = kernel.to(dtype).requires_grad_()
+    (torch.nn.functional.conv3d(clips.to(dtype), w, padding=1) ** 2).float().sum().backward()
+    found.append(w.grad.float())
+assert (found[1] - found[0]).abs().max() < 0.02 * found[0].abs().max()
+""",
+}
 
 
-@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="TensorFlow's kernels")
+@pytest.mark.skipif(keras.backend.backend() not in GRADIENTS, reason="this backend has no oneDNN")
 def test_without_onednn_bfloat16_gradients_are_correct():
     environment = {"TF_ENABLE_ONEDNN_OPTS": "0", "TF_CPP_MIN_LOG_LEVEL": "2", "CUDA_VISIBLE_DEVICES": ""}
+    code = GRADIENTS[keras.backend.backend()]
 
-    done = subprocess.run([sys.executable, "-c", GRADIENTS], env=environment, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
 
     assert done.returncode == 0, done.stderr
 
@@ -44,15 +60,26 @@ def test_bfloat16_is_refused_where_gradients_would_be_wrong(monkeypatch):
     # The convolutions count, not the views and heads.
     model = HDC(R3DTiny(dtype="mixed_bfloat16"), {"size": 16}, dtype="float32")
     monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", "1")
-    if keras.backend.backend() == "tensorflow" and not has_accelerator():
-        with pytest.raises(ConfigError, match="TF_ENABLE_ONEDNN_OPTS=0"):
+    remedies = {"tensorflow": "TF_ENABLE_ONEDNN_OPTS=0", "torch": r"mkldnn\.set_flags\(False\)"}
+    if keras.backend.backend() in remedies and not has_accelerator():
+        with pytest.raises(ConfigError, match=remedies[keras.backend.backend()]):
             model.compile("sgd")
     else:
         model.compile("sgd")
 
-    monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", "0")
-    model.compile("sgd")
+    with without_onednn(monkeypatch):
+        model.compile("sgd")
     assert np.isfinite(float(model.optimizer.learning_rate))
+
+
+def without_onednn(monkeypatch):
+    """A context without oneDNN, as far as the backend can still leave it."""
+    if keras.backend.backend() == "torch":
+        import torch
+
+        return torch.backends.mkldnn.flags(enabled=False)
+    monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", "0")
+    return contextlib.nullcontext()
 
 
 # Compiles a model in a new process, in which TensorFlow leaves oneDNN off unless `hdc_keras` turns it on.

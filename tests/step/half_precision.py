@@ -65,6 +65,10 @@ def losses_and_gradients(precision, weights):
 
 
 if __name__ == "__main__":
+    if keras.backend.backend() == "torch":  # as for TensorFlow, whose oneDNN is off in this process
+        import torch
+
+        torch.backends.mkldnn.set_flags(False)
     weights = list(np.load(sys.argv[1]).values())
     exact = losses_and_gradients("float32", weights)
     for number in ("bfloat16", "float16"):
