@@ -59,7 +59,7 @@ def measure(
     with manifest.open(newline="") as file:
         training_videos = sum(row["split"] == "train" for row in csv.DictReader(file))
     for count in counts:
-        videos = training_videos if count == ALL else int(count) * classes
+        videos = training_videos if count == ALL else min(int(count) * classes, training_videos)
         epochs = math.ceil(STEPS / max(1, videos // BATCH_SIZE))
         settings = [f"seed={seed}", f"evaluate.finetune_epochs={epochs}"]
         settings += [f"evaluate.finetune_batch_size={BATCH_SIZE}", f"evaluate.finetune_learning_rate={LEARNING_RATE}"]
@@ -133,7 +133,7 @@ def draw(lines: Sequence[Run], sets: Mapping[str, Run], file: Path) -> None:
             shares = [mean_right(ways[way]) for ways in found.values()]
             axis.plot(list(found), shares, style, color="#1f6f8b" if "pretrained" in way else "#9aa5ab", label=way)
         axis.axhline(1 / about["classes"], color="black", linewidth=0.8, linestyle=":")
-        axis.set(title=data, ylim=(0, 1), xlabel="labelled videos of each class", ylabel="right on people never seen")
+        axis.set(title=data, ylim=(0, 1), xlabel="labelled videos of each class", ylabel="share of videos right")
         axis.spines[["top", "right"]].set_visible(False)
     axes[0][0].legend(fontsize=8)
     figure.savefig(file, dpi=130)

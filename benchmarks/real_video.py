@@ -35,6 +35,7 @@ from study import (
     STUDIES,
     Run,
     Study,
+    digest_of_code,
     equal_compute,
     in_parallel,
     paired_difference,
@@ -53,7 +54,7 @@ FEW_LABELS_FIGURE = DOCS / "images" / "few-labels.png"
 PROTOCOLS = ("linear", "knn")
 TOGETHER = "all sets"
 KEY = ("trained_on", "variant", "seed", "fold")
-RANDOM = "random weights"
+RANDOM, RANDOM_EMBEDDINGS = "random weights", "random weights, embeddings of unit length"
 # Preset and `--set` values of each variant; `hdc` is what `videos-cpu` trains without a preset.
 VARIANTS: dict[str, tuple[str, list[str]]] = {
     "hdc": ("hdc-every-level", []),
@@ -148,6 +149,7 @@ def run(
         "steps": steps,
         "clips": clips,
         "commit": environment["commit"],
+        "code": digest_of_code(CONFIG),
     }
     line["results"] = {
         name: {protocol: _figures(sets[name], *found[name, protocol]) for protocol in PROTOCOLS} for name in own
@@ -164,11 +166,18 @@ def _right(records: list[VideoRecord], rows: list[dict[str, str]]) -> dict[str, 
 
 
 def _figures(records: list[VideoRecord], result: Run, videos: list[dict[str, str]]) -> Run:
-    """Accuracy of each source, and for each test video whether all stages' features got it right, by network."""
+    """Accuracy of each source, and for each test video whether all stages' features got it right, by network.
+
+    Random weights also count by their embeddings: scaled to unit length, they leave out how much moves.
+    """
     (column,) = result["metrics"]
     figures: Run = {}
-    for network, name in (("metrics", "pretrained"), ("random_weights", RANDOM)):
-        rows = [row for row in videos if row["network"] == network and row["source"] == "features"]
+    for network, source, name in (
+        ("metrics", "features", "pretrained"),
+        ("random_weights", "features", RANDOM),
+        ("random_weights", "all embeddings", RANDOM_EMBEDDINGS),
+    ):
+        rows = [row for row in videos if row["network"] == network and row["source"] == source]
         figures[name] = {
             "top1": {source: round(values["top1"], 4) for source, values in result[network][column].items()},
             "right": _right(records, rows),
@@ -206,21 +215,23 @@ class Answers:
 
     def __init__(self, study: Study, data: str, trained_on: str, protocol: str):
         found: dict[str, dict[int, list[dict[str, int]]]] = {}
-        folds = {}
+        folds: dict[tuple[str, int], int] = {}
         for line in study.runs():
             is_baseline = line["variant"] in BASELINES
             if line["trained_on"] != (data if is_baseline else trained_on) or data not in line["results"]:
                 continue
             result = line["results"][data]["ridge" if is_baseline else protocol]
-            folds[line["seed"]] = line["folds"]
-            found.setdefault(line["variant"], {}).setdefault(line["seed"], []).append(result["pretrained"]["right"])
+            rows = {line["variant"]: result["pretrained"]}
             if line["variant"] == "hdc":
-                found.setdefault(RANDOM, {}).setdefault(line["seed"], []).append(result[RANDOM]["right"])
+                rows |= {name: result[name] for name in (RANDOM, RANDOM_EMBEDDINGS) if name in result}
+            for name, answers in rows.items():
+                folds[name, line["seed"]] = line["folds"]
+                found.setdefault(name, {}).setdefault(line["seed"], []).append(answers["right"])
         self.right = {
             variant: {
                 seed: {video: right for part in parts for video, right in part.items()}
                 for seed, parts in by_seed.items()
-                if len(parts) == folds[seed]
+                if len(parts) == folds[variant, seed]
             }
             for variant, by_seed in found.items()
         }
@@ -243,7 +254,7 @@ class Answers:
 
 def order_of(variants: Sequence[str]) -> list[str]:
     """Variants in the order of tables and figures."""
-    return [name for name in [*VARIANTS, RANDOM, *BASELINES] if name in variants]
+    return [name for name in [*VARIANTS, RANDOM, RANDOM_EMBEDDINGS, *BASELINES] if name in variants]
 
 
 def table(study: Study, sets: Run, trained_on: str, data: str) -> str:
@@ -256,7 +267,7 @@ def table(study: Study, sets: Run, trained_on: str, data: str) -> str:
         for protocol in PROTOCOLS:
             is_repeated = variant in BASELINES and protocol != PROTOCOLS[0]
             share = None if is_repeated else answers[protocol].share(variant)
-            cells.append("" if share is None else f"{share[0]:.3f} ± {share[1]:.3f} ({share[2]})")
+            cells.append("" if share is None else _shown(*share))
             gap = (
                 None
                 if variant == "hdc" or is_repeated
@@ -277,6 +288,10 @@ def table(study: Study, sets: Run, trained_on: str, data: str) -> str:
             *rows,
         ]
     )
+
+
+def _shown(mean: float, deviation: float, seeds: int) -> str:
+    return f"{mean:.3f} ± {deviation:.3f} ({seeds})" if seeds > 1 else f"{mean:.3f} (1)"
 
 
 def draw(study: Study, sets: Run) -> None:
@@ -302,12 +317,17 @@ def draw(study: Study, sets: Run) -> None:
 
 def write_docs(study: Study) -> str:
     """Write the tables and the figure to the docs, and return the tables."""
-    (about,) = [line for line in study.runs() if line["variant"] == "about"]
-    sets = about["sets"]
+    about = [line for line in study.runs() if line["variant"] == "about"]
+    if not about:
+        raise SystemExit(f"{study.file} holds no runs.")
+    sets = about[0]["sets"]
     trainings = {line["trained_on"] for line in study.runs()}
+    versions = {line.get("code", line["commit"]) for line in study.runs() if "commit" in line}
     parts = [
         "Share of videos classified correctly: mean ± standard deviation over seeds (number of seeds). Differences are "
-        "paired, with 95 % intervals from a bootstrap over groups and seeds; with one seed, over groups only.",
+        "paired, with 95 % intervals from a bootstrap over groups and seeds, widened for the number of groups. With "
+        "one seed, intervals are over groups only: another training may differ by more."
+        + (f" These runs are of {len(versions)} versions of the code." if len(versions) > 1 else ""),
         *(
             table(study, sets, trained_on, data)
             for data in sets
@@ -376,8 +396,11 @@ def main() -> None:
     if not arguments.data:
         parser.error("--data is required, except with --tables-only")
     threads = max(1, (os.cpu_count() or 1) // arguments.jobs)
+    names = [name_of(path) for path in arguments.data]
+    if len(set(names)) < len(names):
+        parser.error(f"--data: sets of the same name: {', '.join(names)}. Give each folder a name of its own.")
     try:
-        sets = {name_of(path): read_records(path) for path in arguments.data}
+        sets = {name: read_records(path) for name, path in zip(names, arguments.data, strict=True)}
     except DataError as error:
         parser.error(str(error))
     items = [
@@ -388,13 +411,20 @@ def main() -> None:
         for trained_on in ([TOGETHER] if arguments.together else sets)
     ]
 
-    unfinished = []
-    for item in items:
-        lines = [line for line in study.runs() if tuple(line[field] for field in KEY) == item]
-        if any((line["folds"], line["steps"]) != (arguments.folds, arguments.steps) for line in lines):
-            parser.error(f"{STUDY} has {item} with other folds or steps; give the same, or move the file")
-        if not lines:
-            unfinished.append(item)
+    finished = {tuple(line[field] for field in KEY) for line in study.runs()}
+    for line in study.runs():
+        # Baselines take no steps, and the line about the sets has no folds.
+        if (
+            line.get("folds", arguments.folds) != arguments.folds
+            or line.get("steps", arguments.steps) != arguments.steps
+        ):
+            parser.error(f"{STUDY} holds runs with other folds or steps. Give the same, or move the file.")
+        known_groups = line.get("sets", {})
+        if any(name in known_groups and known_groups[name] != about for name, about in describe(sets).items()):
+            parser.error(
+                f"{STUDY} holds runs of a set of the same name with other videos. Rename the set, or move the file."
+            )
+    unfinished = [item for item in items if item not in finished]
     arguments.runs.mkdir(parents=True, exist_ok=True)
     known = {}
     for line in study.runs():

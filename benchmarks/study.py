@@ -8,7 +8,9 @@ already in the file are not repeated, and the tables in the docs can be written 
 
 import csv
 import fcntl
+import hashlib
 import json
+import math
 import os
 import re
 import shutil
@@ -22,6 +24,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+from scipy import stats
 
 from hdc_keras.config import Experiment, load_experiment
 from hdc_keras.files import write_text
@@ -226,7 +229,9 @@ def paired_difference(
 ) -> tuple[float, float, float]:
     """Difference in the share of right answers, with its 95 % interval.
 
-    The interval is from a paired bootstrap that draws groups of videos and seeds with replacement.
+    The interval is from a paired bootstrap that draws groups of videos and seeds with replacement. A bootstrap of few
+    groups is too narrow, so it is widened by what makes it right for normal means: by 25 % for 9 groups, and by 2 % for
+    100. With one seed it says nothing of how another training would differ.
 
     Args:
         first: 0 or 1 by seed and video.
@@ -249,7 +254,9 @@ def paired_difference(
     by_seed = weights @ sums.T / (weights @ sizes)[:, None]  # (draws, seeds)
     means = np.take_along_axis(by_seed, drawn_seeds, axis=1).mean(axis=1)
     low, high = np.quantile(means, [0.025, 0.975])
-    return float(gaps.mean()), float(low), float(high)
+    gap, count = gaps.mean(), len(groups)
+    widened = math.sqrt(count / (count - 1)) * stats.t.ppf(0.975, count - 1) / stats.norm.ppf(0.975)
+    return float(gap), float(gap + widened * (low - gap)), float(gap + widened * (high - gap))
 
 
 def command(log: Path, threads: int, *arguments: Any) -> None:
@@ -270,6 +277,12 @@ def evaluated(out: Path, protocol: str) -> tuple[Run, list[dict[str, str]]]:
         return json.loads(file.read_text()), []
     with rows.open(newline="") as stream:
         return json.loads(file.read_text()), list(csv.DictReader(stream))
+
+
+def digest_of_code(config: Path) -> str:
+    """Of the package and a config: runs with the same digest were made by the same code."""
+    files = [config, *sorted((ROOT / "hdc_keras").rglob("*.py"))]
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
 
 
 def options(name: str, values: Sequence[str]) -> list[str]:
