@@ -13,7 +13,6 @@ _LEVEL = re.compile(r"P\d+")
 
 
 def evaluate(
-    run: Annotated[Path, typer.Option(help="Run directory of a pretraining run.")],
     protocol: Annotated[
         list[str],
         typer.Option(
@@ -21,11 +20,19 @@ def evaluate(
             "label columns), finetune-vcop, finetune-rspnet or finetune-severe. Repeatable."
         ),
     ],
+    run: Annotated[Path | None, typer.Option(help="Run directory of a pretraining run.", show_default=False)] = None,
+    features: Annotated[
+        Path | None,
+        typer.Option(
+            help="Instead of a run: a Parquet file with a vector for each video, from any encoder. Needs --out.",
+            show_default=False,
+        ),
+    ] = None,
     data: Annotated[
         str | None,
         typer.Option(
             help="Labelled videos: a folder of class folders, a CSV manifest or a prepared set.",
-            show_default="the videos of the run",
+            show_default="the videos of the run, or the labels in the file of --features",
         ),
     ] = None,
     splits: Annotated[
@@ -58,7 +65,8 @@ def evaluate(
         typer.Option("--set", help="Override a config key, as in evaluate.clips=5. Repeatable."),
     ] = None,
 ) -> None:
-    """Measure what a run has learned, in comparison with the same network with random weights.
+    """Measure what a run has learned, in comparison with the same network with random weights; or judge vectors of
+    videos from any encoder.
 
     Most protocols train a probe on the frozen features of the training videos and score it on the test videos.
     Features are averaged over evenly spaced clips. If the set has no splits, the share `data.holdout` of each class is
@@ -72,6 +80,9 @@ def evaluate(
     extraction of features among themselves; --part divides it in advance. docs/evaluation.md describes the protocols
     and their sources.
 
+    The file of --features has a column `video_id` or `path`, one or more columns of vectors, and maybe `label`, `split`
+    and `group`. `hdc-keras embed` writes such files. `compare` puts its results beside those of runs.
+
     Examples:
       hdc-keras evaluate --run runs/moving-shapes --protocol linear --protocol knn
       hdc-keras evaluate --run runs/moving-shapes --protocol factors
@@ -80,9 +91,12 @@ def evaluate(
         --protocol finetune-rspnet --set evaluate.seeds=3
       hdc-keras evaluate --run runs/mine --protocol linear-cvrl \\
         --set evaluate.crops=3
+      hdc-keras evaluate --features videomae.parquet --data labelled.csv \\
+        --protocol linear --protocol knn --out judged/videomae
     """
     from hdc_keras.config import load_experiment
     from hdc_keras.data.preparing import Part
+    from hdc_keras.errors import ConfigError
     from hdc_keras.evaluation.checks import require_labelled, require_output, require_usable
     from hdc_keras.evaluation.splits import load_splits
     from hdc_keras.runs.checkpoints import is_best, require_weights
@@ -91,6 +105,18 @@ def evaluate(
     from .console import NamedBars, console, print_notes, print_parts, progress_bar, start_backend
     from .experiments import other_videos
 
+    if features is not None:
+        only_of_runs = {
+            "--run": run is not None,
+            "--supervised": supervised is not None,
+            "--checkpoint": checkpoint != "newest",
+            "--weights": weights != "auto",
+            "--part": part != "1/1",
+        }
+        _evaluate_vectors(features, protocol, data, splits, out, set_ or [], all_sources, only_of_runs)
+        return
+    if run is None:
+        raise ConfigError("evaluate needs --run RUN, or --features FILE.parquet for vectors of any encoder.")
     best = is_best(checkpoint)
     share = Part.parse(part)
     directory = RunDirectory(run)
@@ -116,6 +142,49 @@ def evaluate(
     for result in results.values():
         _print_result(result, all_sources)
     print_parts("Results are in ", (str((out or directory.path) / "results"), "bold"))
+
+
+def _evaluate_vectors(
+    features: Path,
+    protocols: list[str],
+    data: str | None,
+    splits: str,
+    out: Path | None,
+    overrides: list[str],
+    all_sources: bool,
+    only_of_runs: dict[str, bool],
+) -> None:
+    """`evaluate --features`."""
+    from hdc_keras.config import load_experiment
+    from hdc_keras.errors import ConfigError
+    from hdc_keras.evaluation.splits import load_splits
+    from hdc_keras.evaluation.vectors import evaluate_vectors, own_splits, require_judged_by_vectors
+    from hdc_keras.features.vector_table import read_vector_table
+
+    from .console import NamedBars, print_notes, print_parts, progress_bar
+    from .experiments import find_config, other_videos
+
+    for option, is_given in only_of_runs.items():
+        if is_given:
+            raise ConfigError(f"{option} is about runs. Leave it out, or leave out --features.")
+    if out is None:
+        raise ConfigError("--features needs --out DIR, the folder for the results, which `compare` can read.")
+    if data is None and splits != "own":
+        raise ConfigError("--splits all needs --data with UCF101 or HMDB51.")
+    require_judged_by_vectors(protocols, out)
+    experiment = load_experiment(find_config("videos"), overrides, literals=other_videos(data))
+    table = read_vector_table(features)
+    notes: list[str] = []
+    if data is None:
+        videos, dataset = own_splits(table, experiment), str(table.made_from.get("dataset") or features)
+    else:
+        (videos, notes), dataset = load_splits(experiment, splits), str(experiment.data.path)
+    with progress_bar() as bar:
+        results = evaluate_vectors(table, experiment, videos, dataset, protocols, out, NamedBars(bar))
+    print_notes(notes)
+    for result in results.values():
+        _print_result(result, all_sources)
+    print_parts("Results are in ", (str(out / "results"), "bold"))
 
 
 def _print_result(result: dict[str, Any], all_sources: bool) -> None:
@@ -170,11 +239,11 @@ def _table(result: dict[str, Any], all_sources: bool) -> Any:
 
     table = Table(
         title=f"{result['protocol']} (version {result['version']}) on {result['dataset']}, {result['split']['test']} "
-        f"test videos, {result['views']} views",
+        f"test videos" + (f", {result['views']} views" if "views" in result else ""),
         caption=(f"mean ± standard deviation over {_repetitions(result)}; " if result["deviation"] else "")
-        + "random: the same network with random weights"
+        + ("random: the same network with random weights" if "random_weights" in result else "")
         + ("; supervised: with supervised weights" if "supervised" in result else "")
-        + "; chance: "
+        + ("; chance: " if "random_weights" in result else "chance: ")
         + ", ".join(f"{column} {value:.3f}" for column, value in result["chance"].items()),
         box=box.SIMPLE_HEAD,
         pad_edge=False,

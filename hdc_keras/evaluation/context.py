@@ -1,13 +1,16 @@
-"""The inputs that all protocols of one evaluation share."""
+"""The inputs that all protocols of one evaluation share. No backend is loaded."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hdc_keras.config import Experiment
 from hdc_keras.evaluation.splits import Splits
-from hdc_keras.model import HDC
 from hdc_keras.runs.directory import RunDirectory
+
+if TYPE_CHECKING:  # loads a backend
+    from hdc_keras.model import HDC
 
 # (description of the current task, items done, total items).
 Progress = Callable[[str, int, int], None]
@@ -17,28 +20,20 @@ NETWORK_TITLES = {"metrics": "pretrained", "random_weights": "random weights", "
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """The inputs of every protocol.
+class Asked:
+    """What is asked of features, wherever they are from.
 
     Attributes:
         output: where results, features and fine-tunings are written: the run itself, or another folder.
         experiment: the experiment of the run, or a copy with other `data` or `evaluate` sections.
         splits: the videos of each split, by its name.
-        networks: the networks to compare: "metrics" (the pretrained one), "random_weights", and maybe "supervised".
-        checkpoint: file of the pretrained weights. It may be gone: a run that is still trained deletes old checkpoints.
-        weights_sha256: SHA-256 of that file when it was loaded.
         progress: called with (description of the current task, items done, total items).
-        supervised: the file of the "supervised" weights, if there are any.
     """
 
     output: RunDirectory
     experiment: Experiment
     splits: Splits
-    networks: dict[str, HDC]
-    checkpoint: Path
-    weights_sha256: str
     progress: Progress | None
-    supervised: Path | None = None
 
     @property
     def seeds(self) -> list[int]:
@@ -55,3 +50,20 @@ class Evaluation:
         if seed is not None and len(self.seeds) > 1:
             named.append(f"seed {seed}")
         return ", ".join([*words, *named])
+
+
+@dataclass(frozen=True)
+class Evaluation(Asked):
+    """The inputs of every protocol on the network of a run.
+
+    Attributes:
+        networks: the networks to compare: "metrics" (the pretrained one), "random_weights", and maybe "supervised".
+        checkpoint: file of the pretrained weights. It may be gone: a run that is still trained deletes old checkpoints.
+        weights_sha256: SHA-256 of that file when it was loaded.
+        supervised: the file of the "supervised" weights, if there are any.
+    """
+
+    networks: "dict[str, HDC]"
+    checkpoint: Path
+    weights_sha256: str
+    supervised: Path | None = None

@@ -1,15 +1,15 @@
-"""Protocols on frozen features: extract the features of every network once, then run the judge of each protocol."""
+"""Protocols on the frozen features of a run: extract those of every network once, then judge them."""
 
 from hdc_keras.data.from_experiment import frame_store
 from hdc_keras.data.preparing import Part
 from hdc_keras.evaluation.context import NETWORK_TITLES, Evaluation
+from hdc_keras.evaluation.judging import judge_sources
 from hdc_keras.evaluation.result import ProtocolOutcomes
 from hdc_keras.features.encoder import ClipEncoder
 from hdc_keras.features.extraction import Extraction
 from hdc_keras.features.store import FeatureStore
 from hdc_keras.features.video_features import VideoFeatures
-from hdc_keras.probes.registry import PROBES, chance, feature_sources, judge
-from hdc_keras.results.outcomes import Outcome
+from hdc_keras.probes.registry import feature_sources
 
 
 def extractions(evaluation: Evaluation, needs_views: bool) -> dict[str, Extraction]:
@@ -50,28 +50,10 @@ def judge_features(evaluation: Evaluation, protocol: str, features: dict[str, Vi
     Raises:
         DataError: the videos cannot be evaluated (see `probes.registry.judge`).
     """
-    model, settings = evaluation.networks["metrics"], evaluation.experiment.evaluate
+    model = evaluation.networks["metrics"]
     levels = set(model.contrast_config.used_levels)
-    all_sources = feature_sources(protocol, model.contrast_config.used_levels, model.objective.pairs)
+    sources = feature_sources(protocol, model.contrast_config.used_levels, model.objective.pairs)
     # The supervised network has no projection heads.
-    level_sources = {source: names for source, names in all_sources.items() if set(names) <= levels}
-    outcomes = []
-    for name, network_features in features.items():
-        sources = level_sources if name == "supervised" else all_sources
-        for split, records in evaluation.splits.items():
-            split_features = network_features.select(records)
-            report = evaluation.report(evaluation.title(protocol, NETWORK_TITLES[name], split=split))
-            answers = judge(protocol, split_features, sources, settings, evaluation.seeds, report)
-            test = split_features.of_split("test").records
-            outcomes += [Outcome(name, split, answer, test) for answer in answers]
-    pretrained = features["metrics"]
-    first_split = pretrained.select(next(iter(evaluation.splits.values())))
-    probe = PROBES[protocol]
-    used = {**probe.settings(settings), "labels_per_class": settings.labels_per_class}
-    reduced = probe.publication.reduced(evaluation.experiment)
-    return ProtocolOutcomes(
-        {"version": probe.version, "source": probe.source, "settings": used, "reduced": reduced},
-        {"asked": pretrained.asked, "decoded": len(pretrained.records), "failed": pretrained.causes},
-        {column: chance(first_split, column) for column in first_split.of_split("train").records[0].labels},
-        outcomes,
-    )
+    level_sources = {source: names for source, names in sources.items() if set(names) <= levels}
+    sources_of = {name: level_sources if name == "supervised" else sources for name in features}
+    return judge_sources(evaluation, protocol, features, sources_of)

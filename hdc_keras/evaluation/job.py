@@ -11,7 +11,7 @@ from hdc_keras.evaluation.checks import require_labelled, require_output, requir
 from hdc_keras.evaluation.context import Evaluation, Progress
 from hdc_keras.evaluation.fine_tuned import judge_fine_tuned
 from hdc_keras.evaluation.frozen import extract, extractions, judge_features
-from hdc_keras.evaluation.result import write_outcomes
+from hdc_keras.evaluation.result import Subject, write_outcomes
 from hdc_keras.evaluation.splits import Splits, with_labels_per_class
 from hdc_keras.files import digest, write_text
 from hdc_keras.model import HDC
@@ -76,7 +76,7 @@ def evaluate(
     if supervised:
         networks["supervised"] = _new_network(experiment, supervised)
     of_labels = Path(supervised) if supervised else None
-    evaluation = Evaluation(output, experiment, used, networks, checkpoint, loaded, progress, of_labels)
+    evaluation = Evaluation(output, experiment, used, progress, networks, checkpoint, loaded, of_labels)
 
     features = {}
     on_features = [name for name in protocols if name in PROBES]
@@ -92,7 +92,7 @@ def evaluate(
             outcomes = judge_features(evaluation, protocol, features)
         else:
             outcomes = judge_fine_tuned(evaluation, protocol)
-        results[protocol] = write_outcomes(evaluation, protocol, outcomes)
+        results[protocol] = write_outcomes(Subject.of_run(evaluation), protocol, outcomes)
     return results
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hdc_keras.data.records import VideoRecord
-from hdc_keras.evaluation.context import Evaluation
+from hdc_keras.evaluation.context import Asked, Evaluation
 from hdc_keras.evaluation.factors_chart import draw_factors
 from hdc_keras.evaluation.splits import Splits
 from hdc_keras.files import digest as file_digest
@@ -37,7 +37,52 @@ class ProtocolOutcomes:
     outcomes: Sequence[Outcome]
 
 
-def write_outcomes(evaluation: Evaluation, protocol: str, found: ProtocolOutcomes) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Subject:
+    """What was judged, and what a result says of it.
+
+    Attributes:
+        asked: what was asked of it.
+        dataset: path of the videos, or "moving-shapes".
+        depends_on: what the figures depend on besides, as JSON values.
+        facts: what else is written to the result, as JSON values.
+    """
+
+    asked: Asked
+    dataset: str
+    depends_on: dict[str, Any]
+    facts: dict[str, Any]
+
+    @classmethod
+    def of_run(cls, evaluation: Evaluation) -> "Subject":
+        """The network of a run."""
+        experiment, data = evaluation.experiment, evaluation.experiment.data
+        supervised, uses_averages = evaluation.supervised, evaluation.networks["metrics"].uses_averages
+        depends_on = {
+            "architecture": evaluation.networks["metrics"].backbone.name,
+            "weights_sha256": evaluation.weights_sha256,
+            "supervised_weights_sha256": file_digest(supervised) if supervised else None,
+            "precision": experiment.train.precision,
+            "clips": experiment.evaluate.clips,
+            "views": f"{experiment.evaluate.clips}x{experiment.evaluate.crops}",
+            "frames": data.frames,
+            "stride": data.stride,
+            "decode_size": list(data.decode_size),
+            "decoder": data.decoder,
+            # Only if it is so, because results of version 0.1.0 lack the key.
+            **({"weights": "ema"} if uses_averages else {}),
+        }
+        facts = {
+            "seen_in_pretraining": {
+                name: seen_in_pretraining(evaluation.checkpoint.parents[1], records)
+                for name, records in evaluation.splits.items()
+            },
+            "checkpoint": evaluation.checkpoint.name,
+        }
+        return cls(evaluation, data.path or "moving-shapes", depends_on, facts)
+
+
+def write_outcomes(subject: Subject, protocol: str, found: ProtocolOutcomes) -> dict[str, Any]:
     """Write `results/{protocol}-{data}-{digest}.json` and `.videos.csv`; for `factors`, also a bar chart as `.png`.
 
     The digest is of everything that the figures depend on: another checkpoint, other videos or settings have another
@@ -49,63 +94,41 @@ def write_outcomes(evaluation: Evaluation, protocol: str, found: ProtocolOutcome
     Raises:
         RunError: a file cannot be written.
     """
+    asked = subject.asked
     means, deviations, repeats = summarise(found.outcomes)
-    first = next(iter(evaluation.splits.values()))
-    depends_on = _depends_on(evaluation, protocol, found)
-    dataset = evaluation.experiment.data.path or "moving-shapes"
+    first = next(iter(asked.splits.values()))
+    depends_on = {
+        "protocol": protocol,
+        "version": found.recipe["version"],
+        "settings": found.recipe["settings"],
+        "labels_per_class": asked.experiment.evaluate.labels_per_class,
+        "splits": list(asked.splits),
+        "videos_sha256": digest_of_videos(asked.splits),
+        "seed": asked.experiment.seed,
+        "seeds": sorted({outcome.answer.seed for outcome in found.outcomes}),
+        **subject.depends_on,
+    }
     digest = hashlib.sha256(json.dumps(depends_on, sort_keys=True).encode()).hexdigest()[:8]
-    name = f"{protocol}-{Path(dataset).stem}-{digest}"
+    name = f"{protocol}-{Path(subject.dataset).stem}-{digest}"
     result = {
         "name": name,
         **depends_on,
         **found.recipe,
-        "dataset": dataset,
+        "dataset": subject.dataset,
         "split": {side: sum(record.split == side for record in first) for side in ("train", "val", "test")},
-        "seen_in_pretraining": {
-            name: seen_in_pretraining(evaluation.checkpoint.parents[1], records)
-            for name, records in evaluation.splits.items()
-        },
-        "checkpoint": evaluation.checkpoint.name,
+        **subject.facts,
         "counts": found.counts,
         "chance": found.chance,
-        "untrained_classes": _untrained_classes(evaluation.splits, found.chance),
+        "untrained_classes": _untrained_classes(asked.splits, found.chance),
         **means,
         "deviation": deviations,
         "repeats": repeats,
         "confusions": confusions(found.outcomes),
     }
-    write_result(evaluation.output, name, result, found.outcomes)
+    write_result(asked.output, name, result, found.outcomes)
     if protocol == "factors":
-        evaluation.output.write_bytes(f"results/{name}.png", draw_factors(result))
+        asked.output.write_bytes(f"results/{name}.png", draw_factors(result))
     return result
-
-
-def _depends_on(evaluation: Evaluation, protocol: str, found: ProtocolOutcomes) -> dict[str, Any]:
-    """Everything that the figures of a result depend on, as JSON values."""
-    experiment = evaluation.experiment
-    data, settings = experiment.data, experiment.evaluate
-    return {
-        "protocol": protocol,
-        "version": found.recipe["version"],
-        "settings": found.recipe["settings"],
-        "labels_per_class": settings.labels_per_class,
-        "splits": list(evaluation.splits),
-        "videos_sha256": digest_of_videos(evaluation.splits),
-        "architecture": evaluation.networks["metrics"].backbone.name,
-        "weights_sha256": evaluation.weights_sha256,
-        "supervised_weights_sha256": file_digest(evaluation.supervised) if evaluation.supervised else None,
-        "precision": experiment.train.precision,
-        "seed": experiment.seed,
-        "seeds": sorted({outcome.answer.seed for outcome in found.outcomes}),
-        "clips": settings.clips,
-        "views": f"{settings.clips}x{settings.crops}",
-        "frames": data.frames,
-        "stride": data.stride,
-        "decode_size": list(data.decode_size),
-        "decoder": data.decoder,
-        # Only if it is so, because results of version 0.1.0 lack the key.
-        **({"weights": "ema"} if evaluation.networks["metrics"].uses_averages else {}),
-    }
 
 
 def _untrained_classes(splits: Splits, columns: Iterable[str]) -> dict[str, dict[str, int]]:

@@ -21,6 +21,8 @@ _NOT_COMPARED = ("l2",)
 _WITHOUT_VIDEOS = "lowlabel"
 # Keys of a result that must be equal for two results to be comparable, besides `settings`.
 _MUST_BE_EQUAL = ("version", "views", "splits")
+# Of these, what vectors from elsewhere may not say.
+_MAY_BE_UNKNOWN = "views"
 
 
 @dataclass(frozen=True)
@@ -231,6 +233,7 @@ def _obstacles(first: SavedResult, other: SavedResult) -> list[str]:
         f"`{key}` is {_shown(other.values.get(key))} instead of {_shown(first.values.get(key))}"
         for key in _MUST_BE_EQUAL
         if other.values.get(key) != first.values.get(key)
+        and not (key == _MAY_BE_UNKNOWN and (key not in other.values or key not in first.values))
     ]
     settings, expected = (result.values.get("settings") or {} for result in (other, first))
     found += [
@@ -275,6 +278,9 @@ def _caveats(key: str, first: SavedResult, other: SavedResult, name: str, first_
             f"{key}: {name} was evaluated on {len(videos[0])} test videos and {first_name} on {len(videos[1])}. "
             f"Differences of top1 and R@1 are over the {len(videos[0] & videos[1])} that both have."
         )
+    for result, run in ((first, first_name), (other, name)):
+        if _MAY_BE_UNKNOWN not in result.values and {_MAY_BE_UNKNOWN} & (first.values.keys() | other.values.keys()):
+            notes.append(f"{key}: it is not known which views of a video the vectors of {run} are from.")
     for fact, shown in (
         ("architecture", "architectures"),
         ("seeds", "seeds of the evaluation"),

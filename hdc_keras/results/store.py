@@ -116,7 +116,8 @@ def read_results(run: Path) -> list[SavedResult]:
     Raises:
         RunError: the folder holds no run, or a result cannot be read.
     """
-    if not (run / "config.yaml").exists():
+    # `evaluate --features` writes results without a run.
+    if not (run / "config.yaml").exists() and not (run / "results").is_dir():
         raise RunError(f"{run} holds no run: there is no config.yaml. Start a run with `hdc-keras pretrain`.")
     return [_read_result(file) for file in sorted((run / "results").glob("*.json"))]
 
