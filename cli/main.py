@@ -23,6 +23,7 @@ from .help_text import help_text
 from .prepare import prepare
 from .pretrain import pretrain
 from .report import report
+from .search import search
 
 _RESUMES = "Finished parts are kept. Run the same command again to resume."
 # What Ctrl-C leaves behind, by command.
@@ -31,6 +32,7 @@ _INTERRUPTED = {
     "evaluate": _RESUMES,
     "embed": _RESUMES,
     "report": "The report was not written.",
+    "search": "Nothing was written.",
     "export": "The export was not finished.",
 }
 
@@ -59,7 +61,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (prepare, pretrain, evaluate, compare, report, embed, export, doctor):
+for command in (prepare, pretrain, evaluate, compare, report, embed, search, export, doctor):
     app.command(help=help_text(command))(_interruptible(command))
 app.add_typer(configs_app, name="configs")
 

@@ -1,6 +1,6 @@
 """The job of `hdc-keras embed`: write the embeddings of every video of a set to one parquet file."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,15 +8,18 @@ from typing import Any
 import keras
 
 from hdc_keras.config import Experiment
-from hdc_keras.data.loading import FrameStore
+from hdc_keras.data.loading import DecodeFailures, FrameStore
 from hdc_keras.data.preparing import Part
 from hdc_keras.data.records import VideoRecord
+from hdc_keras.errors import RunError
 from hdc_keras.features.embedding_table import EmbeddingTable
 from hdc_keras.features.encoder import ClipEncoder
-from hdc_keras.features.extraction import Extraction
+from hdc_keras.features.extraction import Extraction, encode_videos
 from hdc_keras.features.store import FeatureStore
+from hdc_keras.features.video_features import Arrays
 from hdc_keras.files import digest
 from hdc_keras.runs.directory import RunDirectory
+from hdc_keras.runs.model_files import read_model
 from hdc_keras.version import __version__
 
 # (videos done, total videos, videos that failed to decode).
@@ -107,6 +110,50 @@ def embed(
         return None
     rows, failed = table.write(extraction.read)
     return Embedded(checkpoint.name, len(records), rows, failed, widths)
+
+
+def embed_files(run: RunDirectory, made_from: Mapping[str, Any], files: Sequence[Path]) -> Arrays:
+    """Embed video files as the videos of a table were embedded.
+
+    Args:
+        run: the run that provided the weights of the table.
+        made_from: what `embed` wrote about the table.
+        files: the video files.
+
+    Returns:
+        (files, channels) float32 by name, as in the table.
+
+    Raises:
+        DataError: a file cannot be decoded.
+        RunError: the run no longer has the checkpoint that the table was made with.
+    """
+    checkpoints = [*run.checkpoints.files()[::-1], run.checkpoints.best]
+    expected = made_from["weights_sha256"]
+    checkpoint = next((file for file in checkpoints if file.exists() and digest(file) == expected), None)
+    if checkpoint is None:
+        raise RunError(
+            f"{run.path} no longer has the checkpoint that the table was made with ({made_from['checkpoint']}). Embed "
+            "the videos again, or search for a video of the table."
+        )
+    model = read_model(checkpoint)
+    if made_from.get("weights") == "ema":
+        model.use_averages()
+    own = run.experiment()
+    data = own.data.model_copy(
+        update={
+            "decode_size": tuple(made_from["decode_size"]),
+            "max_failed_share": 0.0,
+            **{name: made_from[name] for name in ("frames", "stride", "decoder")},
+        }
+    )
+    evaluate = own.evaluate.model_copy(update={name: made_from[name] for name in ("clips", "crops")})
+    experiment = own.model_copy(update={"data": data, "evaluate": evaluate})
+    encoder = ClipEncoder(model, data.decode_size, evaluate.crops)
+    records = [VideoRecord(str(file), str(file)) for file in files]
+    frames, failures = FrameStore(data.decode_size, 0.0, data.decoder), DecodeFailures(len(records), 0.0)
+    found = encode_videos(encoder, records, experiment, frames, failures)
+    rows = {record.video_id: row for row, record in enumerate(found.records)}
+    return {name: values[[rows[str(file)] for file in files]] for name, values in found.arrays.items()}
 
 
 def _widths(encoder: ClipEncoder, model: Any) -> dict[str, int]:

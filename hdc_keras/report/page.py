@@ -1,4 +1,4 @@
-"""Rendering of the HTML page from its templates. The page loads nothing from the network."""
+"""Rendering of HTML pages from their templates. A page loads nothing from the network."""
 
 import base64
 import hashlib
@@ -23,14 +23,15 @@ MARKS = (
 _WORD_START = re.compile(r"(?<=[a-z\d])(?=[A-Z])|(?<=[_/.-])(?=\w)")
 
 
-def render_page(content: Mapping[str, Any]) -> str:
-    """Render the page.
+def render_page(content: Mapping[str, Any], template: str = "page.html") -> str:
+    """Render a page.
 
     Everything that comes from a run is escaped. Only the page's style sheet, its script and the style rules of
     thumbnails are inserted unescaped. A content security policy blocks all network access and every other script.
 
     Args:
         content: values for the names that the templates use.
+        template: the template of the whole page.
     """
     environment = Environment(
         loader=PackageLoader(__package__),
@@ -42,7 +43,7 @@ def render_page(content: Mapping[str, Any]) -> str:
     environment.filters |= {"percent": percent, "breakable": breakable}
     script = _template_file("script.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    page = environment.get_template("page.html")
+    page = environment.get_template(template)
     return page.render(
         content,
         style=Markup(_template_file("style.css")),

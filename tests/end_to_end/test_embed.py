@@ -1,10 +1,7 @@
-"""`hdc-keras embed`, and the example that searches its file."""
+"""`hdc-keras embed`."""
 
 import csv
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
@@ -12,8 +9,6 @@ import pytest
 from tests.conftest import run_command, write_class_folder
 
 pytestmark = pytest.mark.end_to_end
-
-EXAMPLE = Path(__file__).parents[2] / "examples" / "search_your_videos.py"
 
 
 @pytest.fixture(scope="session")
@@ -66,24 +61,6 @@ def test_a_part_writes_no_file_and_says_what_to_do_next(embedded, hdc_keras_comm
     assert whole.code == 0 and "Embedded 8 of 9 videos, 1 failed" in whole.out, whole.out
     for suffix in (".parquet", ".failures.csv"):
         assert (tmp_path / f"parts{suffix}").read_bytes() == (folder / f"uninterrupted{suffix}").read_bytes()
-
-
-def test_the_example_finds_the_nearest_videos_and_draws_them(embedded, tmp_path):
-    folder, _, _ = embedded
-    done = subprocess.run(
-        [sys.executable, EXAMPLE, "uninterrupted.parquet", "--query", "around/2.mp4", "--out", tmp_path / "sheet.png"],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-    )
-
-    assert done.returncode == 0, done.stderr
-    printed = done.stdout.splitlines()
-    assert "spatial: nearest to around/2.mp4 by P2_spatial, P3_spatial" in printed
-    assert "temporal: nearest to around/2.mp4 by P4_temporal, P5_temporal" in printed
-    assert [line.split() for line in printed if "around/2.mp4  " in line] == 2 * [["1.000", "around/2.mp4", "around"]]
-    assert len(printed) == 18  # for each task a blank line, a heading and 6 videos; then a blank line and the picture
-    assert (tmp_path / "sheet.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_wrong_usage_is_explained(refused, run, embedded, tmp_path):

@@ -2,8 +2,12 @@
 
 import pytest
 
+from hdc_keras.config import DataConfig
+from hdc_keras.data.records import read_records
 from hdc_keras.report.job import build_report
+from hdc_keras.report.search_page import build_search_page
 from hdc_keras.runs.directory import RunDirectory
+from hdc_keras.search.found import FoundVideo, Group, Row
 from tests.results.saved_runs import one_label_run, two_label_run
 
 
@@ -17,6 +21,22 @@ def two_label_report(once, shapes_folder):
 def one_label_report(once):
     """`report.html` of `one_label_run`, in its run directory."""
     return once("one-label-report", lambda folder: write_report(one_label_run(folder))) / "run" / "report.html"
+
+
+@pytest.fixture(scope="session")
+def search_page(once, shapes_folder):
+    """`found.html`: eleven videos like one query, and the same again for another."""
+
+    def make(folder):
+        records = read_records(shapes_folder)[:12]
+        found = [FoundVideo(record.video_id, record.label, 0.9) for record in records[1:]]
+        rows = [Row(f"Alike in {name}", records[0].video_id, found) for name in ("appearance", "motion")]
+        data = DataConfig(frames=8, decode_size=(40, 40))
+        groups = [Group("one", rows), Group("two", rows)]
+        page = build_search_page(folder / "v.parquet", "Videos", "The nearest.", groups, records, data)
+        (folder / "found.html").write_text(page)
+
+    return once("search-page", make) / "found.html"
 
 
 def write_report(run):

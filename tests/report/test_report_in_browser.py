@@ -1,4 +1,4 @@
-"""The report in headless Chromium, as on a desktop and on a phone."""
+"""The report and the page of a search in headless Chromium, as on a desktop and on a phone."""
 
 import base64
 import json
@@ -100,8 +100,8 @@ def browser(tmp_path_factory):
     browser.driver.quit()
 
 
-def test_it_loads_without_an_error_or_a_request(browser, two_label_report, one_label_report):
-    for page in (two_label_report, one_label_report):
+def test_it_loads_without_an_error_or_a_request(browser, two_label_report, one_label_report, search_page):
+    for page in (two_label_report, one_label_report, search_page):
         browser.open(page)
 
         assert browser.driver.get_log("browser") == []
@@ -311,3 +311,14 @@ def test_without_scripts_everything_can_be_read(browser, two_label_report):
 
     panels = "return [...document.querySelectorAll('.class-panel, .gallery')].map((p) => p.offsetHeight > 0)"
     assert all(browser.run(panels)) and browser.run("return document.querySelector('#theme').hidden")
+
+
+def test_the_page_of_a_search_fits_a_phone_and_its_thumbnails_play(browser, search_page):
+    for width in (320, 390, 1280):
+        browser.open(search_page, width, 844)
+        assert browser.run("return document.documentElement.scrollWidth") <= width
+        boxes = browser.run("return [...document.querySelectorAll('.found .thumb')].map((t) => t.offsetWidth)")
+        assert len(boxes) == 4 * 12 and min(boxes) >= 50
+
+    assert len(browser.positions(".found li .thumb", 20, enough=5)) == 5
+    assert browser.run("return [...document.querySelectorAll('h2')].map((h) => h.innerText)") == ["one", "two"]
