@@ -51,8 +51,8 @@ def main() -> None:
     shared = [len({*exact} & {*other}) / NEAREST for exact, other in zip(found["exact"], found["index"], strict=True)]
     print(
         f"{arguments.videos:,} videos of {arguments.channels} channels: exact {1e3 * spent['exact']:.1f} ms a query, "
-        f"index {1e3 * spent['index']:.2f} ms ({spent['exact'] / spent['index']:.0f} times faster), recall of the {NEAREST} "
-        f"nearest {np.mean(shared):.3f}; built once in {built:.0f} s, {size / 1e6:.0f} MB"
+        f"index {1e3 * spent['index']:.2f} ms ({spent['exact'] / spent['index']:.0f} times faster), recall of the "
+        f"{NEAREST} nearest {np.mean(shared):.3f}; built once in {built:.0f} s, {size / 1e6:.0f} MB"
     )
 
 

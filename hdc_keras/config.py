@@ -64,10 +64,10 @@ class DataConfig(_Section):
         None,
         description="folder of videos, CSV or JSONL manifest, or prepared set; empty: moving shapes, rendered locally",
     )
-    layout: Literal["auto", "plain", "ucf101", "hmdb51", "kinetics"] = Field(
+    layout: Literal["auto", "plain", "ucf101", "hmdb51", "kinetics", "something-something-v2", "diving48"] = Field(
         "auto",
         description="how the videos are organised: plain (class folders, loose videos or a manifest), ucf101, hmdb51, "
-        "kinetics, or auto (detected)",
+        "kinetics, something-something-v2, diving48, or auto (detected)",
     )
     annotations: str | None = Field(
         None,

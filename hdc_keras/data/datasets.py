@@ -1,14 +1,28 @@
-"""The official layouts of UCF101, HMDB51 and Kinetics: folders of videos, and list files with classes and splits."""
+"""The official layouts of data sets: folders of videos, and lists of their classes and splits."""
 
 import re
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
 from hdc_keras.config import DataConfig
-from hdc_keras.data.folders import VideosBelow, splits_of_folders
+from hdc_keras.data.folders import VideosBelow
+from hdc_keras.data.json_datasets import (
+    diving48_lists,
+    is_diving48_name,
+    is_ssv2_name,
+    read_diving48,
+    read_something_something_v2,
+    ssv2_lists,
+)
+from hdc_keras.data.official_lists import (
+    Problems,
+    SetFiles,
+    folder_with,
+    lines_of,
+    require_lists,
+    with_lists,
+    without_lists,
+)
 from hdc_keras.data.records import VideoRecord, VideoSet, counted, label_name_problem, read_videos
 from hdc_keras.data.remote import is_remote
 from hdc_keras.data.shards import is_prepared, read_prepared
@@ -26,10 +40,8 @@ _KINETICS_COLUMNS = ("youtube_id", "time_start", "time_end")
 # Results on Kinetics are reported on its validation set, because the test set was released without labels.
 _KINETICS_SPLITS = {"train": "train", "val": "test", "validate": "test", "validation": "test", "test": None}
 _KINETICS_NAME = re.compile(r"[\w-]{11}(_\d{6}_\d{6})?")
-_NAMES_SHOWN = 3
 # Number of video names that are checked to detect a layout.
 _NAMES_CHECKED = 20
-_PROBLEMS_SHOWN = 20
 
 
 def read_local_dataset(data: DataConfig) -> VideoSet:
@@ -78,8 +90,8 @@ def read_dataset(data: DataConfig) -> VideoSet:
         return read_videos(path)
     if not path.is_dir():
         raise DataError(f"{path}: no such folder. The layout {layout} needs the folder that contains the videos.")
-    if layout == "kinetics":
-        return read_kinetics(path, annotations)
+    if layout in _WITHOUT_NUMBERED_SPLITS:
+        return _WITHOUT_NUMBERED_SPLITS[layout](path, annotations)
     return {"ucf101": read_ucf101, "hmdb51": read_hmdb51}[layout](path, annotations, data.official_split)
 
 
@@ -95,17 +107,17 @@ def read_ucf101(folder: Path, annotations: Path | None = None, split: int = 1) -
         annotations: contains the lists; searched for in and next to `folder` when `None`.
         split: official split, 1 to 3.
     """
-    files = _Files(folder, by_folder=False)
-    lists = _folder_with(_UCF_LISTS["train"].format(split), folder, annotations)
+    files = SetFiles(folder, by_folder=False)
+    lists = folder_with(_UCF_LISTS["train"].format(split), folder, annotations)
     if lists is None:
-        _require_lists(annotations, _UCF_LISTS["train"].format(split))
+        require_lists(annotations, _UCF_LISTS["train"].format(split))
         records = [_ucf_record(path, path.parent.name, None) for path in files.paths if _UCF_NAME.fullmatch(path.stem)]
-        return _without_lists("UCF101", records, files, _UCF_LISTS["train"].format(split))
-    problems = _Problems()
+        return without_lists("UCF101", records, files, _UCF_LISTS["train"].format(split))
+    problems = Problems()
     labels = _ucf_classes(lists / "classInd.txt", problems)
     records = []
     for name, pattern in _UCF_LISTS.items():
-        for number, line in _lines(lists / pattern.format(split), problems):
+        for number, line in lines_of(lists / pattern.format(split), problems):
             listed = line.split()[0]  # In training lists, the number of the class follows.
             directory, _, file_name = listed.replace("\\", "/").rpartition("/")
             stem = Path(file_name).stem
@@ -116,7 +128,7 @@ def read_ucf101(folder: Path, annotations: Path | None = None, split: int = 1) -
             elif path := files.find(directory, stem):
                 records.append(_ucf_record(path, label, name))
     problems.raise_any()
-    return _with_lists("UCF101", f"official split {split}", [lists], records, files, [])
+    return with_lists("UCF101", f"official split {split}", [lists], records, files, [])
 
 
 def _ucf_record(path: Path, label: str, split: str | None) -> VideoRecord:
@@ -125,10 +137,10 @@ def _ucf_record(path: Path, label: str, split: str | None) -> VideoRecord:
     return VideoRecord(str(path), f"{label}/{path.name}", {"label": label}, split, f"{label}_{match['group'].lower()}")
 
 
-def _ucf_classes(path: Path, problems: "_Problems") -> dict[str, str]:
+def _ucf_classes(path: Path, problems: "Problems") -> dict[str, str]:
     """Class names by lower-case name; empty if there is no list of classes."""
     labels = {}
-    for number, line in _lines(path, problems) if path.exists() else ():
+    for number, line in lines_of(path, problems) if path.exists() else ():
         index, _, label = line.partition(" ")
         if not index.isdigit() or not label:
             problems.add(path, number, f"expected NUMBER CLASS. Received: {line}")
@@ -149,18 +161,18 @@ def read_hmdb51(folder: Path, annotations: Path | None = None, split: int = 1) -
         annotations: contains the lists; searched for in and next to `folder` when `None`.
         split: official split, 1 to 3.
     """
-    files = _Files(folder, by_folder=True)
-    lists = _folder_with(f"*_test_split{split}.txt", folder, annotations)
+    files = SetFiles(folder, by_folder=True)
+    lists = folder_with(f"*_test_split{split}.txt", folder, annotations)
     if lists is None:
-        _require_lists(annotations, f"CLASS_test_split{split}.txt")
+        require_lists(annotations, f"CLASS_test_split{split}.txt")
         records = [_hmdb_record(path, path.parent.name, None) for path in files.paths]
-        return _without_lists("HMDB51", records, files, f"CLASS_test_split{split}.txt")
-    problems = _Problems()
+        return without_lists("HMDB51", records, files, f"CLASS_test_split{split}.txt")
+    problems = Problems()
     records, unused = [], 0
     for file in sorted(lists.glob(f"*_test_split{split}.txt")):
         match = _HMDB_LIST.fullmatch(file.name)
         assert match
-        for number, line in _lines(file, problems):
+        for number, line in lines_of(file, problems):
             name, _, code = line.rpartition(" ")
             if code not in _HMDB_SPLITS or not name:
                 problems.add(file, number, f"expected NAME.avi and 0, 1 or 2. Received: {line}")
@@ -171,7 +183,7 @@ def read_hmdb51(folder: Path, annotations: Path | None = None, split: int = 1) -
                 records.append(_hmdb_record(path, match["label"], _HMDB_SPLITS[code]))
     problems.raise_any()
     notes = [f"clips left out because official split {split} does not use them: {unused}"] if unused else []
-    return _with_lists("HMDB51", f"official split {split}", [lists], records, files, notes)
+    return with_lists("HMDB51", f"official split {split}", [lists], records, files, notes)
 
 
 def _hmdb_record(path: Path, label: str, split: str | None) -> VideoRecord:
@@ -199,8 +211,8 @@ def read_kinetics(folder: Path, annotations: Path | None = None) -> VideoSet:
             f"{', '.join(_KINETICS_COLUMNS)}, and `label`. Set data.annotations to their folder, or data.layout=plain "
             "to read class folders without lists."
         )
-    files = _Files(folder, by_folder=False, exact=True)
-    problems = _Problems()
+    files = SetFiles(folder, by_folder=False, exact=True)
+    problems = Problems()
     records, left_out = [], 0
     for file in lists:
         for line, row, problem in _kinetics_table(file).rows:
@@ -225,7 +237,7 @@ def read_kinetics(folder: Path, annotations: Path | None = None) -> VideoSet:
     problems.raise_any()
     notes = ["the official validation set serves as the test set, as is usual for Kinetics"]
     notes += [f"clips left out because they belong to the official test set: {left_out}"] if left_out else []
-    return _with_lists("Kinetics", "official lists", lists, records, files, notes)
+    return with_lists("Kinetics", "official lists", lists, records, files, notes)
 
 
 def _kinetics_lists(folder: Path, annotations: Path | None) -> list[Path]:
@@ -262,143 +274,16 @@ def _detect(path: Path, annotations: Path | None) -> str:
         return "hmdb51"
     if all(_KINETICS_NAME.fullmatch(name) for name in names) and _kinetics_lists(path, annotations):
         return "kinetics"
+    if all(map(is_ssv2_name, names)) and ssv2_lists(path, annotations):
+        return "something-something-v2"
+    if all(map(is_diving48_name, names)) and diving48_lists(path, annotations):
+        return "diving48"
     return "plain"
 
 
-def _folder_with(pattern: str, folder: Path, annotations: Path | None) -> Path | None:
-    """The folder that contains the lists: in `annotations` if given, otherwise in or next to the folder of videos."""
-    if annotations:
-        places = [annotations, *_subfolders(annotations)]
-    else:
-        places = [folder, *_subfolders(folder), folder.parent, *_subfolders(folder.parent)]
-    return next((place for place in places if next(place.glob(pattern), None)), None)
-
-
-def _subfolders(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
-
-
-def _require_lists(annotations: Path | None, expected: str) -> None:
-    if annotations:
-        raise DataError(f"{annotations}: contains no official lists. Expected {expected}.")
-
-
-def _with_lists(
-    name: str, used: str, lists: Sequence[Path], records: list[VideoRecord], files: "_Files", notes: Sequence[str]
-) -> VideoSet:
-    """The videos that the official lists name. `lists` are the files, or the folder that contains them."""
-    if not records:
-        raise DataError(f"{files.folder}: contains none of the videos in the {name} lists.")
-    place = lists[0].parent if lists[0].is_file() else lists[0]
-    return VideoSet(records, [f"{name}: {used} in {place}, {counted(records, 'video')}", *notes, *files.notes(lists)])
-
-
-def _without_lists(name: str, records: list[VideoRecord], files: "_Files", expected: str) -> VideoSet:
-    """The videos of a set without its official lists. Split folders give the splits; otherwise there are none."""
-    places = [Path(record.path).relative_to(files.folder).as_posix() for record in records]
-    splits, notes = splits_of_folders(places)
-    if splits:
-        records = [
-            replace(
-                record,
-                video_id=place,  # the usual id leaves out the split folder, and two splits may hold files of one name
-                labels=record.labels if place.count("/") > 1 else {},
-                split=splits[place.partition("/")[0] + "/"],
-            )
-            for record, place in zip(records, places, strict=True)
-        ]
-    drawn = "" if splits else ", so held-out videos are drawn by group"
-    note = (
-        f"no official lists were found in or next to the videos ({expected}){drawn}; if you have the lists, set "
-        "data.annotations to their folder"
-    )
-    return VideoSet(records, [f"{name}: {counted(records, 'video')}", note, *notes, *files.notes()])
-
-
-def _lines(path: Path, problems: "_Problems") -> Iterator[tuple[int, str]]:
-    """(line number, text) of every line that is not empty."""
-    if not path.exists():
-        problems.add(path, None, "no such file")
-        return
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig", errors="replace").splitlines(), 1):
-        if line.strip():
-            yield number, line.strip()
-
-
-class _Problems:
-    """Collects the problems of the official lists and raises one error for all of them."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def add(self, path: Path, number: int | None, problem: str) -> None:
-        self.lines.append(f"{path}{'' if number is None else f', line {number}'}: {problem}")
-
-    def raise_any(self) -> None:
-        if self.lines:
-            more = f"\n  and {len(self.lines) - _PROBLEMS_SHOWN} more" if len(self.lines) > _PROBLEMS_SHOWN else ""
-            shown = "\n  ".join(self.lines[:_PROBLEMS_SHOWN])
-            raise DataError(f"{len(self.lines)} problem(s) in the official lists:\n  {shown}{more}")
-
-
-class _Files:
-    """The videos in a folder, found by name regardless of suffix.
-
-    Args:
-        folder: searched recursively.
-        by_folder: whether the folder of a video is part of its name.
-        exact: whether case and punctuation matter, as they do in YouTube ids.
-    """
-
-    def __init__(self, folder: Path, by_folder: bool, exact: bool = False):
-        self.folder = folder
-        self.found = VideosBelow(folder)
-        self.paths = sorted(folder / name for name in self.found)
-        self.by_folder = by_folder
-        self.exact = exact
-        self.by_key: dict[str, list[Path]] = defaultdict(list)
-        for path in self.paths:
-            self.by_key[self._key(path.parent.name, path.stem)].append(path)
-        self.missing: list[str] = []
-        self.respelled: list[str] = []
-        self.used: set[Path] = set()
-
-    def find(self, folder: str, *stems: str) -> Path | None:
-        """Find a video by the first of several names that exists; record it if it is missing or spelled differently."""
-        for stem in stems:
-            candidates = [path for path in self.by_key.get(self._key(folder, stem), ()) if path not in self.used]
-            same_spelling = [path for path in candidates if path.stem == stem]
-            if candidates:
-                path = (same_spelling or candidates)[0]
-                self.used.add(path)
-                if path.stem != stem or (folder and path.parent.name != folder):
-                    self.respelled.append(f"{folder}/{stem}" if folder else stem)
-                return path
-        self.missing.append(f"{folder}/{stems[0]}" if folder else stems[0])
-        return None
-
-    def notes(self, lists: Sequence[Path] = ()) -> list[str]:
-        """Notes for the user on missing, differently spelled and unlisted videos, links left out and ignored files.
-
-        Args:
-            lists: the official lists, or the folder that contains them; they do not count as ignored.
-        """
-        notes = []
-        if self.missing:
-            notes.append(f"listed videos that are missing: {len(self.missing)} ({_first_names(self.missing)})")
-        if self.respelled:
-            names = _first_names(self.respelled)
-            notes.append(f"videos spelled differently than in the lists: {len(self.respelled)} ({names})")
-        unlisted = [path.name for path in self.paths if path not in self.used]
-        if self.used and unlisted:
-            notes.append(f"videos left out because no list names them: {len(unlisted)} ({_first_names(unlisted)})")
-        used = [name for name in self.found.ignored if {self.folder / name, (self.folder / name).parent} & {*lists}]
-        return notes + self.found.notes(used)
-
-    def _key(self, folder: str, stem: str) -> str:
-        name = f"{folder}/{stem}" if self.by_folder else stem
-        return name if self.exact else re.sub(r"[^0-9a-z/]+", "_", name.casefold())
-
-
-def _first_names(names: Sequence[str]) -> str:
-    return ", ".join(names[:_NAMES_SHOWN]) + (", ..." if len(names) > _NAMES_SHOWN else "")
+# Sets whose lists have one division into splits.
+_WITHOUT_NUMBERED_SPLITS = {
+    "kinetics": read_kinetics,
+    "something-something-v2": read_something_something_v2,
+    "diving48": read_diving48,
+}

@@ -1,5 +1,7 @@
 """Small sets in the exact layouts of the official releases, including their quirks."""
 
+import json
+
 import pytest
 
 from hdc_keras.config import DataConfig
@@ -274,3 +276,120 @@ def test_files_of_other_kinds_are_counted_and_official_lists_are_not(ucf101):
     records, notes = read(ucf101)
 
     assert len(records) == 8 and notes[1:] == ["ignored: 1 .md, 1 hidden or system"]
+
+
+@pytest.fixture
+def ssv2(tmp_path):
+    """Five videos and the lists of Something-Something V2, of which one names a missing video."""
+    touch(tmp_path / "20bn-something-something-v2", "1.webm", "22.webm", "333.webm", "4.webm", "50.webm")
+    entries = {
+        "train": [
+            {"id": "1", "label": "holding a cup", "template": "Holding [something]", "placeholders": ["a cup"]},
+            {"id": "22", "label": "x", "template": "Putting [something similar to other things] on the table"},
+            {"id": "999", "template": "Holding [something]"},
+        ],
+        "validation": [{"id": "333", "template": "Holding [something]"}],
+        "test": [{"id": "4"}],
+    }
+    for name, content in entries.items():
+        write(tmp_path / "labels" / f"{name}.json", json.dumps(content))
+    write(tmp_path / "labels" / "labels.json", json.dumps({"Holding something": "0"}))
+    return tmp_path
+
+
+def test_something_something_is_recognised_and_read_by_its_lists(ssv2):
+    videos = read(ssv2 / "20bn-something-something-v2")
+
+    assert [(record.video_id, record.label, record.split, record.group) for record in videos.records] == [
+        ("1", "Holding something", "train", None),
+        ("22", "Putting something similar to other things on the table", "train", None),
+        ("333", "Holding something", "test", None),
+    ]
+    notes = " ".join(videos.notes)
+    assert "Something-Something V2: official lists in" in notes and "serves as the test set" in notes
+    assert "belong to the official test set: 1" in notes and "missing: 1 (999)" in notes
+    assert "no list names them: 1 (50.webm)" in notes
+
+
+def test_older_names_of_its_lists_are_found(ssv2):
+    for file in (ssv2 / "labels").iterdir():
+        file.rename(file.with_name(f"something-something-v2-{file.name}"))
+
+    videos = read(ssv2, annotations=str(ssv2 / "labels"), layout="something-something-v2")
+
+    assert len(videos.records) == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        (
+            "train.json",
+            "[1, {}]",
+            ["train.json, entry 1: expected an object. Received: 1", "entry 2: expected an object with"],
+        ),
+        ("train.json", "{}", ["train.json: expected an array of objects. Received: {}"]),
+        ("validation.json", "[", ["validation.json: cannot be read as JSON"]),
+        ("old-train.json", "[]", ["contains several lists (old-train.json, train.json)"]),
+    ],
+)
+def test_malformed_entries_of_its_lists_are_reported(ssv2, name, content, said):
+    write(ssv2 / "labels" / name, content)
+
+    with pytest.raises(DataError) as raised:
+        read(ssv2, layout="something-something-v2")
+
+    for text in said:
+        assert text in str(raised.value)
+
+
+@pytest.fixture
+def diving48(tmp_path):
+    """Three dives of two YouTube videos, and the lists of Diving48."""
+    touch(tmp_path / "rgb", "-mmq0PT-u8k_00155.mp4", "-mmq0PT-u8k_00156.mp4", "2x00lRzlTVQ_00000.mp4")
+    entry = {"start_frame": 0, "end_frame": 48}
+    train = [{"vid_name": f"-mmq0PT-u8k_0015{number}", "label": 1} | entry for number in (5, 6)]
+    write(tmp_path / "Diving48_V2_train.json", json.dumps(train))
+    write(tmp_path / "Diving48_V2_test.json", json.dumps([{"vid_name": "2x00lRzlTVQ_00000", "label": 0} | entry]))
+    write(tmp_path / "Diving48_vocab.json", json.dumps([["Back", "15som", "05Twis", "FREE"], ["Forward", "25som"]]))
+    return tmp_path
+
+
+def test_diving48_is_recognised_and_read_by_its_lists(diving48):
+    videos = read(diving48 / "rgb")
+
+    assert [(record.video_id, record.label, record.split, record.group) for record in videos.records] == [
+        ("-mmq0PT-u8k_00155", "Forward 25som", "train", "train/-mmq0PT-u8k"),
+        ("-mmq0PT-u8k_00156", "Forward 25som", "train", "train/-mmq0PT-u8k"),
+        ("2x00lRzlTVQ_00000", "Back 15som 05Twis FREE", "test", "test/2x00lRzlTVQ"),
+    ]
+    assert len(videos.notes) == 1
+
+
+def test_without_its_vocabulary_classes_of_diving48_are_numbers(diving48):
+    (diving48 / "Diving48_vocab.json").unlink()
+
+    videos = read(diving48 / "rgb")
+
+    assert {record.label for record in videos.records} == {"0", "1"}
+    assert "classes are numbers, because there is no Diving48_vocab.json" in videos.notes
+
+
+def test_a_class_that_diving48_does_not_have_is_reported(diving48):
+    write(diving48 / "Diving48_V2_test.json", json.dumps([{"vid_name": "2x00lRzlTVQ_00000", "label": 48}]))
+
+    with pytest.raises(
+        DataError, match=r"Diving48_V2_test\.json, entry 1: expected an object with `vid_name` and the num"
+    ):
+        read(diving48 / "rgb")
+
+
+@pytest.mark.parametrize("layout", ["something-something-v2", "diving48"])
+def test_a_layout_without_its_lists_says_what_is_expected(tmp_path, layout):
+    touch(tmp_path / "videos", "1.mp4")
+    (tmp_path / "nothing").mkdir()
+
+    with pytest.raises(DataError, match=r"Expected .*train\.json and .*\.json in or next to the videos\. Set data"):
+        read(tmp_path / "videos", layout=layout)
+    with pytest.raises(DataError, match="nothing: contains no official lists"):
+        read(tmp_path / "videos", layout=layout, annotations=str(tmp_path / "nothing"))

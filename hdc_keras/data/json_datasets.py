@@ -1,0 +1,160 @@
+"""Data sets whose official lists are JSON files: Something-Something V2 and Diving48."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from hdc_keras.data.official_lists import Problems, SetFiles, folder_with, require_lists, with_lists
+from hdc_keras.data.records import VideoRecord, VideoSet
+from hdc_keras.data.tables import shown
+from hdc_keras.errors import DataError
+
+# As they are released, and as older releases were named. Results are reported on the validation set.
+_SSV2_LISTS = {"train": "*train.json", "test": "*validation.json"}
+_SSV2_UNUSED = "*test.json"
+_SSV2_NAME = re.compile(r"\d+")
+_DIVING_LISTS = {"train": "Diving48*_train.json", "test": "Diving48*_test.json"}
+_DIVING_VOCABULARY = "Diving48*_vocab.json"
+# {YouTube id}_{number of the dive}
+_DIVING_NAME = re.compile(r"(?P<youtube_id>[\w-]{11})_\d{5}")
+
+
+def read_something_something_v2(folder: Path, annotations: Path | None = None) -> VideoSet:
+    """Read Something-Something V2 (Goyal et al., ICCV 2017): videos `{id}.webm`, and the official lists.
+
+    The lists are `train.json` and `validation.json`, maybe with a prefix such as `something-something-v2-`: arrays of
+    objects with `id` and `template`. The class is the template without brackets, as in `labels.json`. The validation
+    set serves as the test set, as is usual, because the test set was released without labels.
+
+    Args:
+        folder: contains the videos, in any arrangement of folders.
+        annotations: contains the lists; searched for in and next to `folder` when `None`.
+    """
+    lists = ssv2_lists(folder, annotations)
+    if lists is None:
+        require_lists(annotations, "train.json and validation.json")
+        raise DataError(
+            f"{folder}: no lists of Something-Something V2 found. Expected train.json and validation.json in or next "
+            "to the videos. Set data.annotations to their folder."
+        )
+    files, problems, records = SetFiles(folder, by_folder=False, exact=True), Problems(), []
+    for split, pattern in _SSV2_LISTS.items():
+        for file, number, entry in _entries(lists, pattern, problems):
+            video, template = entry.get("id"), entry.get("template")
+            if not video or not isinstance(template, str):
+                problems.add(
+                    file, number, f"expected an object with `id` and `template`. Received: {_text(entry)}", "entry"
+                )
+            elif path := files.find("", str(video)):
+                label = re.sub(r"[\[\]]", "", template)
+                records.append(VideoRecord(str(path), path.stem, {"label": label}, split))
+    unused = [str(entry.get("id")) for _, _, entry in _entries(lists, _SSV2_UNUSED, problems, required=False)]
+    problems.raise_any()
+    notes = ["the official validation set serves as the test set, as is usual for Something-Something"]
+    left_out = [video for video in unused if files.take(video)]
+    notes += [f"videos left out because they belong to the official test set: {len(left_out)}"] if left_out else []
+    return with_lists("Something-Something V2", "official lists", [lists], records, files, notes)
+
+
+def ssv2_lists(folder: Path, annotations: Path | None = None) -> Path | None:
+    """The folder of the lists of Something-Something V2, or `None`."""
+    found = folder_with(_SSV2_LISTS["test"], folder, annotations)
+    return found if found and next(found.glob(_SSV2_LISTS["train"]), None) else None
+
+
+def is_ssv2_name(stem: str) -> bool:
+    """Whether a name without suffix is that of a video of Something-Something V2."""
+    return _SSV2_NAME.fullmatch(stem) is not None
+
+
+def read_diving48(folder: Path, annotations: Path | None = None) -> VideoSet:
+    """Read Diving48 (Li et al., ECCV 2018): videos `{YouTube id}_{number}.mp4`, and the official lists.
+
+    The lists are `Diving48_V2_train.json` and `Diving48_V2_test.json`, arrays of objects with `vid_name` and `label`,
+    and `Diving48_vocab.json`, the name of each label in four parts. Dives of one YouTube video share a group within a
+    split.
+
+    Args:
+        folder: contains the videos, in any arrangement of folders.
+        annotations: contains the lists; searched for in and next to `folder` when `None`.
+    """
+    lists = diving48_lists(folder, annotations)
+    if lists is None:
+        require_lists(annotations, "Diving48_V2_train.json and Diving48_V2_test.json")
+        raise DataError(
+            f"{folder}: no lists of Diving48 found. Expected Diving48_V2_train.json and Diving48_V2_test.json in or "
+            "next to the videos. Set data.annotations to their folder."
+        )
+    files, problems, records = SetFiles(folder, by_folder=False, exact=True), Problems(), []
+    names = _vocabulary(lists)
+    for split, pattern in _DIVING_LISTS.items():
+        for file, number, entry in _entries(lists, pattern, problems):
+            video, label = entry.get("vid_name"), entry.get("label")
+            match = _DIVING_NAME.fullmatch(video) if isinstance(video, str) else None
+            if not match or not isinstance(label, int) or (names and not 0 <= label < len(names)):
+                expected = "an object with `vid_name` and the number of a class as `label`"
+                problems.add(file, number, f"expected {expected}. Received: {_text(entry)}", "entry")
+            elif path := files.find("", str(video)):
+                labels = {"label": names[label] if names else str(label)}
+                records.append(VideoRecord(str(path), path.stem, labels, split, f"{split}/{match['youtube_id']}"))
+    problems.raise_any()
+    notes = [] if names else ["classes are numbers, because there is no Diving48_vocab.json"]
+    return with_lists("Diving48", "official lists", [lists], records, files, notes)
+
+
+def diving48_lists(folder: Path, annotations: Path | None = None) -> Path | None:
+    """The folder of the lists of Diving48, or `None`."""
+    found = folder_with(_DIVING_LISTS["train"], folder, annotations)
+    return found if found and next(found.glob(_DIVING_LISTS["test"]), None) else None
+
+
+def is_diving48_name(stem: str) -> bool:
+    """Whether a name without suffix is that of a video of Diving48."""
+    return _DIVING_NAME.fullmatch(stem) is not None
+
+
+def _vocabulary(lists: Path) -> list[str]:
+    """The names of the classes of Diving48; empty if there is no list of them."""
+    file = next(iter(sorted(lists.glob(_DIVING_VOCABULARY))), None)
+    if file is None:
+        return []
+    names = _read(file)
+    if not isinstance(names, list) or not all(isinstance(parts, list | str) for parts in names):
+        raise DataError(f"{file}: expected an array with the name of each class in parts.")
+    return [parts if isinstance(parts, str) else " ".join(map(str, parts)) for parts in names]
+
+
+def _entries(
+    lists: Path, pattern: str, problems: Problems, required: bool = True
+) -> Iterator[tuple[Path, int, dict[str, Any]]]:
+    """The file, the number, from 1, and the content of each entry of a list."""
+    found = sorted(lists.glob(pattern))
+    if len(found) > 1:
+        raise DataError(
+            f"{lists}: contains several lists ({', '.join(path.name for path in found)}). Keep one of them."
+        )
+    if not found:
+        if required:
+            problems.add(lists / pattern.replace("*", ""), None, "no such file")
+        return
+    content = _read(found[0])
+    if not isinstance(content, list):
+        raise DataError(f"{found[0]}: expected an array of objects. Received: {_text(content)}")
+    for number, entry in enumerate(content, 1):
+        if isinstance(entry, dict):
+            yield found[0], number, entry
+        else:
+            problems.add(found[0], number, f"expected an object. Received: {_text(entry)}", "entry")
+
+
+def _read(file: Path) -> Any:
+    try:
+        return json.loads(file.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{file}: cannot be read as JSON ({error}).") from error
+
+
+def _text(value: Any) -> str:
+    return shown(json.dumps(value, ensure_ascii=False))
