@@ -24,6 +24,10 @@ _MAX_PIXELS = 64_000_000
 
 # (height, width) in pixels; or the maximum length of the shorter side, which keeps the aspect ratio.
 FrameSize = tuple[int, int] | int
+# Start and end in seconds from the first frame; the end is not part of it.
+Segment = tuple[float, float]
+# Corrects moments that rounding put just before or after their frame. In seconds.
+_ROUNDING = 1e-6
 
 av.logging.set_level(av.logging.PANIC)
 
@@ -47,22 +51,40 @@ class FrameIndex:
     time_base: float
     rate: float
 
-    def at_rate(self, rate: float) -> np.ndarray:
-        """Positions of the frames shown at evenly spaced moments, `rate` per second, starting with the first frame.
+    def positions(self, rate: float | None = None, segment: Segment | None = None) -> np.ndarray:
+        """Positions of frames in the order in which they are shown.
+
+        Args:
+            rate: frames per second, at evenly spaced moments; every frame once when `None`.
+            segment: the part to show; all when `None`.
 
         Raises:
-            ValueError: the file has neither timestamps nor a frame rate.
+            ValueError: the file has neither timestamps nor a frame rate, or there is no frame in the segment.
         """
+        if rate is None and segment is None:
+            return np.arange(self.count)
+        seconds = self._seconds()
+        end = seconds[-1] + (seconds[-1] - seconds[-2] if self.count > 1 else 0.0)
+        shown = np.arange(self.count)
+        if segment is not None:
+            first, last = np.searchsorted(seconds, np.array(segment) - _ROUNDING)
+            if first == last:
+                raise ValueError(f"has no frame from {segment[0]:g} to {segment[1]:g} s; it ends at {end:.2f} s")
+            shown = shown[first:last]
+        if rate is None:
+            return shown
+        end = end if shown[-1] + 1 == self.count else seconds[shown[-1] + 1]
+        start = seconds[shown[0]]
+        moments = start + np.arange(max(1, round((end - start) * rate))) / rate
+        return np.searchsorted(seconds, moments + _ROUNDING, side="right") - 1
+
+    def _seconds(self) -> np.ndarray:
+        """(count,) when each frame is shown, from the first one."""
         if self.timestamps is not None:
-            seconds = (self.timestamps - self.timestamps[0]) * self.time_base
-        elif self.rate:
-            seconds = np.arange(self.count) / self.rate
-        else:
-            raise ValueError("has neither timestamps nor a frame rate, so it cannot be resampled")
-        last_duration = seconds[-1] - seconds[-2] if self.count > 1 else 0.0
-        moments = np.arange(max(1, round((seconds[-1] + last_duration) * rate))) / rate
-        # The small offset corrects moments that rounding put just before their frame.
-        return np.searchsorted(seconds, moments + 1e-6, side="right") - 1
+            return (self.timestamps - self.timestamps[0]) * self.time_base
+        if self.rate:
+            return np.arange(self.count) / self.rate
+        raise ValueError("has neither timestamps nor a frame rate, so it cannot be resampled or divided")
 
 
 @lru_cache(maxsize=_INDEX_CACHE_SIZE)
@@ -103,6 +125,22 @@ def count_frames(path: str) -> int:
     return index_frames(path).count
 
 
+def frames_of_segment(path: str, segment: Segment | None) -> range:
+    """The frames of a file, or of a part of it. Raises `VideoDecodeError`, also if the part holds no frame."""
+    index = index_frames(path)
+    if segment is None:
+        return range(index.count)
+    shown = _positions(path, index, None, segment)
+    return range(int(shown[0]), int(shown[-1]) + 1)
+
+
+def _positions(path: str, index: FrameIndex, rate: float | None, segment: Segment | None) -> np.ndarray:
+    try:
+        return index.positions(rate, segment)
+    except ValueError as error:
+        raise VideoDecodeError(path, str(error)) from error
+
+
 def decode(path: str, indices: np.ndarray, size: tuple[int, int] | None = None) -> np.ndarray:
     """Decode the frames at `indices`, in that order. Indices may repeat.
 
@@ -130,26 +168,26 @@ def decode(path: str, indices: np.ndarray, size: tuple[int, int] | None = None) 
     return stacked.reshape(*indices.shape, *stacked.shape[1:])
 
 
-def stream_frames(path: str, size: FrameSize, rate: float | None = None) -> Iterator[np.ndarray]:
-    """Yield all frames of a video in order, with only a few in memory at a time.
+def stream_frames(
+    path: str, size: FrameSize, rate: float | None = None, segment: Segment | None = None
+) -> Iterator[np.ndarray]:
+    """Yield all frames of a video, or of a part of it, in order, with only a few in memory at a time.
 
     Args:
         path: a video file that FFmpeg reads.
         size: (height, width) in pixels; or the maximum length of the shorter side, to which larger videos are shrunk.
         rate: frames per second to resample to; `None` keeps every frame.
+        segment: the part of the video; all of it when `None`.
 
     Yields:
         (height, width, 3) uint8, RGB, upright.
 
     Raises:
-        VideoDecodeError: the file cannot be decoded, or `rate` is given and the file has neither timestamps nor a frame
-            rate.
+        VideoDecodeError: the file cannot be decoded, `rate` or `segment` is given and the file has neither timestamps
+            nor a frame rate, or there is no frame in the segment.
     """
     index = index_frames(path)
-    try:
-        wanted = np.arange(index.count) if rate is None else index.at_rate(rate)
-    except ValueError as error:
-        raise VideoDecodeError(path, str(error)) from error
+    wanted = _positions(path, index, rate, segment)
     repeats = dict(zip(*np.unique(wanted, return_counts=True), strict=True))
     for position, frame in _decoded(path, index, np.unique(wanted), _Converter(size)):
         yield from [frame] * repeats[position]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import av
 import numpy as np
 
-from hdc_keras.data.decoding import count_frames, decode
+from hdc_keras.data.decoding import decode, frames_of_segment
 from hdc_keras.data.records import StoredVideo, VideoRecord
 from hdc_keras.data.shards import read_frames
 from hdc_keras.errors import VideoDecodeError
@@ -45,8 +45,9 @@ def inspect_video(record: VideoRecord) -> VideoFacts:
     if record.stored:
         return _inspect_stored(record, record.stored)
     try:
-        frames = count_frames(record.path)
-        shown = decode(record.path, np.array([0, frames // 2]))
+        part = frames_of_segment(record.path, record.segment)
+        frames = len(part)
+        shown = decode(record.path, part.start + np.array([0, frames // 2]))
         with av.open(record.path) as container:
             stream = container.streams.video[0]
             return VideoFacts(

@@ -14,7 +14,7 @@ import keras
 import numpy as np
 
 from hdc_keras.data import tfio_decoding
-from hdc_keras.data.decoding import count_frames, decode
+from hdc_keras.data.decoding import decode, frames_of_segment
 from hdc_keras.data.records import VideoRecord
 from hdc_keras.data.sampling import (
     WindowSpec,
@@ -122,7 +122,7 @@ class FrameStore:
 
     def count(self, record: VideoRecord) -> int:
         """Number of frames of a video. Raises `VideoDecodeError`."""
-        return record.stored.frames if record.stored else count_frames(record.path)
+        return record.stored.frames if record.stored else len(frames_of_segment(record.path, record.segment))
 
     def clips(self, record: VideoRecord, indices: np.ndarray) -> np.ndarray:
         """Frames at `indices`: `indices.shape + (height, width, 3)` uint8. Raises `VideoDecodeError`."""
@@ -145,6 +145,8 @@ class FrameStore:
     def _decode(self, record: VideoRecord, indices: np.ndarray) -> np.ndarray:
         if record.stored:
             return read_frames(record.stored, indices, self.size)
+        if record.segment:
+            indices = np.asarray(indices) + frames_of_segment(record.path, record.segment).start
         return self._decode_file(record.path, indices, self.size)
 
     def _reserve(self, record: VideoRecord) -> bool:

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from hdc_keras.data.decoding import FrameSize, index_frames, stream_frames
+from hdc_keras.data.decoding import FrameSize, Segment, index_frames, stream_frames
 from hdc_keras.data.records import VideoRecord
 from hdc_keras.data.remote import local_copy
 from hdc_keras.data.shards import (
@@ -283,14 +283,14 @@ def _check_shard(shard: Path, index: dict[str, Any]) -> list[str]:
 
 
 def _digest(records: Sequence[VideoRecord]) -> str:
-    """SHA-256 of the ids, labels, splits and groups of the videos, which are sorted by id."""
+    """SHA-256 of the ids, labels, splits, groups and segments of the videos, which are sorted by id."""
     ids = [record.video_id for record in records]
     repeated = [one for one, following in pairwise(ids) if one == following]
     if repeated:
         raise DataError(
             f"{len(repeated)} videos repeat the id of another video, such as `{repeated[0]}`. Ids must be unique."
         )
-    facts = [[r.video_id, dict(r.labels), r.split, r.group] for r in records]
+    facts = [[r.video_id, dict(r.labels), r.split, r.group] + ([r.segment] if r.segment else []) for r in records]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
@@ -346,7 +346,7 @@ def _encode_all(
     ):
         try:
             for number, record in chain([first], videos):
-                task = [record.path, size, quality, fps]
+                task = [record.path, size, quality, fps, record.segment]
                 pending.append((number, record, pool.schedule(encode_video, args=task, timeout=time_limit)))
                 if len(pending) >= _VIDEOS_AHEAD * processes:
                     yield _oldest(pending, time_limit)
@@ -373,13 +373,15 @@ def _outcome(future: Future, time_limit: float) -> EncodedVideo | str:
         return f"its decoding process ended with exit code {getattr(error, 'exitcode', None)}"
 
 
-def encode_video(path: str, size: FrameSize, quality: int, fps: float | None) -> EncodedVideo | str:
+def encode_video(
+    path: str, size: FrameSize, quality: int, fps: float | None, segment: Segment | None = None
+) -> EncodedVideo | str:
     """Decode a video and encode its frames as JPEG. Returns the reason, as a string, if that fails."""
     frames = []
     stored_size = (0, 0)
     try:
         with local_copy(path) as file:
-            for pixels in stream_frames(file, size, fps):
+            for pixels in stream_frames(file, size, fps, segment):
                 buffer = io.BytesIO()
                 Image.fromarray(np.ascontiguousarray(pixels)).save(buffer, "JPEG", quality=quality)
                 frames.append(buffer.getvalue())

@@ -1,6 +1,7 @@
 """Video records: read from class folders, plain folders and manifests, and divided into splits by group."""
 
 import difflib
+import math
 import os
 import re
 import stat
@@ -18,7 +19,8 @@ from hdc_keras.errors import DataError, did_you_mean
 
 MANIFEST_SUFFIXES = (".csv", ".jsonl")
 SPLITS = ("train", "val", "test")
-_COLUMNS = frozenset(["path", "label", "split", "group", "video_id"])
+_SEGMENT = ("start", "end")
+_COLUMNS = frozenset(["path", "label", "split", "group", "video_id", *_SEGMENT])
 _LABEL_PREFIX = "label_"
 # What some file system does not allow in a name.
 _NOT_IN_NAMES = re.compile(r'[\x00-\x1f\x7f/\\:*?"<>|]')
@@ -60,6 +62,7 @@ class VideoRecord:
         split: "train", "val" or "test"; `None` if the set has no splits.
         group: near-duplicates (cuts of one recording) share a group; splits never divide a group.
         stored: location of the frames in a prepared set; `None` if they are decoded from the file.
+        segment: the part of the file that is the video, as start and end in seconds; `None` for the whole file.
     """
 
     path: str
@@ -68,6 +71,7 @@ class VideoRecord:
     split: str | None = None
     group: str | None = None
     stored: StoredVideo | None = None
+    segment: tuple[float, float] | None = None
 
     @property
     def label(self) -> str | None:
@@ -130,7 +134,8 @@ def read_manifest(path: Path) -> list[VideoRecord]:
     """Read a CSV manifest with a header, or a JSONL manifest with one object per line.
 
     Columns or keys: `path` (absolute, or relative to the manifest; required), `label` or several `label_NAME`, `split`
-    (train, val, test), `group`, `video_id`. Other columns are ignored.
+    (train, val, test), `group`, `video_id`; and `start` and `end` in seconds, for a row that is a part of its file. The
+    parts of a file share a group unless the manifest says otherwise. Other columns are ignored.
 
     Raises:
         DataError: the manifest is not valid; the message lists every bad line with its number.
@@ -392,8 +397,28 @@ def _read_row(row: Row, folder: Path, label_columns: Mapping[str, str]) -> tuple
     labels = {name: values[column] for column, name in label_columns.items() if values[column]}
     if labels and len(labels) != len(label_columns):
         return "some label columns are empty; fill all of them, or none", None, 0
-    video_id = values.get("video_id") or Path(values["path"]).as_posix()
-    return "", VideoRecord(path, video_id, labels, split, values.get("group") or None), file
+    try:
+        segment = _segment(*(values.get(column, "") for column in _SEGMENT))
+    except ValueError as error:
+        return str(error), None, 0
+    name = Path(values["path"]).as_posix()
+    video_id = values.get("video_id") or (f"{name}#{segment[0]:g}-{segment[1]:g}" if segment else name)
+    group = values.get("group") or (name if segment else None)
+    key = f"{file} {segment}" if segment else file
+    return "", VideoRecord(path, video_id, labels, split, group, segment=segment), key
+
+
+def _segment(start: str, end: str) -> tuple[float, float] | None:
+    """The part of a file that a row names; `None` for all of it."""
+    if not start and not end:
+        return None
+    try:
+        first, last = float(start), float(end)
+    except ValueError:
+        first, last = math.nan, math.nan
+    if not 0 <= first < last < math.inf:
+        raise ValueError(f"expected `start` < `end` in seconds, or neither. Received: {shown(f'{start} and {end}')}")
+    return first, last
 
 
 def _located(path: str, folder: Path) -> str:

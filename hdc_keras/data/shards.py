@@ -115,6 +115,7 @@ def _write_records(file: Path, videos: Iterable[tuple[VideoRecord, EncodedVideo 
             about = {"path": record.path, "video_id": record.video_id, "labels": dict(record.labels)} | {
                 "split": record.split,
                 "group": record.group,
+                **({"segment": list(record.segment)} if record.segment else {}),
             }
             if isinstance(video, str):
                 index["failed"].append(about | {"cause": video})
@@ -226,6 +227,7 @@ def read_prepared(folder: str | Path) -> tuple[list[VideoRecord], list[dict[str,
             video["split"],
             video["group"],
             stored_video(f"{folder}/{prepared.shard_name(number)}", video),
+            tuple(video["segment"]) if "segment" in video else None,
         )
         for number, index in indexes.items()
         for video in index["videos"]

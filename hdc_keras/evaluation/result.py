@@ -145,6 +145,7 @@ def digest_of_videos(splits: Splits) -> str:
     facts = {
         name: sorted(
             [record.video_id, _bytes(record), sorted(record.labels.items()), record.group or "", record.split or ""]
+            + ([record.segment] if record.segment else [])
             for record in records
         )
         for name, records in splits.items()

@@ -21,6 +21,7 @@ from hdc_keras.locks import exclusive
 
 # Metadata key: what the file was made from, as JSON.
 METADATA_KEY = b"hdc_keras"
+SEGMENT_COLUMNS = ("start", "end")
 _FORMAT = 2
 # Number of rows in a row group, which is merged, and later read, in one piece: 30 MB for R3D-18 (our choice).
 _ROWS_PER_GROUP = 4096
@@ -65,6 +66,8 @@ class EmbeddingTable:
         self.records = records
         self.widths = dict(widths)
         self.labels = list(dict.fromkeys(name for record in records for name in record.labels)) or ["label"]
+        # Only in a table of videos that are parts of files.
+        self._segment_columns = SEGMENT_COLUMNS if any(record.segment for record in records) else ()
         self.made_from = {**made_from, "videos": len(records), "videos_sha256": _digest(records), "format": _FORMAT}
         if file.exists() and _read_made_from(file) != self.made_from:
             raise _already_exists(file)
@@ -128,6 +131,8 @@ class EmbeddingTable:
         columns: list[Any] = [[record.video_id for record in records], [record.path for record in records]]
         columns += [[record.labels.get(name) for record in records] for name in self.labels]
         columns += [[record.split for record in records], [record.group for record in records]]
+        for bound in range(len(self._segment_columns)):
+            columns.append([record.segment[bound] if record.segment else None for record in records])
         for name, width in self.widths.items():
             values = features.arrays[name] if records else np.zeros((0, width))
             flat = pa.array(np.ascontiguousarray(values, np.float32).ravel())
@@ -138,8 +143,9 @@ class EmbeddingTable:
         # The same column names as in a manifest.
         labels = [name if name == "label" else f"label_{name}" for name in self.labels]
         texts = [pa.field(name, pa.string()) for name in ("video_id", "path", *labels, "split", "group")]
+        seconds = [pa.field(name, pa.float64()) for name in self._segment_columns]
         vectors = [pa.field(name, pa.list_(pa.float32(), width)) for name, width in self.widths.items()]
-        return pa.schema([*texts, *vectors], {METADATA_KEY: json.dumps(self.made_from)})
+        return pa.schema([*texts, *seconds, *vectors], {METADATA_KEY: json.dumps(self.made_from)})
 
     def _write_failures(self, failures: Sequence[Mapping[str, str]]) -> None:
         file = failures_file(self.file)
@@ -203,7 +209,8 @@ def _digest(records: Sequence[VideoRecord]) -> str:
         raise DataError(f"several videos have the id `{repeated}`. Ids must be unique.")
     digest = hashlib.sha256()
     for record in records:
-        facts = [record.video_id, record.path, dict(record.labels), record.split, record.group]
+        facts: list[Any] = [record.video_id, record.path, dict(record.labels), record.split, record.group]
+        facts += [record.segment] if record.segment else []
         try:
             digest.update(json.dumps(facts, ensure_ascii=False).encode())
         except UnicodeEncodeError:

@@ -169,11 +169,11 @@ def digest_of_weights(model: keras.Model) -> str:
     return digest.hexdigest()
 
 
-def identity(record: VideoRecord) -> list[str | int]:
+def identity(record: VideoRecord) -> list[str | int | float]:
     """The id of a video, and facts that change when its file is replaced by another one of the same name."""
     if record.stored:
         return [record.video_id, *_status(record.stored.shard), record.stored.offset, record.stored.size]
-    return [record.video_id, *_status(record.path)]
+    return [record.video_id, *_status(record.path), *(record.segment or ())]
 
 
 def _status(path: str) -> list[str | int]:

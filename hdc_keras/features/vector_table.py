@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from hdc_keras.data.records import SPLITS, VideoRecord, counted
 from hdc_keras.errors import DataError, VideoDecodeError
-from hdc_keras.features.embedding_table import METADATA_KEY
+from hdc_keras.features.embedding_table import METADATA_KEY, SEGMENT_COLUMNS
 from hdc_keras.features.video_features import Arrays, VideoFeatures
 
 _LABEL_PREFIX = "label_"
@@ -94,14 +94,30 @@ def read_vector_table(file: Path) -> VectorTable:
         raise DataError(f"{file}: the split `{unknown}` is unknown. Expected {', '.join(SPLITS)}, or null.")
     nothing: list[str | None] = [None] * table.num_rows
     columns = zip(ids, texts.get("path", ids), texts.get("split", nothing), texts.get("group", nothing), strict=True)
+    segments = _segments(table)
     records = [
-        VideoRecord(path, str(one), {name: label for name in values if (label := values[name][row])}, split, group)
+        VideoRecord(
+            path,
+            str(one),
+            {name: label for name in values if (label := values[name][row])},
+            split,
+            group,
+            segment=segments[row],
+        )
         for row, (one, path, split, group) in enumerate(columns)
     ]
     if any(record.split for record in records) and not all(record.split for record in records):
         raise DataError(f"{file}: some rows have a split and others do not. Give every row a split, or none.")
     arrays = {name: _vectors(file, table.column(name), name) for name in vectors}
     return VectorTable(file, records, arrays, "video_id" in texts, _made_from(table.schema))
+
+
+def _segments(table: pa.Table) -> list[tuple[float, float] | None]:
+    """The part of its file that each video is, as `hdc-keras embed` writes it."""
+    if not set(SEGMENT_COLUMNS) <= set(table.column_names):
+        return [None] * table.num_rows
+    bounds = zip(*(table.column(name).to_pylist() for name in SEGMENT_COLUMNS), strict=True)
+    return [None if start is None else (start, end) for start, end in bounds]
 
 
 def _named_labels(names: Sequence[str]) -> dict[str, str]:

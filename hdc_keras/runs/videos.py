@@ -26,6 +26,7 @@ EARLIER_VIDEOS = "earlier-videos.csv"
 # A copy of `config.yaml` that users do not edit.
 STARTED_CONFIG = "config-at-start.yaml"
 _COLUMNS = ("video_id", "path", "bytes", "group", "split")
+_SEGMENT = ("start", "end")  # only in a table of videos that are parts of files
 _LABEL = "label_"
 _EXAMPLES = 3
 # Of two files of one size, this many bytes at the beginning and in the middle are compared (our choice: a few frames).
@@ -61,12 +62,14 @@ def write_videos(file: Path, videos: Iterable[VideoRecord | KeptVideo]) -> None:
     """Write a table of videos, atomically. Raises `OSError` when it cannot be written."""
     rows = [video if isinstance(video, KeptVideo) else KeptVideo(video, size_of(video)) for video in videos]
     labels = list(dict.fromkeys(column for row in rows for column in row.record.labels))
+    segment_columns = _SEGMENT if any(row.record.segment for row in rows) else ()
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*_COLUMNS, *(_LABEL + column for column in labels)])
+    writer.writerow([*_COLUMNS, *segment_columns, *(_LABEL + column for column in labels)])
     for row in rows:
         record = row.record
-        facts = [record.video_id, record.path, row.size, record.group, record.split]
+        facts: list[Any] = [record.video_id, record.path, row.size, record.group, record.split]
+        facts += (record.segment or ("", "")) if segment_columns else ()
         writer.writerow(
             ["" if value is None else value for value in facts] + [record.labels.get(c, "") for c in labels]
         )
@@ -94,6 +97,7 @@ def read_videos_of(run: Path, name: str = VIDEOS) -> list[KeptVideo] | None:
                         {column.removeprefix(_LABEL): row[column] for column in labels if row[column]},
                         row["split"] or None,
                         row["group"] or None,
+                        segment=(float(row["start"]), float(row["end"])) if row.get("start") else None,
                     ),
                     int(row["bytes"]) if row["bytes"] else None,
                 )
@@ -212,7 +216,8 @@ def seen_in_pretraining(run: Path, records: Iterable[VideoRecord]) -> dict[str, 
     """How many test videos the run, or a run that it started from, was trained on.
 
     A video was seen if a training video has its path (prepared videos have the path of the file that they were prepared
-    from), its id and its size, or its size and the same bytes at the beginning and in the middle.
+    from), its id and its size, or its size and the same bytes at the beginning and in the middle. Of parts of one file,
+    those were seen that overlap with a training video.
 
     Returns:
         `test_videos` (seen ones) and `of` (all of them); `None` if the run keeps no table of its videos.
@@ -223,7 +228,9 @@ def seen_in_pretraining(run: Path, records: Iterable[VideoRecord]) -> dict[str, 
     if read_videos_of(run) is None:
         return None
     trained = _trained_on(run)
-    paths = {_resolved(row.record.path) for row in trained}
+    parts_of: dict[str, list[VideoRecord]] = {}
+    for row in trained:
+        parts_of.setdefault(_resolved(row.record.path), []).append(row.record)
     files = {(row.record.video_id, row.size) for row in trained if row.size is not None}
     of_size: dict[int, list[str]] = {}
     for row in trained:
@@ -236,7 +243,9 @@ def seen_in_pretraining(run: Path, records: Iterable[VideoRecord]) -> dict[str, 
 
     def is_seen(record: VideoRecord) -> bool:
         size = size_of(record)
-        if _resolved(record.path) in paths or (record.video_id, size) in files:
+        if parts := parts_of.get(_resolved(record.path)):
+            return any(_overlap(record, other) for other in parts)
+        if (record.video_id, size) in files:
             return True
         if record.stored or size is None:
             return False
@@ -244,6 +253,13 @@ def seen_in_pretraining(run: Path, records: Iterable[VideoRecord]) -> dict[str, 
 
     test = [record for record in records if record.split == "test"]
     return {"test_videos": sum(map(is_seen, test)), "of": len(test)}
+
+
+def _overlap(video: VideoRecord, other: VideoRecord) -> bool:
+    """Whether two videos of one file share a moment."""
+    if video.segment is None or other.segment is None:
+        return True
+    return video.segment[0] < other.segment[1] and other.segment[0] < video.segment[1]
 
 
 def _trained_on(run: Path) -> list[KeptVideo]:

@@ -59,9 +59,11 @@ def manifest_of(records: Sequence[VideoRecord], groups: Sequence[Sequence[int]])
     columns = {name: name if name == "label" else f"label_{name}" for name in labels}
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["path", "video_id", *columns.values(), "group"])
+    has_segments = any(record.segment for record in records)
+    writer.writerow(["path", "video_id", *columns.values(), "group", *(("start", "end") if has_segments else ())])
     for row, record in enumerate(records):
         group = group_of.get(row) or record.group or record.video_id
         of_video = [record.labels.get(name, "") for name in labels]
-        writer.writerow([Path(record.path).absolute(), record.video_id, *of_video, group])
+        segment = (record.segment or ("", "")) if has_segments else ()
+        writer.writerow([Path(record.path).absolute(), record.video_id, *of_video, group, *segment])
     return text.getvalue()

@@ -6,7 +6,10 @@ import shutil
 import pyarrow.parquet as pq
 import pytest
 
-from tests.conftest import run_command, write_class_folder
+from hdc_keras.data.records import read_manifest
+from hdc_keras.data.synthetic import write_video
+from hdc_keras.features.vector_table import read_vector_table
+from tests.conftest import call_command, numbered_frames, run_command, write_class_folder
 
 pytestmark = pytest.mark.end_to_end
 
@@ -61,6 +64,27 @@ def test_a_part_writes_no_file_and_says_what_to_do_next(embedded, hdc_keras_comm
     assert whole.code == 0 and "Embedded 8 of 9 videos, 1 failed" in whole.out, whole.out
     for suffix in (".parquet", ".failures.csv"):
         assert (tmp_path / f"parts{suffix}").read_bytes() == (folder / f"uninterrupted{suffix}").read_bytes()
+
+
+def test_parts_of_a_file_are_rows_with_their_start_and_end(run, tmp_path):
+    write_video(tmp_path / "long.mp4", numbered_frames(30), rate=10)
+    lines = ("path,start,end", "long.mp4,0,1", "long.mp4,1,2.5", "long.mp4,2.5,9")
+    (tmp_path / "manifest.csv").write_text("\n".join(lines))
+    arguments = ("--run", run, "--data", "manifest.csv", "--out", "v.parquet", "--features", "features")
+    done = call_command(tmp_path, "embed", *arguments)
+
+    assert done.code == 0, done.out
+    table = pq.read_table(tmp_path / "v.parquet")
+    assert table["start"].to_pylist() == [0.0, 1.0, 2.5] and table["end"].to_pylist() == [1.0, 2.5, 9.0]
+    assert len({tuple(vector) for vector in table["P5"].to_pylist()}) == 3
+    assert [record.segment for record in read_vector_table(tmp_path / "v.parquet").records] == [
+        (0.0, 1.0), (1.0, 2.5), (2.5, 9.0),
+    ]  # fmt: skip
+    found = call_command(tmp_path, "search", "v.parquet", "--duplicates", 0.0, "--out", "g.csv")
+    assert found.code == 0, found.out
+    with (tmp_path / "g.csv").open(newline="") as stream:
+        assert [(row["start"], row["end"]) for row in csv.DictReader(stream)][1] == ("1.0", "2.5")
+    assert len(read_manifest(tmp_path / "g.csv")) == 3
 
 
 def test_wrong_usage_is_explained(refused, run, embedded, tmp_path):
