@@ -64,10 +64,12 @@ class DataConfig(_Section):
         None,
         description="folder of videos, CSV or JSONL manifest, or prepared set; empty: moving shapes, rendered locally",
     )
-    layout: Literal["auto", "plain", "ucf101", "hmdb51", "kinetics", "something-something-v2", "diving48"] = Field(
-        "auto",
-        description="how the videos are organised: plain (class folders, loose videos or a manifest), ucf101, hmdb51, "
-        "kinetics, something-something-v2, diving48, or auto (detected)",
+    layout: Literal["auto", "plain", "ucf101", "hmdb51", "kinetics", "something-something-v2", "jester", "diving48"] = (
+        Field(
+            "auto",
+            description="how the videos are organised: plain (class folders, loose videos or a manifest), auto (detected), or "
+            "the data set with official lists: ucf101, hmdb51, kinetics, something-something-v2, jester, diving48",
+        )
     )
     annotations: str | None = Field(
         None,

@@ -6,11 +6,13 @@ from pathlib import Path
 
 from hdc_keras.config import DataConfig
 from hdc_keras.data.folders import VideosBelow
-from hdc_keras.data.json_datasets import (
+from hdc_keras.data.motion_datasets import (
     diving48_lists,
     is_diving48_name,
     is_ssv2_name,
+    jester_lists,
     read_diving48,
+    read_jester,
     read_something_something_v2,
     ssv2_lists,
 )
@@ -267,7 +269,7 @@ def _detect(path: Path, annotations: Path | None) -> str:
     """Detect the layout from the names of some videos; for Kinetics, the CSV lists must exist too."""
     names = [video.stem for video in islice(map(Path, VideosBelow(path)), _NAMES_CHECKED)] if path.is_dir() else []
     if not names:
-        return "plain"
+        return "jester" if path.is_dir() and jester_lists(path, annotations) else "plain"
     if all(_UCF_NAME.fullmatch(name) for name in names):
         return "ucf101"
     if all(_HMDB_CODES.search(name) for name in names):
@@ -286,4 +288,5 @@ _WITHOUT_NUMBERED_SPLITS = {
     "kinetics": read_kinetics,
     "something-something-v2": read_something_something_v2,
     "diving48": read_diving48,
+    "jester": read_jester,
 }

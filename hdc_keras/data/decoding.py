@@ -1,15 +1,17 @@
-"""Decodes frames of video files with PyAV (FFmpeg). Only the needed part of a file is decoded."""
+"""Decodes frames of video files with PyAV (FFmpeg), and of folders of images. Only the needed part is decoded."""
 
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 
 import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
+from hdc_keras.data.folders import frames_in
 from hdc_keras.errors import VideoDecodeError
 
 # Number of videos whose frame index is cached (about 2.5 kB each at 300 frames). A file is scanned only once if the set
@@ -34,7 +36,7 @@ av.logging.set_level(av.logging.PANIC)
 
 @dataclass(frozen=True)
 class FrameIndex:
-    """The frames of a file in presentation order, as its packets describe them.
+    """The frames of a file in presentation order, as its packets describe them; or of a folder, in the order of names.
 
     Attributes:
         count: number of frames.
@@ -89,13 +91,18 @@ class FrameIndex:
 
 @lru_cache(maxsize=_INDEX_CACHE_SIZE)
 def index_frames(path: str) -> FrameIndex:
-    """Index the frames of a file from its packets, without decoding.
+    """Index the frames of a file from its packets, without decoding, or those of a folder of images.
 
     The frame count in the container's header is not used: it is often missing and sometimes too high.
 
     Raises:
         VideoDecodeError: the file is not a video, contains no frames or cannot be read.
     """
+    if Path(path).is_dir():
+        count = len(_images(path))
+        if not count:
+            raise VideoDecodeError(path, "is a folder without images")
+        return FrameIndex(count, None, np.zeros(1, np.int64), 0.0, 0.0)
     try:
         with av.open(path) as container:
             stream = _video_stream(container)
@@ -118,6 +125,11 @@ def index_frames(path: str) -> FrameIndex:
     # If a damaged file marks no key frame, decoding starts at the first frame.
     key_frames = key_frames if key_frames.size else np.zeros(1, np.int64)
     return FrameIndex(len(packets), np.array(times)[order], key_frames, time_base, rate)
+
+
+@lru_cache(maxsize=_INDEX_CACHE_SIZE)
+def _images(folder: str) -> list[str]:
+    return frames_in(Path(folder))
 
 
 def count_frames(path: str) -> int:
@@ -148,7 +160,7 @@ def decode(path: str, indices: np.ndarray, size: tuple[int, int] | None = None) 
     key frame. A rotation stored in the file is applied.
 
     Args:
-        path: a video file that FFmpeg reads.
+        path: a video file that FFmpeg reads, or a folder of images.
         indices: frame numbers in presentation order, any integer shape.
         size: (height, width) of the result in pixels; the video's own size when `None`.
 
@@ -174,7 +186,7 @@ def stream_frames(
     """Yield all frames of a video, or of a part of it, in order, with only a few in memory at a time.
 
     Args:
-        path: a video file that FFmpeg reads.
+        path: a video file that FFmpeg reads, or a folder of images.
         size: (height, width) in pixels; or the maximum length of the shorter side, to which larger videos are shrunk.
         rate: frames per second to resample to; `None` keeps every frame.
         segment: the part of the video; all of it when `None`.
@@ -197,6 +209,10 @@ def _decoded(
     path: str, index: FrameIndex, wanted: np.ndarray, convert: "_Converter"
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Yield (position, pixels) for every wanted position."""
+    if Path(path).is_dir():
+        for position in wanted.tolist():
+            yield position, convert(_read_image(path, _images(path)[position]))
+        return
     try:
         with av.open(path) as container:
             stream = _video_stream(container)
@@ -207,6 +223,16 @@ def _decoded(
                 yield position, convert(frame)
     except (av.FFmpegError, OSError, ValueError, MemoryError) as error:
         raise VideoDecodeError(path, _one_line(error)) from error
+
+
+def _read_image(folder: str, name: str) -> av.VideoFrame:
+    from PIL import Image
+
+    try:
+        with Image.open(Path(folder) / name) as image:
+            return av.VideoFrame.from_ndarray(np.asarray(image.convert("RGB")), format="rgb24")
+    except (OSError, ValueError, SyntaxError, MemoryError, Image.DecompressionBombError) as error:
+        raise VideoDecodeError(folder, f"{name}: {_one_line(error)}") from error
 
 
 def _video_stream(container: av.container.InputContainer) -> VideoStream:

@@ -1,4 +1,5 @@
-"""Names of the videos in folders: which files count, which are ignored, and which folders are splits."""
+"""Names of the videos in folders: which files count, which are ignored, which folders are splits, and which hold the
+frames of a video."""
 
 import heapq
 import os
@@ -29,6 +30,9 @@ VIDEO_SUFFIXES = frozenset(
         ".wmv",
     ]
 )
+# Frames of a video that is a folder.
+IMAGE_SUFFIXES = frozenset([".bmp", ".jpeg", ".jpg", ".png", ".webp"])
+_DIGITS = re.compile(r"(\d+)")
 # Written by operating systems, storage devices and archivers, in lower case. All other such names begin with a dot.
 _SYSTEM_NAMES = frozenset(
     [
@@ -49,6 +53,27 @@ _SPLIT_FOLDERS = {"train": "train", "val": "val", "valid": "val", "validation": 
 _SUFFIX = re.compile(r"\.\w{1,8}")
 _SUFFIXES_SHOWN = 5
 _LINKS_SHOWN = 3
+
+
+def frames_in(folder: Path) -> list[str]:
+    """Names of the images in a folder, in the order of the numbers in them: `9.jpg` before `10.jpg`."""
+    names = (entry.name for entry in _entries(str(folder)) if entry.is_file() and _is_frame(entry.name))
+    return sorted(names, key=lambda name: [(int(part) if part.isdigit() else 0, part) for part in _DIGITS.split(name)])
+
+
+def folders_of_frames(folder: Path) -> list[str]:
+    """The folders below a folder that hold at least two images each, relative to it. Links are not followed."""
+    found = []
+    for place, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not _is_hidden(name))
+        name = Path(place).relative_to(folder).as_posix()
+        if name != "." and sum(map(_is_frame, files)) > 1:
+            found.append(name)
+    return sorted(found)
+
+
+def _is_frame(name: str) -> bool:
+    return PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES and not _is_hidden(name)
 
 
 def is_video(name: str) -> bool:

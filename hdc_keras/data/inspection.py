@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 import av
 import numpy as np
@@ -48,6 +49,8 @@ def inspect_video(record: VideoRecord) -> VideoFacts:
         part = frames_of_segment(record.path, record.segment)
         frames = len(part)
         shown = decode(record.path, part.start + np.array([0, frames // 2]))
+        if Path(record.path).is_dir():
+            return VideoFacts(record, frames, 0.0, shown.shape[1:3], "images")
         with av.open(record.path) as container:
             stream = container.streams.video[0]
             return VideoFacts(

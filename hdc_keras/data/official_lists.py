@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from hdc_keras.data.folders import VideosBelow, splits_of_folders
+from hdc_keras.data.folders import VideosBelow, folders_of_frames, splits_of_folders
 from hdc_keras.data.records import VideoRecord, VideoSet, counted
 from hdc_keras.errors import DataError
 
@@ -100,12 +100,13 @@ class SetFiles:
         folder: searched recursively.
         by_folder: whether the folder of a video is part of its name.
         exact: whether case and punctuation matter, as they do in YouTube ids.
+        of_frames: whether each video is a folder of images.
     """
 
-    def __init__(self, folder: Path, by_folder: bool, exact: bool = False):
+    def __init__(self, folder: Path, by_folder: bool, exact: bool = False, of_frames: bool = False):
         self.folder = folder
         self.found = VideosBelow(folder)
-        self.paths = sorted(folder / name for name in self.found)
+        self.paths = sorted(folder / name for name in (folders_of_frames(folder) if of_frames else self.found))
         self.by_folder = by_folder
         self.exact = exact
         self.by_key: dict[str, list[Path]] = defaultdict(list)

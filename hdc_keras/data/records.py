@@ -11,7 +11,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from hdc_keras.data.folders import VIDEO_SUFFIXES, VideosBelow, ignored_note, is_video, splits_of_folders
+from hdc_keras.data.folders import (
+    VIDEO_SUFFIXES,
+    VideosBelow,
+    folders_of_frames,
+    frames_in,
+    ignored_note,
+    is_video,
+    splits_of_folders,
+)
 from hdc_keras.data.remote import is_remote, list_files, url_problem
 from hdc_keras.data.sampling import random_generator
 from hdc_keras.data.tables import Row, Table, read_table, shown
@@ -98,7 +106,8 @@ def read_videos(path: str | Path) -> VideoSet:
         path: a CSV or JSONL manifest; a folder that contains one (`manifest.csv`, `manifest.jsonl`, or a single CSV
             whose `path` column names at least nine tenths of the videos in the folder, and only files that exist); a
             folder of classes, one sub-folder each; a folder of videos without labels; or a folder with such a folder
-            for each split (`train`, `val`, `valid`, `validation`, `test`). A folder may be a URL.
+            for each split (`train`, `val`, `valid`, `validation`, `test`). A folder may be a URL. In a folder without
+            video files, each folder of images is a video.
 
     Raises:
         DataError: `path` does not exist, or its content is not valid; the message lists every problem.
@@ -217,6 +226,9 @@ def _read_folder(folder: Path) -> VideoSet:
     if manifests:
         records, notes = _from_manifest(manifests[0])
         return VideoSet(records, [*notes, *others.values()])
+    if not names and (frames := folders_of_frames(folder)):
+        records, notes = _from_names(str(folder), frames, f"{folder}/", list(others.values()))
+        return VideoSet(records, [f"folders of frames: {counted(frames, 'video')}", *notes])
     return _from_names(str(folder), names, f"{folder}/", [*others.values(), *found.notes(used=others)])
 
 
@@ -384,7 +396,7 @@ def _read_row(row: Row, folder: Path, label_columns: Mapping[str, str]) -> tuple
     path = _located(values["path"], folder)
     file = _identity(path)
     if file is None:
-        what = "not a file" if Path(path).is_dir() else "no such file"
+        what = "neither a file nor a folder of images" if Path(path).is_dir() else "no such file"
         return f"{what}: {shown(path, _CHARACTERS_SHOWN)}", None, 0
     split = values.get("split") or None
     if split is not None and split not in SPLITS:
@@ -427,14 +439,16 @@ def _located(path: str, folder: Path) -> str:
 
 
 def _identity(path: str) -> int | str | None:
-    """The same for two paths of one file: a URL itself, or device and inode. `None` if there is no such file."""
+    """The same for two paths of one file or folder of images: a URL itself, or device and inode. `None` if it is
+    neither."""
     if is_remote(path):
         return path
     try:
         status = os.stat(path)  # noqa: PTH116
     except OSError:
         return None
-    return (status.st_dev << 64) + status.st_ino if stat.S_ISREG(status.st_mode) else None
+    is_usable = stat.S_ISREG(status.st_mode) or (stat.S_ISDIR(status.st_mode) and bool(frames_in(Path(path))))
+    return (status.st_dev << 64) + status.st_ino if is_usable else None
 
 
 def _are_one_file(path: str, other: str) -> bool:

@@ -384,12 +384,42 @@ def test_a_class_that_diving48_does_not_have_is_reported(diving48):
         read(diving48 / "rgb")
 
 
-@pytest.mark.parametrize("layout", ["something-something-v2", "diving48"])
+@pytest.mark.parametrize("layout", ["something-something-v2", "diving48", "jester"])
 def test_a_layout_without_its_lists_says_what_is_expected(tmp_path, layout):
     touch(tmp_path / "videos", "1.mp4")
     (tmp_path / "nothing").mkdir()
 
-    with pytest.raises(DataError, match=r"Expected .*train\.json and .*\.json in or next to the videos\. Set data"):
+    with pytest.raises(DataError, match=r"Expected .*train\.\w+ and .*\.\w+ in or next to the videos\. Set data"):
         read(tmp_path / "videos", layout=layout)
     with pytest.raises(DataError, match="nothing: contains no official lists"):
         read(tmp_path / "videos", layout=layout, annotations=str(tmp_path / "nothing"))
+
+
+@pytest.fixture
+def jester(tmp_path):
+    """Three folders of frames and the lists of Jester, of which one names a missing folder."""
+    for name in ("1", "22", "333", "50"):
+        touch(tmp_path / "20bn-jester-v1" / name, "00001.jpg", "00002.jpg", "00003.jpg")
+    write(tmp_path / "jester-v1-train.csv", "1;Swiping Left", "22;Doing other things", "999;Swiping Left")
+    write(tmp_path / "jester-v1-validation.csv", "333;Swiping Left")
+    write(tmp_path / "jester-v1-test.csv", "50")
+    return tmp_path
+
+
+def test_jester_is_recognised_and_its_folders_of_frames_are_videos(jester):
+    videos = read(jester / "20bn-jester-v1")
+
+    assert [(record.video_id, record.label, record.split) for record in videos.records] == [
+        ("1", "Swiping Left", "train"),
+        ("22", "Doing other things", "train"),
+        ("333", "Swiping Left", "test"),
+    ]
+    assert "Jester: official lists in" in videos.notes[0] and "missing: 1 (999)" in " ".join(videos.notes)
+    assert "no list names them: 1 (50)" in " ".join(videos.notes) and "ignored" not in " ".join(videos.notes)
+
+
+def test_malformed_lines_of_jester_are_reported(jester):
+    write(jester / "jester-v1-validation.csv", "333 Swiping Left")
+
+    with pytest.raises(DataError, match=r"jester-v1-validation\.csv, line 1: expected ID;CLASS\. Received: 333"):
+        read(jester / "20bn-jester-v1")

@@ -111,7 +111,7 @@ def test_a_folder_is_no_video(manifest):
     path = manifest("path\na.mp4\nfolder.mp4\n")
     (path.parent / "folder.mp4").mkdir()
 
-    assert "line 3: not a file: " in refused(path)
+    assert "line 3: neither a file nor a folder of images: " in refused(path)
 
 
 @pytest.mark.parametrize("other", ["./a.mp4", "link.mp4", "linked/a.mp4"])

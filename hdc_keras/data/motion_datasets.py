@@ -1,4 +1,4 @@
-"""Data sets whose official lists are JSON files: Something-Something V2 and Diving48."""
+"""Data sets in which motion tells the class: Something-Something V2, Jester and Diving48."""
 
 import json
 import re
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from hdc_keras.data.official_lists import Problems, SetFiles, folder_with, require_lists, with_lists
+from hdc_keras.data.official_lists import Problems, SetFiles, folder_with, lines_of, require_lists, with_lists
 from hdc_keras.data.records import VideoRecord, VideoSet
 from hdc_keras.data.tables import shown
 from hdc_keras.errors import DataError
@@ -15,6 +15,7 @@ from hdc_keras.errors import DataError
 _SSV2_LISTS = {"train": "*train.json", "test": "*validation.json"}
 _SSV2_UNUSED = "*test.json"
 _SSV2_NAME = re.compile(r"\d+")
+_JESTER_LISTS = {"train": "jester-v1-train.csv", "test": "jester-v1-validation.csv"}
 _DIVING_LISTS = {"train": "Diving48*_train.json", "test": "Diving48*_test.json"}
 _DIVING_VOCABULARY = "Diving48*_vocab.json"
 # {YouTube id}_{number of the dive}
@@ -67,6 +68,42 @@ def ssv2_lists(folder: Path, annotations: Path | None = None) -> Path | None:
 def is_ssv2_name(stem: str) -> bool:
     """Whether a name without suffix is that of a video of Something-Something V2."""
     return _SSV2_NAME.fullmatch(stem) is not None
+
+
+def read_jester(folder: Path, annotations: Path | None = None) -> VideoSet:
+    """Read Jester (Materzynska et al., ICCV workshops 2019): folders of frames `{id}/00001.jpg`, and official lists.
+
+    The lists are `jester-v1-train.csv` and `jester-v1-validation.csv`, with `id;class` on each line. The validation set
+    serves as the test set, as is usual, because the test set was released without labels.
+
+    Args:
+        folder: contains the folders of frames.
+        annotations: contains the lists; searched for in and next to `folder` when `None`.
+    """
+    lists = jester_lists(folder, annotations)
+    if lists is None:
+        require_lists(annotations, "jester-v1-train.csv and jester-v1-validation.csv")
+        raise DataError(
+            f"{folder}: no lists of Jester found. Expected jester-v1-train.csv and jester-v1-validation.csv in or next "
+            "to the videos. Set data.annotations to their folder."
+        )
+    files, problems, records = SetFiles(folder, by_folder=False, exact=True, of_frames=True), Problems(), []
+    for split, name in _JESTER_LISTS.items():
+        for number, line in lines_of(lists / name, problems):
+            video, _, label = line.partition(";")
+            if not video or not label:
+                problems.add(lists / name, number, f"expected ID;CLASS. Received: {shown(line)}")
+            elif path := files.find("", video):
+                records.append(VideoRecord(str(path), path.name, {"label": label}, split))
+    problems.raise_any()
+    notes = ["the official validation set serves as the test set, as is usual for Jester"]
+    return with_lists("Jester", "official lists", [lists], records, files, notes)
+
+
+def jester_lists(folder: Path, annotations: Path | None = None) -> Path | None:
+    """The folder of the lists of Jester, or `None`."""
+    found = folder_with(_JESTER_LISTS["train"], folder, annotations)
+    return found if found and (found / _JESTER_LISTS["test"]).exists() else None
 
 
 def read_diving48(folder: Path, annotations: Path | None = None) -> VideoSet:
