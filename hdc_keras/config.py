@@ -57,6 +57,9 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
 
+Layout = Literal["auto", "plain", "ucf101", "hmdb51", "kinetics", "something-something-v2", "jester", "diving48"]
+
+
 class DataConfig(_Section):
     """Which videos are read, and how."""
 
@@ -64,12 +67,10 @@ class DataConfig(_Section):
         None,
         description="folder of videos, CSV or JSONL manifest, or prepared set; empty: moving shapes, rendered locally",
     )
-    layout: Literal["auto", "plain", "ucf101", "hmdb51", "kinetics", "something-something-v2", "jester", "diving48"] = (
-        Field(
-            "auto",
-            description="how the videos are organised: plain (class folders, loose videos or a manifest), auto (detected), or "
-            "the data set with official lists: ucf101, hmdb51, kinetics, something-something-v2, jester, diving48",
-        )
+    layout: Layout = Field(
+        "auto",
+        description="how the videos are organised: plain (class folders, loose videos or a manifest), auto (detected), "
+        "or the data set with official lists: ucf101, hmdb51, kinetics, something-something-v2, jester, diving48",
     )
     annotations: str | None = Field(
         None,
