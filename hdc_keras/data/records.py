@@ -25,7 +25,7 @@ from hdc_keras.data.sampling import random_generator
 from hdc_keras.data.tables import Row, Table, read_table, shown
 from hdc_keras.errors import DataError, did_you_mean
 
-MANIFEST_SUFFIXES = (".csv", ".jsonl")
+MANIFEST_SUFFIXES = (".csv", ".jsonl", ".parquet")
 SPLITS = ("train", "val", "test")
 _SEGMENT = ("start", "end")
 _COLUMNS = frozenset(["path", "label", "split", "group", "video_id", *_SEGMENT])
@@ -103,9 +103,9 @@ def read_videos(path: str | Path) -> VideoSet:
     """Read a set of videos. The first note says how it was read.
 
     Args:
-        path: a CSV or JSONL manifest; a folder that contains one (`manifest.csv`, `manifest.jsonl`, or a single CSV
-            whose `path` column names at least nine tenths of the videos in the folder, and only files that exist); a
-            folder of classes, one sub-folder each; a folder of videos without labels; or a folder with such a folder
+        path: a CSV, JSONL or Parquet manifest; a folder that contains one (`manifest.csv`, `manifest.jsonl`,
+            `manifest.parquet`, or a single CSV whose `path` column names at least nine tenths of the videos in the
+            folder, and only files that exist); a folder of classes, one sub-folder each; a folder of videos without labels; or a folder with such a folder
             for each split (`train`, `val`, `valid`, `validation`, `test`). A folder may be a URL. In a folder without
             video files, each folder of images is a video.
 
@@ -124,8 +124,8 @@ def read_videos(path: str | Path) -> VideoSet:
     if path.is_file():
         if path.suffix.lower() not in MANIFEST_SUFFIXES:
             raise DataError(
-                f"{path}: expected a folder of videos or a manifest (*.csv, *.jsonl). To use single videos, list them "
-                "in a CSV with a `path` column."
+                f"{path}: expected a folder of videos or a manifest (*.csv, *.jsonl, *.parquet). To use single videos, "
+                "list them in a CSV with a `path` column."
             )
         return _from_manifest(path)
     for suffix in MANIFEST_SUFFIXES:
@@ -140,7 +140,7 @@ def _from_manifest(path: Path) -> VideoSet:
 
 
 def read_manifest(path: Path) -> list[VideoRecord]:
-    """Read a CSV manifest with a header, or a JSONL manifest with one object per line.
+    """Read a CSV manifest with a header, a JSONL manifest with one object per line, or a Parquet manifest.
 
     Columns or keys: `path` (absolute, or relative to the manifest; required), `label` or several `label_NAME`, `split`
     (train, val, test), `group`, `video_id`; and `start` and `end` in seconds, for a row that is a part of its file. The
@@ -191,7 +191,7 @@ def _read_rows(path: Path) -> Table:
 
 
 def _below_header(path: Path) -> str:
-    return "" if path.suffix.lower() == ".jsonl" else " below the header"
+    return " below the header" if path.suffix.lower() == ".csv" else ""
 
 
 def label_name_problem(name: str) -> str:

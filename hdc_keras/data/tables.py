@@ -1,4 +1,4 @@
-"""Rows of CSV and JSONL files. Every row that cannot be read is reported with its line and the cause."""
+"""Rows of CSV, JSONL and Parquet files. Every row that cannot be read is reported with its line and the cause."""
 
 import csv
 import json
@@ -22,7 +22,7 @@ class Row(NamedTuple):
     """One row of a table.
 
     Attributes:
-        line: number of the line on which it begins.
+        line: number of the line on which it begins; in a Parquet file, of the row.
         values: text by column, without spaces around it.
         problem: why the row cannot be read, which leaves `values` empty; otherwise empty.
     """
@@ -40,7 +40,8 @@ class Table(NamedTuple):
 
 
 def read_table(path: Path, required: str, is_used: Callable[[str], bool]) -> Table:
-    """Read a CSV file with a header, separated by commas, semicolons or tabs, or a JSONL file with an object per line.
+    """Read a CSV file with a header, separated by commas, semicolons or tabs, a JSONL file with an object per line, or
+    a Parquet file.
 
     Args:
         path: the file.
@@ -51,7 +52,8 @@ def read_table(path: Path, required: str, is_used: Callable[[str], bool]) -> Tab
         DataError: the file cannot be read, its header lacks the required column, or repeats a column that is used.
     """
     try:
-        return (_read_jsonl if path.suffix.lower() == ".jsonl" else _read_csv)(path, required, is_used)
+        readers = {".jsonl": _read_jsonl, ".parquet": _read_parquet}
+        return readers.get(path.suffix.lower(), _read_csv)(path, required, is_used)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error}).") from error
 
@@ -154,6 +156,30 @@ def _json_row(number: int, line: bytes, required: str, is_used: Callable[[str], 
         if isinstance(value, dict | list):
             return Row(number, {}, f"`{key}` must be a text or a number. Received: a {type(value).__name__}")
     return _checked(number, {key: "" if value is None else str(value).strip() for key, value in used.items()})
+
+
+def _read_parquet(path: Path, required: str, is_used: Callable[[str], bool]) -> Table:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    try:
+        names = pq.read_schema(path).names
+        if required not in names:
+            received = ", ".join(names) or "nothing"
+            raise DataError(f"{path}: expected a column `{required}`. Received: {shown(received)}")
+        table = pq.read_table(path, columns=[name for name in dict.fromkeys(names) if is_used(name)])
+        columns = {name: pc.cast(table.column(name), pa.string()).to_pylist() for name in table.column_names}
+    except pa.ArrowException as error:
+        raise DataError(f"{path}: cannot be read as a Parquet file of texts ({str(error).splitlines()[0]}).") from error
+    rows = (dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True))
+    return Table(
+        list(columns),
+        [
+            _checked(number, {key: (value or "").strip() for key, value in row.items()})
+            for number, row in enumerate(rows, 1)
+        ],
+    )
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

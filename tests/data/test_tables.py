@@ -2,6 +2,8 @@
 
 import json
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from hdc_keras.data.records import VideoRecord, read_manifest
@@ -157,3 +159,41 @@ def test_urls_with_other_protocols_are_refused_with_their_line(manifest, url):
     message = refused(manifest(f"path\na.mp4\n{url}\n"))
 
     assert f"line 3: {url}: expected a local path, or a URL with one of the protocols http, https, s3" in message
+
+
+def test_columns_of_parquet_are_texts_and_vectors_are_ignored(manifest):
+    columns = {
+        "path": ["a.mp4", "b.mp4"],
+        "label": [3, 4],
+        "group": ["g", None],
+        "P5": [[0.5], [1.5]],
+        "note": [b"x"] * 2,
+    }
+    path = manifest("", "list.parquet")
+    pq.write_table(pa.table(columns), path)
+
+    records = read_manifest(path)
+
+    assert [(r.video_id, r.labels, r.group) for r in records] == [
+        ("a.mp4", {"label": "3"}, "g"),
+        ("b.mp4", {"label": "4"}, None),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("columns", "cause"),
+    [
+        (None, "list.parquet: cannot be read as a Parquet file of texts"),
+        ({"file": ["a.mp4"]}, "list.parquet: expected a column `path`. Received: file"),
+        ({"path": [["a.mp4"]]}, "list.parquet: cannot be read as a Parquet file of texts"),
+        ({"path": ["a.mp4", None]}, "line 2: `path` is empty"),
+        ({"path": ["a.mp4"], "start": [3.5], "end": [1.0]}, "line 1: expected `start` < `end` in seconds"),
+        ({"path": []}, "lists no videos. Expected one line per video."),
+    ],
+)
+def test_a_bad_parquet_manifest_is_explained(manifest, columns, cause):
+    path = manifest("text", "list.parquet")
+    if columns is not None:
+        pq.write_table(pa.table(columns), path)
+
+    assert cause in refused(path)
