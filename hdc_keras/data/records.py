@@ -105,9 +105,9 @@ def read_videos(path: str | Path) -> VideoSet:
     Args:
         path: a CSV, JSONL or Parquet manifest; a folder that contains one (`manifest.csv`, `manifest.jsonl`,
             `manifest.parquet`, or a single CSV whose `path` column names at least nine tenths of the videos in the
-            folder, and only files that exist); a folder of classes, one sub-folder each; a folder of videos without labels; or a folder with such a folder
-            for each split (`train`, `val`, `valid`, `validation`, `test`). A folder may be a URL. In a folder without
-            video files, each folder of images is a video.
+            folder, and only files that exist); a folder of classes, one sub-folder each; a folder of videos without
+            labels; or a folder with such a folder for each split (`train`, `val`, `valid`, `validation`, `test`). A
+            folder may be a URL. In a folder without video files, each folder of images is a video.
 
     Raises:
         DataError: `path` does not exist, or its content is not valid; the message lists every problem.
