@@ -170,13 +170,14 @@ def _evaluate_vectors(
     if out is None:
         raise ConfigError("--features needs --out DIR, the folder for the results, which `compare` can read.")
     if data is None and splits != "own":
-        raise ConfigError("--splits all needs --data with UCF101 or HMDB51.")
+        raise ConfigError(f"--splits {splits}: expected own, or all with --data and UCF101 or HMDB51.")
     require_judged_by_vectors(protocols, out)
     experiment = load_experiment(find_config("videos"), overrides, literals=other_videos(data))
     table = read_vector_table(features)
     notes: list[str] = []
     if data is None:
-        videos, dataset = own_splits(table, experiment), str(table.made_from.get("dataset") or features)
+        # Tables of several encoders have different names, and may hold the same videos.
+        videos, dataset = own_splits(table, experiment), str(table.made_from.get("dataset") or "own-labels")
     else:
         (videos, notes), dataset = load_splits(experiment, splits), str(experiment.data.path)
     with progress_bar() as bar:

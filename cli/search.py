@@ -77,9 +77,15 @@ def search(
 
     if bool(like) == (duplicates is not None):
         raise ConfigError("search needs either --like VIDEO or --duplicates COSINE.")
+    if duplicates is not None and (approximate or run):
+        raise ConfigError("--duplicates compares all videos of the table: leave out --approximate and --run.")
+    if out and out.exists():
+        raise RunError(f"--out {out} exists and is not overwritten. Choose another file.")
     for option, file, suffixes in (("--html", html, (".html", ".htm")), ("--out", out, (".csv",))):
         if file and file.suffix.lower() not in suffixes:
             raise ConfigError(f"{option} {file}: expected a file that ends in {suffixes[0]}.")
+        if file and file.is_dir():
+            raise RunError(f"{option} {file}: is a folder. Choose another name.")
         try:
             if file:
                 require_creatable(file)

@@ -7,14 +7,12 @@ from pathlib import Path
 from hdc_keras.config import DataConfig
 from hdc_keras.data.folders import VideosBelow
 from hdc_keras.data.motion_datasets import (
-    diving48_lists,
-    is_diving48_name,
-    is_ssv2_name,
-    jester_lists,
+    is_diving48,
+    is_jester,
+    is_something_something_v2,
     read_diving48,
     read_jester,
     read_something_something_v2,
-    ssv2_lists,
 )
 from hdc_keras.data.official_lists import (
     Problems,
@@ -269,16 +267,16 @@ def _detect(path: Path, annotations: Path | None) -> str:
     """Detect the layout from the names of some videos; for Kinetics, the CSV lists must exist too."""
     names = [video.stem for video in islice(map(Path, VideosBelow(path)), _NAMES_CHECKED)] if path.is_dir() else []
     if not names:
-        return "jester" if path.is_dir() and jester_lists(path, annotations) else "plain"
+        return "jester" if path.is_dir() and is_jester(path, annotations) else "plain"
     if all(_UCF_NAME.fullmatch(name) for name in names):
         return "ucf101"
     if all(_HMDB_CODES.search(name) for name in names):
         return "hmdb51"
     if all(_KINETICS_NAME.fullmatch(name) for name in names) and _kinetics_lists(path, annotations):
         return "kinetics"
-    if all(map(is_ssv2_name, names)) and ssv2_lists(path, annotations):
+    if is_something_something_v2(names, path, annotations):
         return "something-something-v2"
-    if all(map(is_diving48_name, names)) and diving48_lists(path, annotations):
+    if is_diving48(names, path, annotations):
         return "diving48"
     return "plain"
 

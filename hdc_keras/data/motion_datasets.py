@@ -1,8 +1,11 @@
 """Data sets in which motion tells the class: Something-Something V2, Jester and Diving48."""
 
 import json
+import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,9 @@ _SSV2_LISTS = {"train": "*train.json", "test": "*validation.json"}
 _SSV2_UNUSED = "*test.json"
 _SSV2_NAME = re.compile(r"\d+")
 _JESTER_LISTS = {"train": "jester-v1-train.csv", "test": "jester-v1-validation.csv"}
+_JESTER_UNUSED = "jester-v1-test.csv"
+# Number of names that are looked for in the lists.
+_NAMES_CHECKED = 20
 _DIVING_LISTS = {"train": "Diving48*_train.json", "test": "Diving48*_test.json"}
 _DIVING_VOCABULARY = "Diving48*_vocab.json"
 # {YouTube id}_{number of the dive}
@@ -44,7 +50,7 @@ def read_something_something_v2(folder: Path, annotations: Path | None = None) -
     for split, pattern in _SSV2_LISTS.items():
         for file, number, entry in _entries(lists, pattern, problems):
             video, template = entry.get("id"), entry.get("template")
-            if not video or not isinstance(template, str):
+            if not video or not isinstance(template, str) or not template:
                 problems.add(
                     file, number, f"expected an object with `id` and `template`. Received: {_text(entry)}", "entry"
                 )
@@ -59,15 +65,29 @@ def read_something_something_v2(folder: Path, annotations: Path | None = None) -
     return with_lists("Something-Something V2", "official lists", [lists], records, files, notes)
 
 
+def is_something_something_v2(names: Sequence[str], folder: Path, annotations: Path | None = None) -> bool:
+    """Whether most of some names of videos, without suffix, are in lists of Something-Something V2."""
+    if not all(map(_SSV2_NAME.fullmatch, names)) or not (lists := ssv2_lists(folder, annotations)):
+        return False
+    return _most(names, [lists / pattern for pattern in (*_SSV2_LISTS.values(), _SSV2_UNUSED)], "id")
+
+
+def _most(names: Sequence[str], patterns: Sequence[Path], key: str) -> bool:
+    """Whether half of the names or more are in lists of objects with this key. Other files are ignored."""
+    listed: set[str] = set()
+    for pattern in patterns:
+        for file in pattern.parent.glob(pattern.name):
+            with suppress(DataError):
+                entries = _read(file)
+                entries = entries if isinstance(entries, list) else []
+                listed.update(str(entry.get(key)) for entry in entries if isinstance(entry, dict))
+    return 2 * sum(name in listed for name in names) >= len(names)
+
+
 def ssv2_lists(folder: Path, annotations: Path | None = None) -> Path | None:
     """The folder of the lists of Something-Something V2, or `None`."""
     found = folder_with(_SSV2_LISTS["test"], folder, annotations)
     return found if found and next(found.glob(_SSV2_LISTS["train"]), None) else None
-
-
-def is_ssv2_name(stem: str) -> bool:
-    """Whether a name without suffix is that of a video of Something-Something V2."""
-    return _SSV2_NAME.fullmatch(stem) is not None
 
 
 def read_jester(folder: Path, annotations: Path | None = None) -> VideoSet:
@@ -100,6 +120,19 @@ def read_jester(folder: Path, annotations: Path | None = None) -> VideoSet:
     return with_lists("Jester", "official lists", [lists], records, files, notes)
 
 
+def is_jester(folder: Path, annotations: Path | None = None) -> bool:
+    """Whether half of the first folders of frames in a folder, or more, are in lists of Jester."""
+    lists = jester_lists(folder, annotations)
+    if lists is None:
+        return False
+    files = [lists / name for name in (*_JESTER_LISTS.values(), _JESTER_UNUSED)]
+    lines = [line for file in files if file.exists() for _, line in lines_of(file, Problems())]
+    listed = {line.partition(";")[0] for line in lines}
+    names = [path.name for path in islice((path for path in folder.iterdir() if path.is_dir()), _NAMES_CHECKED)]
+    inside = [path.name for name in names[:1] for path in islice((folder / name).iterdir(), _NAMES_CHECKED)]
+    return any(found and 2 * len(listed.intersection(found)) >= len(found) for found in (names, inside))
+
+
 def jester_lists(folder: Path, annotations: Path | None = None) -> Path | None:
     """The folder of the lists of Jester, or `None`."""
     found = folder_with(_JESTER_LISTS["train"], folder, annotations)
@@ -128,9 +161,11 @@ def read_diving48(folder: Path, annotations: Path | None = None) -> VideoSet:
     names = _vocabulary(lists)
     for split, pattern in _DIVING_LISTS.items():
         for file, number, entry in _entries(lists, pattern, problems):
-            video, label = entry.get("vid_name"), entry.get("label")
+            video, label = entry.get("vid_name"), entry.get("label", -1)
             match = _DIVING_NAME.fullmatch(video) if isinstance(video, str) else None
-            if not match or not isinstance(label, int) or (names and not 0 <= label < len(names)):
+            known = len(names) or math.inf
+            is_class = isinstance(label, int) and not isinstance(label, bool) and 0 <= label < known
+            if not match or not is_class:
                 expected = "an object with `vid_name` and the number of a class as `label`"
                 problems.add(file, number, f"expected {expected}. Received: {_text(entry)}", "entry")
             elif path := files.find("", str(video)):
@@ -147,9 +182,11 @@ def diving48_lists(folder: Path, annotations: Path | None = None) -> Path | None
     return found if found and next(found.glob(_DIVING_LISTS["test"]), None) else None
 
 
-def is_diving48_name(stem: str) -> bool:
-    """Whether a name without suffix is that of a video of Diving48."""
-    return _DIVING_NAME.fullmatch(stem) is not None
+def is_diving48(names: Sequence[str], folder: Path, annotations: Path | None = None) -> bool:
+    """Whether most of some names of videos, without suffix, are in lists of Diving48."""
+    if not all(map(_DIVING_NAME.fullmatch, names)) or not (lists := diving48_lists(folder, annotations)):
+        return False
+    return _most(names, [lists / pattern for pattern in _DIVING_LISTS.values()], "vid_name")
 
 
 def _vocabulary(lists: Path) -> list[str]:

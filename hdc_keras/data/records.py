@@ -9,7 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from hdc_keras.data.folders import (
     VIDEO_SUFFIXES,
@@ -152,7 +152,8 @@ def read_manifest(path: Path) -> list[VideoRecord]:
     records: list[VideoRecord] = []
     lines: list[int] = []
     seen: dict[str, int] = {}
-    files: dict[int | str, int] = {}  # row of each file
+    files: dict[tuple[int | str, Any], int] = {}  # row of each file, or part of one
+    of_file: dict[int | str, list[int]] = {}
     table = _read_rows(path)
     label_columns = {c: "label" for c in table.columns if c == "label"} or {
         c: c.removeprefix(_LABEL_PREFIX) for c in table.columns if c.startswith(_LABEL_PREFIX)
@@ -165,15 +166,15 @@ def read_manifest(path: Path) -> list[VideoRecord]:
             continue
         if record.video_id in seen:
             problems.append(f"line {row.line}: `{record.video_id}` is already listed on line {seen[record.video_id]}")
-        elif file in files and _are_one_file(records[files[file]].path, record.path):
-            problems.append(
-                f"line {row.line}: the file of `{record.video_id}` is already listed on line {lines[files[file]]}"
-            )
+        elif (same := files.get((file, record.segment))) is not None and _are_one_file(records[same].path, record.path):
+            problems.append(f"line {row.line}: the file of `{record.video_id}` is already listed on line {lines[same]}")
         seen.setdefault(record.video_id, row.line)
-        files.setdefault(file, len(records))
+        files.setdefault((file, record.segment), len(records))
+        of_file.setdefault(file, []).append(len(records))
         records.append(record)
         lines.append(row.line)
-    divided = _divided_groups(records)
+    _group_parts(records, of_file.values())
+    divided = divided_groups(records)
     problems += [f"group `{group}` is in several splits ({', '.join(splits)})" for group, splits in divided]
     if any(r.split for r in records) and not all(r.split for r in records):
         problems.append("some rows have a split and others do not; give every row a split, or none")
@@ -410,18 +411,16 @@ def _read_row(row: Row, folder: Path, label_columns: Mapping[str, str]) -> tuple
     if labels and len(labels) != len(label_columns):
         return "some label columns are empty; fill all of them, or none", None, 0
     try:
-        segment = _segment(*(values.get(column, "") for column in _SEGMENT))
+        segment = segment_of(*(values.get(column, "") for column in _SEGMENT))
     except ValueError as error:
         return str(error), None, 0
     name = Path(values["path"]).as_posix()
-    video_id = values.get("video_id") or (f"{name}#{segment[0]:g}-{segment[1]:g}" if segment else name)
-    group = values.get("group") or (name if segment else None)
-    key = f"{file} {segment}" if segment else file
-    return "", VideoRecord(path, video_id, labels, split, group, segment=segment), key
+    video_id = values.get("video_id") or (f"{name}#{segment[0]:.10g}-{segment[1]:.10g}" if segment else name)
+    return "", VideoRecord(path, video_id, labels, split, values.get("group") or None, segment=segment), file
 
 
-def _segment(start: str, end: str) -> tuple[float, float] | None:
-    """The part of a file that a row names; `None` for all of it."""
+def segment_of(start: str, end: str) -> tuple[float, float] | None:
+    """The part of a file that a row names; `None` for all of it. Raises `ValueError` if it is none."""
     if not start and not end:
         return None
     try:
@@ -459,7 +458,16 @@ def _are_one_file(path: str, other: str) -> bool:
     return is_remote(path) or os.path.realpath(path) == os.path.realpath(other)
 
 
-def _divided_groups(records: Iterable[VideoRecord]) -> list[tuple[str, list[str]]]:
+def _group_parts(records: list[VideoRecord], of_files: Iterable[Sequence[int]]) -> None:
+    """Give videos of one file a group, unless they have one, if some of them are parts of it."""
+    for rows in of_files:
+        if any(records[row].segment for row in rows):
+            name = next((record.group for row in rows if (record := records[row]).group), records[rows[0]].path)
+            for row in rows:
+                records[row] = replace(records[row], group=records[row].group or name)
+
+
+def divided_groups(records: Iterable[VideoRecord]) -> list[tuple[str, list[str]]]:
     """Groups that are in several splits, each with its splits."""
     splits: dict[str, set[str]] = defaultdict(set)
     for record in records:

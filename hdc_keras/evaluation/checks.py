@@ -64,6 +64,8 @@ def require_output(run: RunDirectory, out: Path | None) -> None:
     folder = RunDirectory(out or run.path)
     try:
         require_creatable(folder.path / "results")
+        if not folder.config_file.exists() and any((folder.path / "results").glob("*.json")):
+            raise ConfigError(f"--out {out}: holds results of `evaluate --features`. Choose another folder.")
         if folder.config_file.exists() and folder.experiment() != run.experiment():
             raise ConfigError(f"--out {out}: holds the evaluation of another run. Choose another folder.")
     except OSError as error:

@@ -7,7 +7,7 @@ import numpy as np
 
 
 def draw_factors(result: dict[str, Any]) -> bytes:
-    """Draw the top-1 accuracy of the linear probe by source and factor, beside random weights and chance.
+    """Draw the top-1 accuracy of the linear probe by source and factor, beside chance and, if known, random weights.
 
     In a decoupled model, appearance can be predicted from the spatial embeddings and motion from the temporal ones.
 
@@ -27,8 +27,10 @@ def draw_factors(result: dict[str, Any]) -> bytes:
     for number, factor in enumerate(factors):
         places = np.arange(len(sources)) + (number - (len(factors) - 1) / 2) * width
         top1 = [result["metrics"][factor][source]["top1"] for source in sources]
-        untrained = [result["random_weights"][factor][source]["top1"] for source in sources]
         axes.bar(places, top1, 0.92 * width, color=f"C{number}", label=factor)
+        if "random_weights" not in result:  # as for vectors from elsewhere
+            continue
+        untrained = [result["random_weights"][factor][source]["top1"] for source in sources]
         axes.hlines(
             untrained,
             places - 0.46 * width,

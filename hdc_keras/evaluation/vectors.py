@@ -19,6 +19,7 @@ from hdc_keras.features.video_features import VideoFeatures
 from hdc_keras.files import digest, require_creatable
 from hdc_keras.probes.registry import PROBES, feature_sources, require_labels
 from hdc_keras.runs.directory import RunDirectory
+from hdc_keras.runs.videos import seen_in_pretraining
 
 _LEVEL = re.compile(r"P\d+")
 _HEAD = re.compile(r"(P\d+)_(\w+)")
@@ -30,7 +31,7 @@ def require_judged_by_vectors(protocols: Sequence[str], out: Path) -> None:
     """Check what can be checked before the vectors are read.
 
     Raises:
-        ConfigError: a protocol is unknown, or needs more than a vector for each video.
+        ConfigError: a protocol is unknown, or needs more than a vector for each video; or `out` holds a run.
         RunError: the folder of results cannot be written.
     """
     require_known(protocols)
@@ -39,6 +40,8 @@ def require_judged_by_vectors(protocols: Sequence[str], out: Path) -> None:
             able = ", ".join(name for name, probe in PROBES.items() if not probe.needs_views)
             needs = "the vectors of single views" if protocol in PROBES else "a network to train"
             raise ConfigError(f"--protocol {protocol} needs {needs}. With --features, choose from {able}.")
+    if (out / "config.yaml").exists():
+        raise ConfigError(f"--out {out}: holds a run. Choose another folder for the results of --features.")
     try:
         require_creatable(out / "results")
     except OSError as error:
@@ -88,7 +91,8 @@ def evaluate_vectors(
     features = table.features_of(videos)
     _require_most(features, experiment.data.max_failed_share)
     asked = Asked(RunDirectory(out), experiment, used, progress)
-    subject = Subject(asked, dataset, _depends_on(table), {"features": str(table.file), "seen_in_pretraining": {}})
+    facts = {"features": str(table.file), "seen_in_pretraining": _seen(table, used)}
+    subject = Subject(asked, dataset, _depends_on(table), facts)
     results = {}
     for protocol in protocols:
         sources = sources_of(protocol, list(table.arrays))
@@ -122,6 +126,17 @@ def _depends_on(table: VectorTable) -> dict[str, Any]:
     return {"architecture": known.get("backbone", table.file.stem), "features_sha256": digest(table.file)} | {
         name: value for name, value in {"views": views, **facts}.items() if value is not None
     }
+
+
+def _seen(table: VectorTable, splits: Splits) -> dict[str, Any]:
+    """How many test videos the run that made the table was trained on; empty if no such run is here."""
+    run = Path(str(table.made_from.get("run", "")))
+    if not table.made_from or not (run / "config.yaml").exists():
+        return {}
+    try:
+        return {name: seen_in_pretraining(run, records) for name, records in splits.items()}
+    except RunError:
+        return {}
 
 
 def _require_most(features: VideoFeatures, most: float) -> None:

@@ -1,6 +1,7 @@
 """Vectors of videos from any encoder: a Parquet file with one row per video."""
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from hdc_keras.data.records import SPLITS, VideoRecord, counted
+from hdc_keras.data.records import SPLITS, VideoRecord, counted, divided_groups, label_name_problem, segment_of
 from hdc_keras.errors import DataError, VideoDecodeError
 from hdc_keras.features.embedding_table import METADATA_KEY, SEGMENT_COLUMNS
 from hdc_keras.features.video_features import Arrays, VideoFeatures
@@ -41,10 +42,10 @@ class VectorTable:
     def features_of(self, records: Sequence[VideoRecord]) -> VideoFeatures:
         """The vectors of videos. A video without a row counts as failed.
 
-        Rows are found by `video_id` or, if the file has no such column, by the path of the video.
+        Rows are found by `video_id` or, if the file has no such column, by the path and the segment of the video.
         """
-        rows = {(one.video_id if self.has_ids else _absolute(one.path)): row for row, one in enumerate(self.records)}
-        row_of = {one.video_id: rows.get(one.video_id if self.has_ids else _absolute(one.path)) for one in records}
+        rows = {self._key(one): row for row, one in enumerate(self.records)}
+        row_of = {one.video_id: rows.get(self._key(one)) for one in records}
         found = [one for one in records if row_of[one.video_id] is not None]
         taken = np.array([row_of[one.video_id] for one in found], int)
         failed = {
@@ -54,17 +55,22 @@ class VectorTable:
         }
         return VideoFeatures(found, {name: a[taken] for name, a in self.arrays.items()}, len(records), failed)
 
+    def _key(self, record: VideoRecord) -> object:
+        return record.video_id if self.has_ids else (_absolute(record.path), record.segment)
+
 
 def read_vector_table(file: Path) -> VectorTable:
     """Read a Parquet file with a row per video.
 
     Columns: `video_id` or `path`, or both; vectors (lists of numbers of one length, without nulls), one or more columns
-    of any name; and, if there are any, `label` or several `label_NAME`, `split` (train, val, test) and `group`. Other
-    columns are ignored. `hdc-keras embed` writes such files.
+    of any name; and, if there are any, `label` or several `label_NAME`, `split` (train, val, test), `group`, and
+    `start` and `end` in seconds, for a part of a file. Other columns are ignored. `hdc-keras embed` writes such files.
 
     Raises:
         DataError: the file cannot be read or lacks a column, or a value is not valid.
     """
+    if not file.is_file():
+        raise DataError(f"{file}: {'is a folder' if file.is_dir() else 'no such file'}. Expected a Parquet file.")
     try:
         table = pq.read_table(file)
     except (OSError, pa.ArrowException) as error:
@@ -82,19 +88,24 @@ def read_vector_table(file: Path) -> VectorTable:
     texts = {name: _texts(file, table, name) for name in _TEXT_COLUMNS if name in names}
     labels = {"label": "label"} if "label" in names else _named_labels(names)
     values = {name: _texts(file, table, column) for column, name in labels.items()}
+    for name in values:
+        if problem := label_name_problem(name):
+            raise DataError(f"{file}: {problem}.")
     ids = texts.get("video_id") or texts["path"]
     for row, one in enumerate(ids, 1):
         if not one:
             raise DataError(f"{file}, row {row}: there is no `{'video_id' if 'video_id' in texts else 'path'}`.")
-    repeated = next((one for one in ids if ids.count(one) > 1), None) if len(set(ids)) < len(ids) else None
-    if repeated:
-        raise DataError(f"{file}: several rows are about `{repeated}`. Expected one row per video.")
+    segments = _segments(file, table)
+    keys = ids if "video_id" in texts else list(zip(ids, segments, strict=True))
+    repeated, count = Counter(keys).most_common(1)[0]
+    if count > 1:
+        name = repeated if isinstance(repeated, str) else repeated[0]
+        raise DataError(f"{file}: several rows are about `{name}`. Expected one row per video.")
     unknown = next((split for split in texts.get("split", ()) if split not in (None, *SPLITS)), None)
     if unknown:
         raise DataError(f"{file}: the split `{unknown}` is unknown. Expected {', '.join(SPLITS)}, or null.")
     nothing: list[str | None] = [None] * table.num_rows
     columns = zip(ids, texts.get("path", ids), texts.get("split", nothing), texts.get("group", nothing), strict=True)
-    segments = _segments(table)
     records = [
         VideoRecord(
             path,
@@ -108,16 +119,24 @@ def read_vector_table(file: Path) -> VectorTable:
     ]
     if any(record.split for record in records) and not all(record.split for record in records):
         raise DataError(f"{file}: some rows have a split and others do not. Give every row a split, or none.")
+    for divided, splits in divided_groups(records):
+        raise DataError(f"{file}: group `{divided}` is in several splits ({', '.join(splits)}).")
     arrays = {name: _vectors(file, table.column(name), name) for name in vectors}
     return VectorTable(file, records, arrays, "video_id" in texts, _made_from(table.schema))
 
 
-def _segments(table: pa.Table) -> list[tuple[float, float] | None]:
+def _segments(file: Path, table: pa.Table) -> list[tuple[float, float] | None]:
     """The part of its file that each video is, as `hdc-keras embed` writes it."""
     if not set(SEGMENT_COLUMNS) <= set(table.column_names):
         return [None] * table.num_rows
-    bounds = zip(*(table.column(name).to_pylist() for name in SEGMENT_COLUMNS), strict=True)
-    return [None if start is None else (start, end) for start, end in bounds]
+    bounds = zip(*(_texts(file, table, name) for name in SEGMENT_COLUMNS), strict=True)
+    found = []
+    for row, (start, end) in enumerate(bounds, 1):
+        try:
+            found.append(segment_of(start or "", end or ""))
+        except ValueError as error:
+            raise DataError(f"{file}, row {row}: {error}") from error
+    return found
 
 
 def _named_labels(names: Sequence[str]) -> dict[str, str]:
@@ -130,9 +149,12 @@ def _is_vector(kind: pa.DataType) -> bool:
 
 
 def _texts(file: Path, table: pa.Table, name: str) -> list[Any]:
-    """A column as texts; empty texts and nulls are `None`."""
+    """A column as texts; empty texts, nulls and NaN are `None`."""
     try:
-        values = pc.cast(table.column(name), pa.string()).to_pylist()
+        column = table.column(name)
+        if pa.types.is_floating(column.type):  # as pandas writes missing values
+            column = pc.if_else(pc.is_nan(column), None, column)
+        values = pc.cast(column, pa.string()).to_pylist()
     except pa.ArrowException as error:
         raise DataError(
             f"{file}: the column `{name}` must hold texts. Received: {table.schema.field(name).type}"
@@ -169,10 +191,14 @@ def _count(length: float) -> str:
 
 
 def _made_from(schema: pa.Schema) -> dict[str, Any]:
+    """What `hdc-keras embed` wrote; empty for other metadata under the same key."""
     try:
-        return json.loads((schema.metadata or {}).get(METADATA_KEY, b"{}"))
+        found = json.loads((schema.metadata or {}).get(METADATA_KEY, b"{}"))
     except ValueError:
         return {}
+    return (
+        found if isinstance(found, dict) and {"run", "checkpoint", "weights_sha256", "format"} <= found.keys() else {}
+    )
 
 
 def _absolute(path: str) -> str:

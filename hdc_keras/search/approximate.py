@@ -39,14 +39,18 @@ class ApproximateIndex:
         digest = hashlib.sha256(space.vectors.tobytes()).hexdigest()[:12]
         self.file = file.with_name(f"{file.stem}.{space.by}.{digest}.usearch")
         try:
-            with exclusive(self.file):
-                if not self.file.exists():
-                    with replacing(self.file) as temporary:
-                        _build(space.vectors, progress).save(str(temporary))
+            if not self.file.exists():
+                with exclusive(self.file):
+                    if not self.file.exists():
+                        with replacing(self.file) as temporary:
+                            _build(space.vectors, progress).save(str(temporary))
         except OSError as error:
             raise RunError(f"{self.file} cannot be written ({error.strerror or error}). Search without it.") from error
-        restored = Index.restore(str(self.file), view=True)
-        if restored is None or len(restored) != len(space.vectors):
+        try:
+            restored = Index.restore(str(self.file), view=True)
+        except (RuntimeError, ValueError):  # usearch raises either for the same damage
+            restored = None
+        if restored is None or (len(restored), restored.ndim) != space.vectors.shape:
             raise RunError(f"{self.file} is damaged. Delete it; it is built again.")
         self._index = restored
 
@@ -62,7 +66,12 @@ def _build(vectors: np.ndarray, progress: Callable[[int, int], None] | None) -> 
     index = Index(ndim=vectors.shape[1], metric="cos", dtype="f16")
     for first in range(0, len(vectors), _BATCH):
         added = vectors[first : first + _BATCH]
-        index.add(np.arange(first, first + len(added)), added)
+        try:
+            index.add(np.arange(first, first + len(added)), added)
+        except RuntimeError as error:
+            if "terminated" in str(error):  # by Ctrl-C
+                raise KeyboardInterrupt from error
+            raise
         if progress:
             progress(first + len(added), len(vectors))
     return index

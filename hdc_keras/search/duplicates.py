@@ -10,7 +10,11 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from hdc_keras.data.records import VideoRecord
+from hdc_keras.data.remote import is_remote
 from hdc_keras.search.space import SearchSpace, blocks
+
+# Of the cosine of two equal vectors in float32.
+_ROUNDING = 1e-6
 
 
 def near_duplicates(
@@ -28,25 +32,31 @@ def near_duplicates(
     Returns:
         The rows of each group of two videos or more, in ascending order.
     """
-    count, pairs, done = len(space.vectors), [np.zeros((0, 2), int)], 0
+    count, done = len(space.vectors), 0
+    first_of: dict[str, int] = {}
+    given = [
+        first_of.setdefault(record.group, row) if record.group else row for row, record in enumerate(space.records)
+    ]
+    # Groups so far. They are merged block by block, so that the pairs of a block alone are in memory.
+    group_of = _merged(np.arange(count), np.arange(count), np.array(given, int))
     for block in blocks(space.vectors, count):
-        near = np.argwhere(block @ space.vectors.T >= cosine)
-        near[:, 0] += done
-        pairs.append(near[near[:, 0] < near[:, 1]])
+        rows, columns = np.nonzero(block @ space.vectors.T >= cosine - _ROUNDING)
+        group_of = _merged(group_of, rows + done, columns)
         done += len(block)
         if progress:
             progress(done, count)
-    first_of: dict[str, int] = {}
-    for row, record in enumerate(space.records):
-        if record.group:
-            pairs.append(np.array([[first_of.setdefault(record.group, row), row]]))
-    rows, columns = np.concatenate(pairs).T
-    graph = coo_array((np.ones(len(rows), bool), (rows, columns)), shape=(count, count))
-    _, group_of = connected_components(graph, directed=False)
     members: dict[int, list[int]] = {}
     for row, group in enumerate(group_of):
         members.setdefault(int(group), []).append(row)
     return [rows for rows in members.values() if len(rows) > 1]
+
+
+def _merged(group_of: np.ndarray, rows: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """The group of each video after the groups of `rows` and `others` have been merged, pair by pair."""
+    count = len(group_of)
+    pairs = (np.ones(len(rows), bool), (group_of[rows], group_of[others]))
+    _, merged = connected_components(coo_array(pairs, shape=(count, count)), directed=False)
+    return merged[group_of]
 
 
 def manifest_of(records: Sequence[VideoRecord], groups: Sequence[Sequence[int]]) -> str:
@@ -65,5 +75,6 @@ def manifest_of(records: Sequence[VideoRecord], groups: Sequence[Sequence[int]])
         group = group_of.get(row) or record.group or record.video_id
         of_video = [record.labels.get(name, "") for name in labels]
         segment = (record.segment or ("", "")) if has_segments else ()
-        writer.writerow([Path(record.path).absolute(), record.video_id, *of_video, group, *segment])
+        path = record.path if is_remote(record.path) else Path(record.path).absolute()
+        writer.writerow([path, record.video_id, *of_video, group, *segment])
     return text.getvalue()

@@ -323,6 +323,7 @@ def test_older_names_of_its_lists_are_found(ssv2):
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
+        ("train.json", '[{"id": "1", "template": ""}]', ["train.json, entry 1: expected an object with"]),
         (
             "train.json",
             "[1, {}]",
@@ -423,3 +424,16 @@ def test_malformed_lines_of_jester_are_reported(jester):
 
     with pytest.raises(DataError, match=r"jester-v1-validation\.csv, line 1: expected ID;CLASS\. Received: 333"):
         read(jester / "20bn-jester-v1")
+
+
+@pytest.mark.parametrize("content", ["[]", '{"images": []}', '[{"id": "7", "template": "x"}]', "[1"])
+def test_lists_of_another_set_nearby_do_not_change_how_a_folder_is_read(tmp_path, content):
+    touch(tmp_path / "mine", "walk/1.mp4", "walk/2.mp4", "run/11.mp4")
+    for name in ("train", "validation"):
+        write(tmp_path / "other" / f"{name}.json", content)
+    write(tmp_path / "jester-v1-train.csv", "1;x")
+    write(tmp_path / "jester-v1-validation.csv", "2;x")
+    touch(tmp_path / "frames", *(f"{clip}/{frame}.jpg" for clip in ("a", "b") for frame in range(3)))
+
+    assert [record.label for record in read(tmp_path / "mine").records] == ["run", "walk", "walk"]
+    assert [record.video_id for record in read(tmp_path / "frames").records] == ["a", "b"]

@@ -50,8 +50,23 @@ def test_they_share_a_group_so_that_no_split_divides_a_file(folder):
 
     records = with_splits(read_manifest(folder / "manifest.csv"), 0.4, seed=0)
 
-    assert [record.group for record in records] == [*2 * ["long.mp4"], *2 * ["other.mp4"], None]
-    assert len({record.split for record in records[:2]}) == len({record.split for record in records[2:4]}) == 1
+    long, other = str(folder / "long.mp4"), str(folder / "other.mp4")
+    assert [record.group for record in records] == [*2 * [long], *3 * [other]]
+    assert len({record.split for record in records[:2]}) == len({record.split for record in records[2:]}) == 1
+
+
+def test_parts_by_two_paths_of_a_file_share_its_group_and_a_given_group_counts(folder):
+    (folder / "link.mp4").symlink_to("long.mp4")
+    (folder / "manifest.csv").write_text("path,start,end,group\nlong.mp4,0,1,\nlink.mp4,1,2,\nlong.mp4,2,3,mine\n")
+
+    assert [record.group for record in read_manifest(folder / "manifest.csv")] == 3 * ["mine"]
+
+
+def test_a_split_that_divides_a_file_is_refused(folder):
+    (folder / "manifest.csv").write_text("path,start,end,split\nlong.mp4,0,1,train\nlong.mp4,,,test\n")
+
+    with pytest.raises(DataError, match=r"group `.*long\.mp4` is in several splits"):
+        read_manifest(folder / "manifest.csv")
 
 
 @pytest.mark.parametrize(
@@ -64,10 +79,12 @@ def test_they_share_a_group_so_that_no_split_divides_a_file(folder):
         ("long.mp4,1,inf,a", "Received: 1 and inf"),
         ("./long.mp4,0,1,a", "`long.mp4#0-1` is already listed on line 2"),
         ("long.mp4,0.0,1,a", "`long.mp4#0-1` is already listed on line 2"),
+        ("LINK,0,1,a", "the file of `link.mp4#0-1` is already listed on line 2"),
     ],
 )
 def test_impossible_parts_are_reported_with_their_line(folder, line, said):
-    manifest(folder, "long.mp4,0,1,a", line)
+    (folder / "link.mp4").symlink_to("long.mp4")
+    manifest(folder, "long.mp4,0,1,a", line.replace("LINK", "link.mp4"))
 
     with pytest.raises(DataError) as raised:
         read_manifest(folder / "manifest.csv")

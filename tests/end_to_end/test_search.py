@@ -93,6 +93,16 @@ def test_an_index_finds_the_same(embedded, tmp_path):
     assert len(list(tmp_path.glob("videos.temporal.*.usearch"))) == 1
 
 
+def test_existing_manifests_are_kept(embedded, tmp_path):
+    (tmp_path / "mine.csv").write_text("path\n")
+    (tmp_path / "page.html").mkdir()
+
+    for option, name, said in (("--out", "mine.csv", "exists and is not overwritten"), ("--html", "page.html", "is a")):
+        done = call_command(embedded, "search", "videos.parquet", "--duplicates", 0.9, option, tmp_path / name)
+        assert done.code == 1 and said in " ".join(done.out.split())
+    assert (tmp_path / "mine.csv").read_text() == "path\n"
+
+
 def test_copies_are_grouped_for_the_next_pretraining(embedded, tmp_path):
     files = ("--out", tmp_path / "grouped.csv", "--html", tmp_path / "same.html")
 
@@ -115,6 +125,7 @@ def test_copies_are_grouped_for_the_next_pretraining(embedded, tmp_path):
         (["--like", "acros/0.mp4"], 1, "no video of the table has this id, and there is no such file. Did you mean"),
         (["--like", "across/0.mp4", "--by", "motion"], 2, "can be searched by spatial, temporal, both"),
         (["--duplicates", 0.9, "--by", "both", "--by", "spatial"], 2, "--duplicates takes one --by"),
+        (["--duplicates", 0.9, "--approximate"], 2, "leave out --approximate and --run"),
         (["--duplicates", 1.5], 2, "less than or equal to 1"),
         (["--like", "across/0.mp4", "--html", "found.txt"], 2, "expected a file that ends in .html"),
         (["--like", "across/0.mp4", "--out", "found.txt"], 2, "expected a file that ends in .csv"),

@@ -159,6 +159,10 @@ VECTORS = [[0.0, 1.0]] * 12
         ({"video_id": [None, *NAMES[1:]]}, [], "row 1: there is no `video_id`"),
         ({"split": ["train"] * 11 + ["dev"]}, [], "the split `dev` is unknown. Expected train, val, test, or null"),
         ({"split": ["train"] * 11 + [None]}, [], "some rows have a split and others do not"),
+        ({"label_a/b": ["x"] * 12}, [], "labels `a/b`: the name becomes part"),
+        ({"split": ["train", "test"] * 6, "group": ["g"] * 12}, [], "group `g` is in several splits (test, train)"),
+        ({"start": [2.0] * 12, "end": [1.0] * 12}, [], "row 1: expected `start` < `end` in seconds"),
+        ({"start": ["1:30"] * 12, "end": ["2:00"] * 12}, [], "row 1: expected `start` < `end` in seconds"),
         ({"label": VECTORS}, [], "the column `label` must hold texts. Received: list"),
         ({}, [], "Add labels (class folders, or a `label` column)"),
         ({}, ["--data", "nowhere"], "no such file or folder"),
@@ -167,7 +171,7 @@ VECTORS = [[0.0, 1.0]] * 12
         ({}, ["--protocol", "nonsense"], "unknown protocol `nonsense`"),
         ({}, ["--run", "runs/mine"], "--run is about runs. Leave it out, or leave out --features"),
         ({}, ["--weights", "raw"], "--weights is about runs"),
-        ({}, ["--splits", "all"], "--splits all needs --data"),
+        ({}, ["--splits", "all"], "--splits all: expected own, or all with --data"),
     ],
 )
 def test_what_cannot_be_judged_is_refused_by_name(tmp_path, columns, arguments, said):
@@ -179,9 +183,14 @@ def test_what_cannot_be_judged_is_refused_by_name(tmp_path, columns, arguments, 
     assert not (tmp_path / "judged").exists()
 
 
-@pytest.mark.parametrize(("content", "said"), [(None, "cannot be read"), (b"text", "cannot be read as a Parquet file")])
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [(None, "no such file"), ("folder", "is a folder"), (b"text", "cannot be read as a Parquet file")],
+)
 def test_a_file_that_is_no_table_is_refused(tmp_path, content, said):
-    if content:
+    if content == "folder":
+        (tmp_path / "v.parquet").mkdir()
+    elif content:
         (tmp_path / "v.parquet").write_bytes(content)
 
     done, _ = judged(tmp_path)
@@ -195,3 +204,67 @@ def test_a_run_or_vectors_are_needed_and_a_folder_for_the_results(tmp_path):
 
     assert neither.code == 2 and "--run RUN, or --features FILE.parquet" in neither.out
     assert no_folder.code == 2 and "--features needs --out DIR" in no_folder.out
+
+
+def test_missing_labels_of_pandas_are_no_class(tmp_path):
+    write_table(tmp_path, label=[1.0, np.nan] + [2.0] * 10)
+
+    done, _ = judged(tmp_path)
+
+    assert done.code == 1 and "nan" not in done.out
+
+
+def test_factors_are_judged_and_drawn_without_random_weights(tmp_path):
+    labels = {"label_what": [name.split("/")[0] for name in NAMES], "label_where": ["a", "b"] * 6}
+    write_table(tmp_path, group=[name[:-5] for name in NAMES], **labels)
+
+    done, found = judged(tmp_path, "--set", "data.holdout=0.34", protocols=["factors"])
+
+    assert done.code == 0, done.out
+    assert set(found["factors"]["metrics"]) == {"what", "where"}
+    assert len(list((tmp_path / "judged" / "results").glob("*.png"))) == 1
+
+
+def test_two_encoders_on_their_own_labels_are_compared(tmp_path):
+    split = ["test" if "/c" in name else "train" for name in NAMES]
+    write_table(tmp_path, label=[name.split("/")[0] for name in NAMES], split=split)
+    assert judged(tmp_path)[0].code == 0
+    (tmp_path / "v.parquet").rename(tmp_path / "w.parquet")
+    arguments = ("--features", "w.parquet", "--out", "other", "--protocol", "linear")
+    other = call_command(tmp_path, "evaluate", *arguments)
+    assert other.code == 0, other.out
+
+    compared = " ".join(call_command(tmp_path, "compare", "judged", "other").out.split())
+
+    assert "no comparable results" not in compared
+    assert "the architectures differ: w for other, v for judged" in compared
+
+
+def test_parts_of_a_file_need_their_own_vectors(tmp_path):
+    paths = [str(tmp_path / "videos" / NAMES[0])] * 2 + [str(tmp_path / "videos" / name) for name in NAMES[2:]]
+    starts, ends = ["0", "1"] + [""] * 10, ["1", "2"] + [""] * 10
+    write_table(tmp_path, video_id=None, path=paths, start=starts, end=ends)
+    rows = zip(paths, starts, ends, ["train"] * 4 + ["test"] * 2 + ["train"] * 4 + ["test"] * 2, strict=True)
+    lines = [f"{path},{path.split('/')[-2]},{start},{end},{split}" for path, start, end, split in rows]
+    (tmp_path / "parts.csv").write_text("\n".join(["path,label,start,end,split", *lines]))
+
+    done, found = judged(tmp_path, "--data", "parts.csv")
+    assert done.code == 0, done.out
+    assert found["linear"]["counts"]["decoded"] == 12
+
+    table = pq.read_table(tmp_path / "v.parquet").drop_columns(["start", "end"]).slice(1)
+    pq.write_table(table, tmp_path / "v.parquet")
+    done, _ = judged(tmp_path, "--data", "parts.csv")
+    assert done.code == 1 and "2 of 12 videos have no vector" in done.out
+
+
+def test_results_of_vectors_and_of_runs_have_folders_of_their_own(run, tmp_path):
+    write_table(tmp_path, label=[name.split("/")[0] for name in NAMES], split=["train", "test"] * 6)
+    assert judged(tmp_path)[0].code == 0
+
+    arguments = ("--features", "v.parquet", "--out", run.path, "--protocol", "linear")
+    into_run = call_command(tmp_path, "evaluate", *arguments)
+    into_judged = call_command(tmp_path, "evaluate", "--run", run.path, "--out", "judged", "--protocol", "linear")
+
+    assert into_run.code == 2 and "holds a run. Choose another folder" in " ".join(into_run.out.split())
+    assert into_judged.code == 2 and "holds results of `evaluate --features`" in " ".join(into_judged.out.split())

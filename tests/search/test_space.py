@@ -92,12 +92,14 @@ def test_other_vectors_have_another_index_and_a_damaged_one_is_named(tmp_path):
     file = tmp_path / "t.parquet"
     first = ApproximateIndex(SearchSpace(write(file, embeddings(50)), "both"), file)
     second = SearchSpace(write(file, embeddings(50, seed=1)), "both")
-    assert ApproximateIndex(second, file).file != first.file
+    name = ApproximateIndex(second, file).file.name
+    assert name != first.file.name
 
     other = ApproximateIndex(SearchSpace(write(file, embeddings(20)), "both"), file)
-    ApproximateIndex(second, file).file.write_bytes(other.file.read_bytes())
-    with pytest.raises(RunError, match=r"is damaged\. Delete it"):
-        ApproximateIndex(second, file)
+    for damaged in (other.file.read_bytes(), b"", b"text", bytes(200)):
+        (tmp_path / name).write_bytes(damaged)
+        with pytest.raises(RunError, match=r"is damaged\. Delete it"):
+            ApproximateIndex(second, file)
 
 
 def test_groups_are_chains_of_near_videos_and_keep_groups_of_the_set(tmp_path):
@@ -121,3 +123,14 @@ def test_groups_are_chains_of_near_videos_and_keep_groups_of_the_set(tmp_path):
     ]  # fmt: skip
     assert [record.label for record in read] == labels and [record.path for record in read] == paths
     assert near_duplicates(videos, 1.01) == [[1, 6]]
+
+
+@pytest.mark.parametrize("block", [2**24, 7])
+def test_equal_vectors_are_duplicates_at_any_cosine_and_in_any_block(tmp_path, monkeypatch, block):
+    monkeypatch.setattr(space, "_BLOCK", block)
+    vectors = np.random.default_rng(0).normal(size=(40, 33)).astype("float32")
+    table = write(tmp_path / "t.parquet", {"clip": np.concatenate([vectors, vectors[::-1]])})
+
+    found = near_duplicates(SearchSpace(table, "both"), 1.0)
+
+    assert sorted(found) == [[row, 79 - row] for row in range(40)]
