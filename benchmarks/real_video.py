@@ -326,7 +326,8 @@ def write_docs(study: Study) -> str:
         raise SystemExit(f"{study.file} holds no runs.")
     sets = about[0]["sets"]
     trainings = {line["trained_on"] for line in study.runs()}
-    versions = {line.get("code", line["commit"]) for line in study.runs() if "commit" in line}
+    # Older lines have a commit only; "-dirty" meant the file of the study itself.
+    versions = {line.get("code", line["commit"].removesuffix("-dirty")) for line in study.runs() if "commit" in line}
     parts = [
         "Share of videos classified correctly: mean ± standard deviation over seeds (number of seeds). Differences are "
         "paired, with 95 % intervals from a bootstrap over groups and seeds, widened for the number of groups. With "

@@ -208,6 +208,7 @@ def _embedded(read: "VectorTable", files: list[str], run: Path | None) -> "dict[
 def _find_duplicates(read: "VectorTable", by: list[str] | None, cosine: float, bars: Any) -> _Found:
     from functools import partial
 
+    from hdc_keras.data.records import counted
     from hdc_keras.errors import ConfigError
     from hdc_keras.search.duplicates import manifest_of, near_duplicates
     from hdc_keras.search.found import FoundVideo, Group, Row
@@ -220,7 +221,9 @@ def _find_duplicates(read: "VectorTable", by: list[str] | None, cosine: float, b
     groups.sort(key=lambda rows: (-len(rows), rows))
     members = [[read.records[row] for row in rows] for rows in groups]
     count = sum(map(len, groups))
-    lines = [f"{count} of {len(read.records)} videos are in {len(groups)} groups of videos that are almost the same."]
+    lines = [
+        f"{count} of {len(read.records)} videos are in {counted(groups, 'group')} of videos that are almost the same."
+    ]
     for records in members[:_GROUPS_PRINTED]:
         more = f" and {len(records) - 4} more" if len(records) > 4 else ""
         lines.append(f"  {len(records)}: {', '.join(record.video_id for record in records[:4])}{more}")

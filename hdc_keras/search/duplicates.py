@@ -20,9 +20,7 @@ _ROUNDING = 1e-6
 def near_duplicates(
     space: SearchSpace, cosine: float, progress: Callable[[int, int], None] | None = None
 ) -> list[list[int]]:
-    """Group videos of which each is near to another one of its group.
-
-    Videos that share a `group` already stay together. Every video is compared with every other one.
+    """Group videos of which each is near to another one of its group. Every video is compared with every other one.
 
     Args:
         space: the vectors.
@@ -33,22 +31,23 @@ def near_duplicates(
         The rows of each group of two videos or more, in ascending order.
     """
     count, done = len(space.vectors), 0
-    first_of: dict[str, int] = {}
-    given = [
-        first_of.setdefault(record.group, row) if record.group else row for row, record in enumerate(space.records)
-    ]
-    # Groups so far. They are merged block by block, so that the pairs of a block alone are in memory.
-    group_of = _merged(np.arange(count), np.arange(count), np.array(given, int))
+    group_of = np.arange(count)
+    # Merged block by block, so that the pairs of a block alone are in memory.
     for block in blocks(space.vectors, count):
         rows, columns = np.nonzero(block @ space.vectors.T >= cosine - _ROUNDING)
         group_of = _merged(group_of, rows + done, columns)
         done += len(block)
         if progress:
             progress(done, count)
+    return [rows for rows in _members(group_of) if len(rows) > 1]
+
+
+def _members(group_of: np.ndarray) -> list[list[int]]:
+    """The rows of each group."""
     members: dict[int, list[int]] = {}
     for row, group in enumerate(group_of):
         members.setdefault(int(group), []).append(row)
-    return [rows for rows in members.values() if len(rows) > 1]
+    return list(members.values())
 
 
 def _merged(group_of: np.ndarray, rows: np.ndarray, others: np.ndarray) -> np.ndarray:
@@ -62,9 +61,14 @@ def _merged(group_of: np.ndarray, rows: np.ndarray, others: np.ndarray) -> np.nd
 def manifest_of(records: Sequence[VideoRecord], groups: Sequence[Sequence[int]]) -> str:
     """A CSV manifest of the videos, for `--data`, whose column `group` names the groups.
 
-    A group is called by its first video. Splits are left out, because they may divide a group.
+    Videos that share a `group` already stay together, so groups may grow. A group is called by its first video. Splits
+    are left out, because they may divide a group.
     """
-    group_of = {row: records[rows[0]].group or records[rows[0]].video_id for rows in groups for row in rows}
+    first_of: dict[str, int] = {}
+    given = [first_of.setdefault(one.group, row) if one.group else row for row, one in enumerate(records)]
+    pairs = [(row, rows[0]) for rows in groups for row in rows] + list(enumerate(given))
+    members = _members(_merged(np.arange(len(records)), *np.array(pairs, int).T))
+    group_of = {row: records[rows[0]].group or records[rows[0]].video_id for rows in members for row in rows}
     labels = list(dict.fromkeys(name for record in records for name in record.labels))
     columns = {name: name if name == "label" else f"label_{name}" for name in labels}
     text = io.StringIO()
@@ -72,9 +76,8 @@ def manifest_of(records: Sequence[VideoRecord], groups: Sequence[Sequence[int]])
     has_segments = any(record.segment for record in records)
     writer.writerow(["path", "video_id", *columns.values(), "group", *(("start", "end") if has_segments else ())])
     for row, record in enumerate(records):
-        group = group_of.get(row) or record.group or record.video_id
         of_video = [record.labels.get(name, "") for name in labels]
         segment = (record.segment or ("", "")) if has_segments else ()
         path = record.path if is_remote(record.path) else Path(record.path).absolute()
-        writer.writerow([path, record.video_id, *of_video, group, *segment])
+        writer.writerow([path, record.video_id, *of_video, group_of[row], *segment])
     return text.getvalue()

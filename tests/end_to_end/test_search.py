@@ -109,7 +109,7 @@ def test_copies_are_grouped_for_the_next_pretraining(embedded, tmp_path):
     done = call_command(embedded, "search", "videos.parquet", "--duplicates", 0.99999, "--by", "both", *files)
 
     assert done.code == 0, done.out
-    assert "2 of 9 videos are in 1 groups" in done.out and "2: across/0.mp4, across/copy.mp4" in done.out
+    assert "2 of 9 videos are in 1 group of" in done.out and "2: across/0.mp4, across/copy.mp4" in done.out
     groups = {row["video_id"]: row["group"] for row in rows_of(tmp_path / "grouped.csv")}
     assert groups["across/0.mp4"] == groups["across/copy.mp4"] == "across/0.mp4" and len(set(groups.values())) == 8
     assert (tmp_path / "same.html").read_text().count('class="thumb t') == 2
