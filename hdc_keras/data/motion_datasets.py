@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from hdc_keras.data.official_lists import Problems, SetFiles, folder_with, lines_of, require_lists, with_lists
+from hdc_keras.data.official_lists import Problems, SetFiles, folder_with, lines_of, no_lists, with_lists
 from hdc_keras.data.records import VideoRecord, VideoSet
 from hdc_keras.data.tables import shown
 from hdc_keras.errors import DataError
@@ -41,11 +41,7 @@ def read_something_something_v2(folder: Path, annotations: Path | None = None) -
     """
     lists = ssv2_lists(folder, annotations)
     if lists is None:
-        require_lists(annotations, "train.json and validation.json")
-        raise DataError(
-            f"{folder}: no lists of Something-Something V2 found. Expected train.json and validation.json in or next "
-            "to the videos. Set data.annotations to their folder."
-        )
+        raise no_lists("Something-Something V2", "train.json and validation.json", folder, annotations)
     files, problems, records = SetFiles(folder, by_folder=False, exact=True), Problems(), []
     for split, pattern in _SSV2_LISTS.items():
         for file, number, entry in _entries(lists, pattern, problems):
@@ -102,11 +98,7 @@ def read_jester(folder: Path, annotations: Path | None = None) -> VideoSet:
     """
     lists = jester_lists(folder, annotations)
     if lists is None:
-        require_lists(annotations, "jester-v1-train.csv and jester-v1-validation.csv")
-        raise DataError(
-            f"{folder}: no lists of Jester found. Expected jester-v1-train.csv and jester-v1-validation.csv in or next "
-            "to the videos. Set data.annotations to their folder."
-        )
+        raise no_lists("Jester", "jester-v1-train.csv and jester-v1-validation.csv", folder, annotations)
     files, problems, records = SetFiles(folder, by_folder=False, exact=True, of_frames=True), Problems(), []
     for split, name in _JESTER_LISTS.items():
         for number, line in lines_of(lists / name, problems):
@@ -152,11 +144,7 @@ def read_diving48(folder: Path, annotations: Path | None = None) -> VideoSet:
     """
     lists = diving48_lists(folder, annotations)
     if lists is None:
-        require_lists(annotations, "Diving48_V2_train.json and Diving48_V2_test.json")
-        raise DataError(
-            f"{folder}: no lists of Diving48 found. Expected Diving48_V2_train.json and Diving48_V2_test.json in or "
-            "next to the videos. Set data.annotations to their folder."
-        )
+        raise no_lists("Diving48", "Diving48_V2_train.json and Diving48_V2_test.json", folder, annotations)
     files, problems, records = SetFiles(folder, by_folder=False, exact=True), Problems(), []
     names = _vocabulary(lists)
     for split, pattern in _DIVING_LISTS.items():

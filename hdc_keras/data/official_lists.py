@@ -27,6 +27,15 @@ def _subfolders(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
 
 
+def no_lists(name: str, expected: str, folder: Path, annotations: Path | None) -> DataError:
+    """The error for a set that cannot be read without its lists."""
+    require_lists(annotations, expected)
+    return DataError(
+        f"{folder}: no lists of {name} found. Expected {expected} in or next to the videos. Set data.annotations to "
+        "their folder."
+    )
+
+
 def require_lists(annotations: Path | None, expected: str) -> None:
     """Raise `DataError` if the user named a folder of lists. Call it when that folder holds none."""
     if annotations:
