@@ -19,7 +19,9 @@ from .doctor import doctor
 from .embed import embed
 from .evaluate import evaluate
 from .export import export
+from .finetune import finetune
 from .help_text import help_text
+from .predict import predict
 from .prepare import prepare
 from .pretrain import pretrain
 from .report import report
@@ -31,6 +33,8 @@ _INTERRUPTED = {
     "prepare": _RESUMES,
     "evaluate": _RESUMES,
     "embed": _RESUMES,
+    "finetune": _RESUMES,
+    "predict": _RESUMES,
     "report": "The report was not written.",
     "search": "Nothing was written.",
     "export": "The export was not finished.",
@@ -61,7 +65,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (prepare, pretrain, evaluate, compare, report, embed, search, export, doctor):
+for command in (prepare, pretrain, evaluate, compare, report, embed, search, finetune, predict, export, doctor):
     app.command(help=help_text(command))(_interruptible(command))
 app.add_typer(configs_app, name="configs")
 

@@ -53,7 +53,7 @@ def load_undivided_videos(experiment: Experiment) -> VideoSet:
     """Every video of `data.path`, with its split only if the set defines splits.
 
     `load_videos` holds out test videos where a set defines no splits, and fails if a class has only one video.
-    Embedding does not train, so no videos need to be held out.
+    Embedding and classifying do not train, so no videos need to be held out.
 
     Raises:
         ConfigError: `data.limit` or `data.limit_per_class` is set.
@@ -63,8 +63,8 @@ def load_undivided_videos(experiment: Experiment) -> VideoSet:
     for name in ("limit", "limit_per_class"):
         if getattr(data, name):
             raise ConfigError(
-                f"data.{name} cannot be used with `embed`, which embeds every video of a set. To embed only some "
-                "videos, list them in a CSV manifest."
+                f"data.{name} cannot be used with `embed` and `predict`, which read every video of a set. To read "
+                "only some videos, list them in a CSV manifest."
             )
     return read_local_dataset(data)
 

@@ -103,11 +103,12 @@ def read_videos(path: str | Path) -> VideoSet:
     """Read a set of videos. The first note says how it was read.
 
     Args:
-        path: a CSV, JSONL or Parquet manifest; a folder that contains one (`manifest.csv`, `manifest.jsonl`,
-            `manifest.parquet`, or a single CSV whose `path` column names at least nine tenths of the videos in the
-            folder, and only files that exist); a folder of classes, one sub-folder each; a folder of videos without
-            labels; or a folder with such a folder for each split (`train`, `val`, `valid`, `validation`, `test`). A
-            folder may be a URL. In a folder without video files, each folder of images is a video.
+        path: a video file; a CSV, JSONL or Parquet manifest; a folder that contains one (`manifest.csv`,
+            `manifest.jsonl`, `manifest.parquet`, or a single CSV whose `path` column names at least nine tenths of the
+            videos in the folder, and only files that exist); a folder of classes, one sub-folder each; a folder of
+            videos without labels; or a folder with such a folder for each split (`train`, `val`, `valid`,
+            `validation`, `test`). A folder may be a URL. In a folder without video files, each folder of images is a
+            video.
 
     Raises:
         DataError: `path` does not exist, or its content is not valid; the message lists every problem.
@@ -122,10 +123,12 @@ def read_videos(path: str | Path) -> VideoSet:
             f"{path}: no such file or folder. Expected a folder of videos or a CSV manifest.{_did_you_mean(path)}"
         )
     if path.is_file():
+        if path.suffix.lower() in VIDEO_SUFFIXES:
+            return VideoSet([VideoRecord(str(path), path.name)], [f"video file: {path}"])
         if path.suffix.lower() not in MANIFEST_SUFFIXES:
             raise DataError(
-                f"{path}: expected a folder of videos or a manifest (*.csv, *.jsonl, *.parquet). To use single videos, "
-                "list them in a CSV with a `path` column."
+                f"{path}: expected a folder of videos, a manifest (*.csv, *.jsonl, *.parquet) or a video file. To use "
+                "several files, list them in a CSV with a `path` column."
             )
         return _from_manifest(path)
     for suffix in MANIFEST_SUFFIXES:

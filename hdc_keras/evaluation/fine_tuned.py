@@ -60,6 +60,7 @@ def judge_fine_tuned(evaluation: Evaluation, protocol: str) -> ProtocolOutcomes:
                         test=test,
                         column=column,
                         seed=seed,
+                        saves_classifier=name != "random_weights",
                     )
                     scores = fine_tune(job, evaluation.output.fine_tuning_folder, store, evaluation.progress)
                     labels = [record.labels[column] for record in scores.records]

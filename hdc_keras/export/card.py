@@ -14,8 +14,10 @@ from typing import Any
 import numpy as np
 import yaml
 
+from hdc_keras.classification.network import SCORES
 from hdc_keras.config import Experiment
 from hdc_keras.export.format import Format, Outputs
+from hdc_keras.export.networks import Model, Network, classes_of
 from hdc_keras.model import HDC
 
 Facts = dict[str, Any]
@@ -24,6 +26,17 @@ _NO_LICENCE = (
     "Not stated. The hdc-keras package is Apache-2.0, but its licence does not cover these weights. What they may be "
     "used for depends on the videos that they were pretrained on, so whoever trained them must decide (`hdc-keras "
     "export --licence TEXT`)."
+)
+# What the card says of a classifier: names in its `classifier.json`.
+_OF_CLASSIFIER = (
+    "column",
+    "chosen",
+    "pretrained",
+    "checkpoint",
+    "weights_sha256",
+    "videos",
+    "test",
+    "seen_in_pretraining",
 )
 # Settings that a protocol selects. Results list them among the metrics.
 _NOT_METRICS = ("l2",)
@@ -38,12 +51,14 @@ class Origin:
         weights_sha256: SHA-256 of that file.
         results: evaluation results, as in a run's `results/*.json`.
         licence: the licence of the weights.
+        classifier: what is known about a classifier, as in its `classifier.json`.
     """
 
     checkpoint: str | None
     weights_sha256: str | None
     results: Sequence[Mapping[str, Any]]
     licence: str | None
+    classifier: Mapping[str, Any] | None = None
 
 
 @dataclass
@@ -70,7 +85,8 @@ class Trial:
 
 
 def describe(
-    model: HDC,
+    model: Model,
+    network: Network,
     experiment: Experiment,
     format: Format,
     file_name: str,
@@ -81,7 +97,8 @@ def describe(
     """Gather the facts of the model card, as values that JSON can hold.
 
     Args:
-        model: the exported network.
+        model: the exported model.
+        network: the network that was made of it.
         experiment: how it was pretrained.
         format: the export format.
         file_name: name of the exported file or folder.
@@ -90,22 +107,24 @@ def describe(
         origin: where the weights come from.
     """
     return {
-        "name": experiment.name,
+        "name": (origin.classifier or {}).get("name", experiment.name),
         "format": format.name,
         "file": file_name,
         "bytes": size,
         "summary": format.summary,
-        "script": format.script.replace("FILE", file_name),
+        "script": (format.class_script if classes_of(network) else format.script).replace("FILE", file_name),
         "backbone": model.backbone.name,
-        "levels": list(model.contrast_config.used_levels),
-        "tasks": list(model.objective.tasks),
+        "levels": list(network.levels),
+        "tasks": list(model.objective.tasks) if isinstance(model, HDC) else [],
+        "classes": classes_of(network),
+        "classifier": {name: value for name, value in (origin.classifier or {}).items() if name in _OF_CLASSIFIER},
         "input": _input(format),
         "outputs": {name: {"shape": shape, "what": _meaning_of(name, shape)} for name, shape in trial.outputs.items()},
-        "least_frames": {"value": format.least_frames(model), "refused_below": format.refuses_short_clips},
+        "least_frames": {"value": format.least_frames(network), "refused_below": format.refuses_short_clips},
         "resized_to": list(experiment.data.decode_size),
-        "cropped_to": model.views_config.size,
-        "focus": model.views_config.focus,
-        "steady": model.views_config.steady,
+        "cropped_to": network.view_size,
+        "focus": network.focus,
+        "steady": network.steady,
         "pretrained_on": {
             "dataset": Path(experiment.data.path).name if experiment.data.path else "moving-shapes",
             "frames": experiment.data.frames,
@@ -113,16 +132,21 @@ def describe(
         },
         "epochs": experiment.train.epochs,
         "steps": experiment.train.steps,
-        "steps_taken": model.steps_taken,
+        "steps_taken": model.steps_taken if isinstance(model, HDC) else None,
         "checkpoint": origin.checkpoint,
         "weights_sha256": origin.weights_sha256,
-        "weights": f"moving average (momentum {model.ema:g})" if model.uses_averages else "raw",
+        "weights": _weights(model),
         "licence": origin.licence,
         "versions": {"python": platform.python_version(), **_versions("hdc-keras", "keras", *format.packages)},
         "check": {"tolerance": trial.tolerance, "greatest_difference": trial.difference, "inputs": trial.shapes},
         "results": [row for result in origin.results for row in _result_rows(result, origin.weights_sha256)],
         "config": _config(experiment),
     }
+
+
+def _weights(model: Model) -> str:
+    uses_averages = isinstance(model, HDC) and model.uses_averages
+    return f"moving average (momentum {model.ema:g})" if uses_averages else "raw"
 
 
 def _config(experiment: Experiment) -> dict[str, Any]:
@@ -156,6 +180,8 @@ def _versions(*packages: str) -> dict[str, str]:
 
 
 def _meaning_of(output: str, shape: Sequence[int]) -> str:
+    if output == SCORES:
+        return "score of each class; they add up to 1"
     if output == "embedding":
         return "each task's embedding at its deepest level, concatenated; unit length"
     level, _, task = output.partition("_")
@@ -186,20 +212,19 @@ def _result_rows(result: Mapping[str, Any], weights_sha256: str | None) -> Itera
 
 
 def _paragraphs(facts: Facts) -> Iterator[str]:
-    yield f"# {facts['name']}: {facts['backbone']} pretrained with HDC"
-    yield (
-        "A video network, pretrained without labels by Hierarchically Decoupled Spatial-Temporal Contrast (Zhang and "
-        "Crandall, WACV 2022, arXiv 2011.11261) with the hdc-keras package. It turns video clips into "
-        f"{'features and embeddings' if 'embedding' in facts['outputs'] else 'feature maps'} and has no classifier. "
-        f"{facts['summary']}"
-    )
+    yield _title(facts)
+    yield f"{_introduction(facts)} {facts['summary']}"
     yield "## Use\n\n```python\n" + facts["script"] + "```"
     yield "## Input\n\n" + _input_text(facts)
     yield "## Outputs\n\nFloat32 arrays by name:\n\n" + _table(
         ("name", "shape", "meaning"),
         [(f"`{name}`", _shape(["batch", *found["shape"]]), found["what"]) for name, found in facts["outputs"].items()],
     )
-    yield "## Pretraining\n\n" + _pretraining(facts)
+    if facts["classes"]:
+        yield f"## Classes\n\nIn the order of the scores: {', '.join(f'`{name}`' for name in facts['classes'])}."
+    if facts["classifier"]:
+        yield "## Score\n\n" + _score(facts)
+    yield "## Network\n\n" + _network(facts) if facts["classes"] else "## Pretraining\n\n" + _pretraining(facts)
     if facts["results"]:
         yield "## Results\n\n" + _results(facts)
     yield f"## Licence\n\n{facts['licence'] or _NO_LICENCE}"
@@ -208,14 +233,58 @@ def _paragraphs(facts: Facts) -> Iterator[str]:
     yield f"<details>\n<summary>Full configuration of the run</summary>\n\n```yaml\n{config}```\n\n</details>"
 
 
+def _is_pretrained(facts: Facts) -> bool:
+    return bool(facts["classifier"].get("pretrained", True)) if facts["classifier"] else True
+
+
+def _title(facts: Facts) -> str:
+    if not facts["classes"]:
+        return f"# {facts['name']}: {facts['backbone']} pretrained with HDC"
+    how = " pretrained with HDC" if _is_pretrained(facts) else ""
+    return f"# {facts['name']}: a classifier of {len(facts['classes'])} classes, {facts['backbone']}{how}"
+
+
+def _introduction(facts: Facts) -> str:
+    method = (
+        "pretrained without labels by Hierarchically Decoupled Spatial-Temporal Contrast (Zhang and Crandall, WACV "
+        "2022, arXiv 2011.11261) with the hdc-keras package"
+    )
+    if not facts["classes"]:
+        made = "features and embeddings" if "embedding" in facts["outputs"] else "feature maps"
+        return f"A video network, {method}. It turns video clips into {made} and has no classifier."
+    before = f", {method}," if _is_pretrained(facts) else ""
+    how = {"frozen": "a linear layer was fitted to its frozen features", "whole": "the whole network was trained"}
+    chosen = how.get(facts["classifier"].get("chosen", ""), "it was trained")
+    return f"A video network{before} that gives each class of a video clip a score. With labelled videos, {chosen}."
+
+
+def _score(facts: Facts) -> str:
+    found = facts["classifier"]
+    test, videos = found["test"], found["videos"]
+    share, low, high, chance, mean = (
+        f"{100 * value:.1f}" for value in (test["top1"], *test["interval"], test["chance"], test["mean_class_accuracy"])
+    )
+    seen = found["seen_in_pretraining"]
+    text = (
+        f"{share} % of {test['videos']} test videos in {test['groups']} groups are right (95 % interval {low} to "
+        f"{high} %; always the most frequent class: {chance} %; mean over classes {mean} %). The label is "
+        f"`{found['column']}`. It was made from "
+        f"{videos['training']['videos'] + videos['validation']['videos']} other labelled videos."
+    )
+    if seen and seen["test_videos"]:
+        text += f" {seen['test_videos']} of the test videos were in pretraining, without labels."
+    return text
+
+
 def _input_text(facts: Facts) -> str:
     input_facts, (height, width), size = facts["input"], facts["resized_to"], facts["cropped_to"]
     frames, stride = facts["pretrained_on"]["frames"], facts["pretrained_on"]["stride"]
     spacing = "consecutive frames" if stride == 1 else f"one in every {stride} frames"
     least = facts["least_frames"]
     shorter = "is refused" if least["refused_below"] else "gives empty or non-finite outputs, so check the length first"
+    training = "Training" if facts["classes"] else "Pretraining"
     clips = (
-        f"Pretraining used clips of {frames} frames, {spacing} of the video. Other lengths of {least['value']} or more "
+        f"{training} used clips of {frames} frames, {spacing} of the video. Other lengths of {least['value']} or more "
         f"frames work; a shorter clip {shorter}."
     )
     text = (
@@ -238,8 +307,8 @@ def _input_text(facts: Facts) -> str:
             f"pixels, and normalises pixel values. {clips}"
         )
     return (
-        text + "Pixels must be in [0, 1]. The network normalises them, but does not resize: pretraining resized frames "
-        f"to {height} x {width} pixels (height x width; antialiased "
+        text + "Pixels must be in [0, 1]. The network normalises them, but does not resize: "
+        f"{training.lower()} resized frames to {height} x {width} pixels (height x width; antialiased "
         f"bilinear){cropped}. {clips}"
     )
 
@@ -258,6 +327,21 @@ def _pretraining(facts: Facts) -> str:
         ("checkpoint", facts["checkpoint"] or "none (exported from memory)"),
         ("SHA-256 of the checkpoint", facts["weights_sha256"] or "–"),
         ("weights", facts["weights"]),
+    ]
+    return _table(("", ""), rows)
+
+
+def _network(facts: Facts) -> str:
+    """The network of a classifier."""
+    data, size, found = facts["pretrained_on"], facts["cropped_to"], facts["classifier"]
+    rows = [
+        ("backbone", facts["backbone"]),
+        ("features", f"those of {', '.join(facts['levels'])}, averaged over time and space"),
+        ("labelled videos", data["dataset"]),
+        ("clips", f"{data['frames']} frames, stride {data['stride']}, {size} x {size} pixels"),
+        ("pretrained weights", found.get("checkpoint") or "none: it was trained from random weights"),
+        ("SHA-256 of the pretrained weights", found.get("weights_sha256") or "–"),
+        ("SHA-256 of the classifier", facts["weights_sha256"] or "–"),
     ]
     return _table(("", ""), rows)
 

@@ -14,8 +14,7 @@ from keras import ops
 
 from hdc_keras.config import Experiment
 from hdc_keras.errors import ConfigError
-from hdc_keras.features.encoder import ClipEncoder
-from hdc_keras.model import HDC
+from hdc_keras.export.networks import Network, plain_network
 
 Outputs = dict[str, np.ndarray]
 
@@ -29,11 +28,13 @@ class Format:
         file_name: default name in a run's `export/` folder. A name with a suffix is a file, and every file of the
             format must have that suffix; a name without one is a folder.
         summary: one sentence for the model card: what it is and where it runs.
-        takes_video: whether it takes uint8 video and returns what `ClipEncoder` returns. Otherwise it is the backbone
-            alone, which takes float clips.
-        write: writes a model to a path.
+        takes_video: whether it takes uint8 video and returns what `ClipEncoder` or `ClassNetwork` returns. Otherwise it
+            takes float clips and is the backbone alone, or a classifier.
+        write: writes a network to a path, with its class names if it is a classifier.
         open: loads such a file in its runtime, as a function from a batch to outputs by name.
+        read_labels: reads the class names from such a file; there are none if it is no classifier.
         script: example program for the model card; `FILE` stands for the path.
+        class_script: example program for a classifier.
         modules: modules that must be importable, besides the package's own requirements.
         extra: the extra of this package that installs those modules.
         needs_tensorflow: whether it can only be written from the TensorFlow backend.
@@ -46,9 +47,11 @@ class Format:
     file_name: str
     summary: str
     takes_video: bool
-    write: Callable[[HDC, Experiment, Path], None]
+    write: Callable[[Network, Experiment, Path], None]
     open: Callable[[Path], Callable[[np.ndarray], Outputs]]
+    read_labels: Callable[[Path], list[str]]
     script: str
+    class_script: str
     modules: tuple[str, ...] = ()
     extra: str | None = None
     needs_tensorflow: bool = True
@@ -78,33 +81,28 @@ class Format:
         if not self.is_folder and path.suffix != suffix:
             raise ConfigError(f"--out {path}: a file in the format `{self.name}` must end in {suffix}.")
 
-    def reference(self, model: HDC, experiment: Experiment) -> Callable[[np.ndarray], Outputs]:
+    def reference(self, network: Network) -> Callable[[np.ndarray], Outputs]:
         """The Keras network to compare an export with, as a function from a batch to outputs by name."""
-        if self.takes_video:
-            network: keras.Model = ClipEncoder(model, experiment.data.decode_size)
-        else:
-            network = _whole_backbone(model)
-        return lambda batch: as_numpy(network(batch, training=False))
+        compared: keras.Model = network if self.takes_video else plain_network(network)
+        return lambda batch: as_numpy(compared(batch, training=False))
 
-    def least_frames(self, model: HDC) -> int:
+    def least_frames(self, network: Network) -> int:
         """The smallest number of frames for which no feature map is empty."""
-        network, size = model.pyramid if self.takes_video else _whole_backbone(model), model.views_config.size
+        maps = network.pyramid if self.takes_video else plain_network(network)
         for frames in count(1):
             with suppress(ValueError):
-                network.compute_output_shape((1, frames, size, size, 3))
+                maps.compute_output_shape((1, frames, network.view_size, network.view_size, 3))
                 return frames
         raise AssertionError("unreachable")
 
-    def test_batches(self, model: HDC, experiment: Experiment) -> list[np.ndarray]:
+    def test_batches(self, network: Network, experiment: Experiment) -> list[np.ndarray]:
         """Two batches that differ in batch size, length, height and width, because an export must accept any of them.
 
         Returns:
             Arrays (batch, time, height, width, 3): uint8 video, or float32 in [0, 1] for a backbone.
         """
         rng, frames = np.random.default_rng(0), experiment.data.frames
-        height, width = (
-            experiment.data.decode_size if self.takes_video else (model.views_config.size, model.views_config.size)
-        )
+        height, width = network.frame_size if self.takes_video else (network.view_size, network.view_size)
         # The second clip is longer, because temporal pooling would reduce a shorter one to nothing. Its frames are
         # taller and narrower, so that one axis is shrunk and the other enlarged.
         shapes = (2, frames, height, width, 3), (1, frames + frames // 2 + 1, height * 3 // 2, width * 3 // 4, 3)
@@ -119,11 +117,6 @@ def _drifting_pattern(rng: np.random.Generator, shape: tuple[int, ...]) -> np.nd
     scene = squares.repeat(4, axis=1).repeat(4, axis=2)
     drifting = np.stack([scene[:, place : place + height, place : place + width] for place in range(time)], axis=1)
     return 0.8 * drifting + 0.2 * rng.random(shape, dtype=np.float32)
-
-
-def _whole_backbone(model: HDC) -> keras.Model:
-    """The backbone, from clips to the feature map of each level."""
-    return model.backbone.level_model(tuple(model.backbone.pyramid_outputs))
 
 
 def as_numpy(outputs: Any) -> Outputs:

@@ -14,10 +14,9 @@ from hdc_keras.config import Experiment
 from hdc_keras.errors import ConfigError, ExportError, RunError
 from hdc_keras.export.card import Origin, Trial, describe, render
 from hdc_keras.export.format import Format, Outputs
-from hdc_keras.export.portable import in_float32
+from hdc_keras.export.networks import Model, Network, classes_of, in_float32, network_of
 from hdc_keras.export.registry import FORMATS
 from hdc_keras.files import digest, remove_leftovers, replacing, write_text
-from hdc_keras.model import HDC
 
 # Our choice: about a hundred times the rounding error of single precision, and far below the effect of a wrong
 # operation.
@@ -44,7 +43,7 @@ class Exported:
 
 
 def export(
-    model: HDC,
+    model: Model,
     experiment: Experiment,
     format: str,
     path: str | Path,
@@ -52,28 +51,33 @@ def export(
     checkpoint: Path | None = None,
     results: Sequence[Mapping[str, Any]] = (),
     licence: str | None = None,
+    classifier: Mapping[str, Any] | None = None,
 ) -> Exported:
     """Write `model` in one of `FORMATS`, with a model card. Nothing is overwritten; a failure leaves nothing behind.
     What a killed export to the same path left is replaced: unfinished files, and a card without its model.
 
     - `saved_model`, `onnx`, `litert`: take uint8 video (batch, time, height, width, 3) of any size, resize and
-      normalise it, and return what `ClipEncoder` returns. They compute in float32, whatever precision the model was
-      trained in.
-    - `keras`: the backbone alone, for `keras.models.load_model`: from (batch, time, height, width, 3) float in [0, 1]
-      to the feature map of each level. It contains only layers that are part of Keras.
+      normalise it, and return what `ClipEncoder` returns, or `scores` of each class if the model is a classifier. They
+      compute in float32, whatever precision the model was trained in.
+    - `keras`: for `keras.models.load_model`: from (batch, time, height, width, 3) float in [0, 1] to the feature map of
+      each level, or to `scores`. It contains only layers that are part of Keras.
+
+    The class names of a classifier are inside: as output `labels` of a SavedModel, as metadata `labels` (JSON) of an
+    ONNX model, and as `labels.json` in a zip archive, which a Keras file is and a LiteRT file ends with.
 
     The export is loaded in its own runtime and compared with the Keras model on two batches of different shapes. The
     model card and its facts as JSON are `MODEL_CARD.md` and `assets.extra/hdc_keras.json` inside a SavedModel, and
     `NAME.md` and `NAME.json` beside a file called NAME.
 
     Args:
-        model: the pretrained model.
+        model: the pretrained model, or a classifier.
         experiment: how it was pretrained, including the preparation of frames.
         format: one of `FORMATS`.
         path: file or folder to create. A file must have the suffix of its format.
         checkpoint: the checkpoint file that the model was loaded from, for the card.
         results: evaluation results, as in a run's `results/*.json`, for the card.
         licence: licence of the weights, for the card.
+        classifier: what is known about the classifier, as in its `classifier.json`, for the card.
 
     Raises:
         ConfigError: the format is unknown, a package or backend that it needs is missing, or the suffix is wrong.
@@ -89,17 +93,18 @@ def export(
     _require_free(path, *([] if _is_card_without_model(path, descriptions[1]) else descriptions))
     # A run that is still trained may delete the checkpoint meanwhile.
     loaded = digest(checkpoint) if checkpoint else None
-    origin = Origin(checkpoint.name if checkpoint else None, loaded, results, licence)
+    origin = Origin(checkpoint.name if checkpoint else None, loaded, results, licence, classifier)
     model = in_float32(model) if chosen.takes_video else model
-    expected = _expected_outputs(chosen, model, experiment)
+    network = network_of(model, experiment)
+    expected = _expected_outputs(chosen, network, experiment)
     remove_leftovers(path)
     try:
         # The model gets its final name last, so that it never exists without its card.
         with _removed_on_failure(() if chosen.is_folder else descriptions), replacing(path, path.suffix) as unfinished:
-            chosen.write(model, experiment, unfinished)
-            trial = _compare(chosen, unfinished, model, expected)
+            chosen.write(network, experiment, unfinished)
+            trial = _compare(chosen, unfinished, network, expected)
             size = sum(file.stat().st_size for file in (unfinished, *unfinished.rglob("*")) if file.is_file())
-            facts = describe(model, experiment, chosen, path.name, size, trial, origin)
+            facts = describe(model, network, experiment, chosen, path.name, size, trial, origin)
             card, facts_file = _description_files(chosen, unfinished) if chosen.is_folder else descriptions
             write_text(facts_file, json.dumps(facts, indent=2))
             write_text(card, render(facts))
@@ -141,15 +146,15 @@ def _removed_on_failure(files: Sequence[Path]) -> Iterator[None]:
         raise
 
 
-def _expected_outputs(format: Format, model: HDC, experiment: Experiment) -> list[tuple[np.ndarray, Outputs]]:
+def _expected_outputs(format: Format, network: Network, experiment: Experiment) -> list[tuple[np.ndarray, Outputs]]:
     """Batches to compare an export on, each with the outputs of the Keras model.
 
     Raises:
         ExportError: an output is non-finite.
     """
-    reference = format.reference(model, experiment)
+    reference = format.reference(network)
     with _without_tensor_float_32():
-        expected = [(batch, reference(batch)) for batch in format.test_batches(model, experiment)]
+        expected = [(batch, reference(batch)) for batch in format.test_batches(network, experiment)]
     non_finite = {name for _, outputs in expected for name, value in outputs.items() if not np.isfinite(value).all()}
     if non_finite:
         names = ", ".join(sorted(non_finite))
@@ -157,12 +162,16 @@ def _expected_outputs(format: Format, model: HDC, experiment: Experiment) -> lis
     return expected
 
 
-def _compare(format: Format, path: Path, model: HDC, expected: list[tuple[np.ndarray, Outputs]]) -> Trial:
+def _compare(format: Format, path: Path, network: Network, expected: list[tuple[np.ndarray, Outputs]]) -> Trial:
     """Load an export in its own runtime and compare it with the Keras model.
 
     Raises:
-        ExportError: they differ by more than `TOLERANCE`.
+        ExportError: they differ by more than `TOLERANCE`, or in the class names.
     """
+    if (found := format.read_labels(path)) != classes_of(network):
+        raise ExportError(
+            f"the `{format.name}` export has other class names than the classifier: {found}. It is removed."
+        )
     exported = format.open(path)
     trial = Trial(TOLERANCE)
     with _without_tensor_float_32():
@@ -170,8 +179,8 @@ def _compare(format: Format, path: Path, model: HDC, expected: list[tuple[np.nda
             difference = greatest_difference(outputs, exported(batch))
             if difference > TOLERANCE:
                 raise ExportError(
-                    f"the `{format.name}` export of the backbone `{model.backbone.name}` does not agree with the Keras "
-                    f"model: for an input of shape {batch.shape} it differs by {difference:.2g} (allowed: "
+                    f"the `{format.name}` export of the backbone `{network.backbone.name}` does not agree with the "
+                    f"Keras model: for an input of shape {batch.shape} it differs by {difference:.2g} (allowed: "
                     f"{TOLERANCE:g}). Nothing was kept."
                 )
             trial.add(batch, outputs, difference)

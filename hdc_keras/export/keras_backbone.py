@@ -1,4 +1,4 @@
-"""Export of the backbone alone to a Keras file, to fine-tune or to build models on, with any backend."""
+"""Export of the backbone alone, or of a classifier, to a Keras file: to train or build on, with any backend."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +8,7 @@ import numpy as np
 
 from hdc_keras.config import Experiment
 from hdc_keras.export.format import Format, Outputs, as_numpy
-from hdc_keras.model import HDC
+from hdc_keras.export.networks import Network, append_labels, appended_labels, classes_of, plain_network
 
 _SCRIPT = """\
 import keras
@@ -21,10 +21,25 @@ pooled = keras.layers.GlobalAveragePooling3D()(backbone.output["P5"])
 classifier = keras.Model(backbone.input, keras.layers.Dense(10)(pooled))  # to fine-tune
 """
 
+_CLASS_SCRIPT = """\
+import json
+import zipfile
 
-def _write(model: HDC, experiment: Experiment, path: Path) -> None:
+import keras
+import numpy as np
+
+classifier = keras.models.load_model("FILE")
+labels = json.loads(zipfile.ZipFile("FILE").read("labels.json"))
+clips = np.random.random((1, 16, 112, 112, 3))  # RGB in [0, 1]; any batch, length, height and width
+scores = classifier.predict(clips, verbose=0)["scores"][0]
+print(dict(zip(labels, scores.tolist())))
+"""
+
+
+def _write(network: Network, experiment: Experiment, path: Path) -> None:
     # A plain `keras.Model` instead of a `VideoBackbone`, so that it loads without this package.
-    keras.Model(model.backbone.input, dict(model.backbone.pyramid_outputs), name=model.backbone.name).save(path)
+    plain_network(network).save(path)
+    append_labels(path, classes_of(network))
 
 
 def _open(path: Path) -> Callable[[np.ndarray], Outputs]:
@@ -35,11 +50,13 @@ def _open(path: Path) -> Callable[[np.ndarray], Outputs]:
 KERAS_BACKBONE = Format(
     name="keras",
     file_name="backbone.keras",
-    summary="The backbone alone, without projection heads: a Keras 3 file for TensorFlow, JAX and PyTorch, to "
-    "fine-tune or to build other models on. It contains only layers that are part of Keras.",
+    summary="A Keras 3 file for TensorFlow, JAX and PyTorch, to fine-tune or to build other models on. It takes clips "
+    "that are cropped already, and contains only layers that are part of Keras.",
     takes_video=False,
     write=_write,
     open=_open,
+    read_labels=appended_labels,
     script=_SCRIPT,
+    class_script=_CLASS_SCRIPT,
     needs_tensorflow=False,
 )

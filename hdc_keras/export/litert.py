@@ -1,7 +1,8 @@
 """Export to LiteRT (formerly TensorFlow Lite), with built-in operations only."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +10,9 @@ import numpy as np
 from hdc_keras.config import Experiment
 from hdc_keras.errors import ExportError
 from hdc_keras.export.format import Format, Outputs
+from hdc_keras.export.networks import Network, append_labels, appended_labels, classes_of
 from hdc_keras.export.portable import freeze, with_flat_poolings
-from hdc_keras.features.encoder import ClipEncoder
 from hdc_keras.files import temporary_folder
-from hdc_keras.model import HDC
 
 _SIGNATURE = "serve"
 _SCRIPT = f"""\
@@ -26,13 +26,27 @@ print({{name: value.shape for name, value in outputs.items()}})
 """
 
 
-def _write(model: HDC, experiment: Experiment, path: Path) -> None:
+_CLASS_SCRIPT = f"""\
+import json
+import zipfile
+
+import numpy as np
+from ai_edge_litert.interpreter import Interpreter
+
+classify = Interpreter("FILE", num_threads=4).get_signature_runner("{_SIGNATURE}")
+labels = json.loads(zipfile.ZipFile("FILE").read("labels.json"))
+video = np.random.randint(0, 255, (1, 16, 240, 320, 3), dtype="uint8")  # RGB; any batch, length, height and width
+scores = classify(video=video)["scores"][0]
+print(dict(zip(labels, scores.tolist())))
+"""
+
+
+def _write(network: Network, experiment: Experiment, path: Path) -> None:
     import tensorflow as tf
     from tensorflow.lite.python.convert_phase import ConverterError
 
-    encoder = ClipEncoder(model, experiment.data.decode_size)
-    encoder.pyramid = with_flat_poolings(encoder.pyramid)  # LiteRT has no 3D pooling.
-    frozen = freeze(encoder)
+    with _flat_poolings(network):
+        frozen = freeze(network)
     module = tf.Module()
     module.encode = tf.function(
         lambda video: dict(zip(frozen.output_names, frozen.function(video), strict=True)),
@@ -47,8 +61,22 @@ def _write(model: HDC, experiment: Experiment, path: Path) -> None:
             converted = converter.convert()
         except ConverterError as error:
             cause = " ".join(str(error).split())[:500]
-            raise ExportError(f"the backbone `{model.backbone.name}` cannot be converted to LiteRT: {cause}") from error
+            raise ExportError(
+                f"the backbone `{network.backbone.name}` cannot be converted to LiteRT: {cause}"
+            ) from error
     path.write_bytes(converted)
+    append_labels(path, classes_of(network))
+
+
+@contextmanager
+def _flat_poolings(network: Network) -> Iterator[None]:
+    """LiteRT has no 3D pooling."""
+    pyramid = network.pyramid
+    network.pyramid = with_flat_poolings(pyramid)
+    try:
+        yield
+    finally:
+        network.pyramid = pyramid
 
 
 def _open(path: Path) -> Callable[[np.ndarray], Outputs]:
@@ -66,7 +94,9 @@ LITERT = Format(
     takes_video=True,
     write=_write,
     open=_open,
+    read_labels=appended_labels,
     script=_SCRIPT,
+    class_script=_CLASS_SCRIPT,
     modules=("ai_edge_litert",),
     extra="litert",
     packages=("tensorflow", "ai-edge-litert"),

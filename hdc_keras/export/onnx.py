@@ -1,5 +1,6 @@
 """Export to ONNX: tf2onnx converts the frozen TensorFlow graph."""
 
+import json
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,9 +12,8 @@ import numpy as np
 from hdc_keras.config import Experiment
 from hdc_keras.errors import ExportError
 from hdc_keras.export.format import Format, Outputs
+from hdc_keras.export.networks import LABELS, Network, classes_of
 from hdc_keras.export.portable import freeze
-from hdc_keras.features.encoder import ClipEncoder
-from hdc_keras.model import HDC
 
 # Our choice: supported by ONNX Runtime since 1.14 (2023).
 _OPSET = 18
@@ -31,18 +31,32 @@ print({name: value.shape for name, value in outputs.items()})
 """
 
 
-def _write(model: HDC, experiment: Experiment, path: Path) -> None:
+_CLASS_SCRIPT = """\
+import json
+
+import numpy as np
+import onnxruntime
+
+session = onnxruntime.InferenceSession("FILE", providers=["CPUExecutionProvider"])
+labels = json.loads(session.get_modelmeta().custom_metadata_map["labels"])
+video = np.random.randint(0, 255, (1, 16, 240, 320, 3), dtype="uint8")  # RGB; any batch, length, height and width
+(scores,) = session.run(["scores"], {"video": video})
+print(dict(zip(labels, scores[0].tolist())))
+"""
+
+
+def _write(network: Network, experiment: Experiment, path: Path) -> None:
     import onnx
     import tf2onnx
 
-    frozen = freeze(ClipEncoder(model, experiment.data.decode_size))
+    frozen = freeze(network)
     inputs = [tensor.name for tensor in frozen.function.inputs]
     outputs = [tensor.name for tensor in frozen.function.outputs]
     with _no_warnings("tensorflow", "tf2onnx"):
         # Not `from_function`, which the ONNX export of Keras uses: it turns constants of a layer into model inputs.
         converted, _ = tf2onnx.convert.from_graph_def(
             frozen.function.graph.as_graph_def(),
-            name=model.backbone.name,
+            name=network.backbone.name,
             input_names=inputs,
             output_names=outputs,
             tensors_to_rename=dict(zip([*inputs, *outputs], ["video", *frozen.output_names], strict=True)),
@@ -51,10 +65,12 @@ def _write(model: HDC, experiment: Experiment, path: Path) -> None:
     _name_axes(converted.graph.input[0], _AXES)
     for output in converted.graph.output:
         _name_axes(output, _AXES[:1])
+    if classes := classes_of(network):
+        onnx.helper.set_model_props(converted, {LABELS: json.dumps(classes)})
     try:
         onnx.checker.check_model(converted)
     except onnx.checker.ValidationError as error:
-        raise ExportError(f"the backbone `{model.backbone.name}` cannot be converted to ONNX: {error}") from error
+        raise ExportError(f"the backbone `{network.backbone.name}` cannot be converted to ONNX: {error}") from error
     onnx.save(converted, path)
 
 
@@ -85,6 +101,14 @@ def _open(path: Path) -> Callable[[np.ndarray], Outputs]:
     return lambda video: dict(zip(names, session.run(names, {"video": video}), strict=True))
 
 
+def _read_labels(path: Path) -> list[str]:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    labels: list[str] = json.loads(session.get_modelmeta().custom_metadata_map.get(LABELS, "[]"))
+    return labels
+
+
 ONNX = Format(
     name="onnx",
     file_name="model.onnx",
@@ -92,7 +116,9 @@ ONNX = Format(
     takes_video=True,
     write=_write,
     open=_open,
+    read_labels=_read_labels,
     script=_SCRIPT,
+    class_script=_CLASS_SCRIPT,
     modules=("tf2onnx", "onnx", "onnxruntime"),
     extra="onnx",
     packages=("tensorflow", "tf2onnx", "onnx", "onnxruntime"),

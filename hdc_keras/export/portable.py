@@ -1,4 +1,4 @@
-"""The encoder as a TensorFlow graph without variables, built only from operations that ONNX and LiteRT support."""
+"""The network as a TensorFlow graph without variables, built only from operations that ONNX and LiteRT support."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -6,14 +6,13 @@ from typing import Any
 import keras
 from keras import ops
 
-from hdc_keras.features.encoder import ClipEncoder
-from hdc_keras.model import HDC
+from hdc_keras.export.networks import Network
 
 Tensor = Any
 
 
 @dataclass(frozen=True)
-class FrozenEncoder:
+class FrozenNetwork:
     """A TensorFlow graph whose weights are constants.
 
     Attributes:
@@ -25,8 +24,8 @@ class FrozenEncoder:
     output_names: list[str]
 
 
-def freeze(encoder: ClipEncoder) -> FrozenEncoder:
-    """Trace the encoder for uint8 video (batch, time, height, width, 3), with all axes but the last free."""
+def freeze(encoder: Network) -> FrozenNetwork:
+    """Trace a network for uint8 video (batch, time, height, width, 3), with all axes but the last free."""
     import tensorflow as tf
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
@@ -37,7 +36,7 @@ def freeze(encoder: ClipEncoder) -> FrozenEncoder:
     signature = tf.TensorSpec((None, None, None, None, 3), tf.uint8, name="video")
     traced = tf.function(encode, input_signature=[signature]).get_concrete_function()
     # TensorFlow returns the values of a dict in the order of its sorted keys.
-    return FrozenEncoder(convert_variables_to_constants_v2(traced), sorted(traced.structured_outputs))
+    return FrozenNetwork(convert_variables_to_constants_v2(traced), sorted(traced.structured_outputs))
 
 
 def resize_by_matrices(video: Tensor, size: tuple[int, int]) -> Tensor:
@@ -66,23 +65,6 @@ def _resize_matrix(length: Tensor, size: int) -> Tensor:
     radius = ops.maximum(step, 1.0)  # Antialiasing: when shrinking, the filter must cover every source pixel.
     weights = ops.maximum(1.0 - ops.abs(source[None] - centre[:, None]) / radius, 0.0)
     return weights / ops.sum(weights, axis=1, keepdims=True)
-
-
-def in_float32(model: HDC) -> HDC:
-    """Return the model, or a float32 copy of a model that computes in another precision.
-
-    Other runtimes lack bfloat16, and they round float16 differently from TensorFlow. The weights are float32 in any
-    case.
-    """
-    config = model.get_config()
-    float32 = keras.dtype_policies.serialize(keras.DTypePolicy("float32"))
-    if config["dtype"] == config["backbone"]["config"]["dtype"] == float32:
-        return model
-    config["dtype"] = config["backbone"]["config"]["dtype"] = float32
-    copy = HDC.from_config(config)
-    copy.set_weights(model.get_weights())
-    copy.uses_averages = model.uses_averages
-    return copy
 
 
 def with_flat_poolings(network: keras.Model) -> keras.Model:

@@ -7,8 +7,7 @@ import numpy as np
 
 from hdc_keras.config import Experiment
 from hdc_keras.export.format import Format, Outputs, as_numpy
-from hdc_keras.features.encoder import ClipEncoder
-from hdc_keras.model import HDC
+from hdc_keras.export.networks import LABELS, Network, classes_of
 
 _SCRIPT = """\
 import numpy as np
@@ -20,22 +19,34 @@ outputs = model.serve(video)
 print({name: value.shape for name, value in outputs.items()})
 """
 
+_CLASS_SCRIPT = """\
+import numpy as np
+import tensorflow as tf
 
-def _write(model: HDC, experiment: Experiment, path: Path) -> None:
+model = tf.saved_model.load("FILE")
+video = np.random.randint(0, 255, (1, 16, 240, 320, 3), dtype="uint8")  # RGB; any batch, length, height and width
+found = model.serve(video)
+labels = found["labels"].numpy().astype("U")
+print(dict(zip(labels.tolist(), found["scores"].numpy()[0].tolist())))
+"""
+
+
+def _write(network: Network, experiment: Experiment, path: Path) -> None:
     import tensorflow as tf
 
-    encoder = ClipEncoder(model, experiment.data.decode_size)
+    classes = classes_of(network)
     signature = tf.TensorSpec((None, None, None, None, 3), tf.uint8, name="video")
-    least = SAVED_MODEL.least_frames(model)
+    least = SAVED_MODEL.least_frames(network)
 
     def serve(video: tf.Tensor) -> dict[str, tf.Tensor]:
         expected = f"expected video (batch, time, height, width, 3) of {least} or more frames, of any size but 0 x 0"
         tf.debugging.assert_greater_equal(tf.shape(video)[1:4], [least, 1, 1], expected)
-        return encoder.call(video)
+        outputs = network.call(video)
+        return {**outputs, LABELS: tf.constant(classes)} if classes else outputs
 
     # Not `keras.export.ExportArchive`, which saves every weight twice (Keras 3.15).
     module = tf.Module()
-    module.weights = [variable.value for variable in encoder.variables]
+    module.weights = [variable.value for variable in network.variables]
     module.serve = tf.function(serve, input_signature=[signature])
     tf.saved_model.save(module, str(path), signatures={"serve": module.serve, "serving_default": module.serve})
 
@@ -44,7 +55,23 @@ def _open(path: Path) -> Callable[[np.ndarray], Outputs]:
     import tensorflow as tf
 
     loaded = tf.saved_model.load(str(path))
-    return lambda video: as_numpy(loaded.serve(video))
+
+    def run(video: np.ndarray) -> Outputs:
+        found = loaded.serve(video)
+        return as_numpy({name: value for name, value in found.items() if name != LABELS})
+
+    return run
+
+
+def _read_labels(path: Path) -> list[str]:
+    import tensorflow as tf
+
+    loaded = tf.saved_model.load(str(path))
+    if LABELS not in loaded.signatures["serve"].structured_outputs:
+        return []
+    frames = 32  # longer than any network needs
+    found = loaded.serve(np.zeros((1, frames, 8, 8, 3), np.uint8))
+    return [label.decode() for label in found[LABELS].numpy()]
 
 
 SAVED_MODEL = Format(
@@ -54,7 +81,9 @@ SAVED_MODEL = Format(
     takes_video=True,
     write=_write,
     open=_open,
+    read_labels=_read_labels,
     script=_SCRIPT,
+    class_script=_CLASS_SCRIPT,
     packages=("tensorflow",),
     refuses_short_clips=True,
 )

@@ -1,5 +1,6 @@
 """The model that fine-tuning trains: augmentation, backbone and a linear classifier."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -24,6 +25,8 @@ Tensor = Any
 class VideoClassifier(keras.Model):
     """Classifies clips: a linear layer on the backbone's features, averaged over time and space.
 
+    The features are those of the last stage, or those of several stages side by side.
+
     In training it takes one randomly augmented view of each clip; otherwise it takes evenly spaced crops.
 
     Args:
@@ -33,6 +36,7 @@ class VideoClassifier(keras.Model):
         crops: number of crops of each clip outside training (see `even_crops`).
         weight_decay: half of this, times the sum of all squared weights, is added to the loss.
         seed: seed of the augmentation.
+        levels: the stages to classify by, as in ("P4", "P5"); the last one when `None`.
         **kwargs: `name`, and `dtype` of the augmentation. The backbone keeps its dtype; the classifier is float32.
     """
 
@@ -44,17 +48,20 @@ class VideoClassifier(keras.Model):
         crops: int = 1,
         weight_decay: float = 0.0,
         seed: int = 0,
+        levels: Sequence[str] | None = None,
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
         self.backbone = backbone
+        self.levels = tuple(levels or list(backbone.pyramid_outputs)[-1:])
+        self.pyramid = backbone.level_model(self.levels)
         self.classes = list(classes)
         self.views_config = validate(ViewsConfig, views, "VideoClassifier(views=...)")
         self.crops = crops
         self.weight_decay = weight_decay
         self.seed = seed
         self.augmentation = ClipAugmentation(self.views_config, seed, dtype=self.dtype_policy, name="augmentation")
-        channels = backbone.output.shape[-1]
+        channels = sum(backbone.pyramid_outputs[level].shape[-1] for level in self.levels)
         limit = channels**-0.5
         self.classifier = keras.layers.Dense(
             len(self.classes),
@@ -91,8 +98,13 @@ class VideoClassifier(keras.Model):
             views = self.augmentation(clips)
         else:
             views = even_crops(clips, config.size, self.crops, config.focus, config.steady)
-        maps = self.backbone(views, training=training)
-        return self.classifier(ops.mean(ops.cast(maps, "float32"), axis=(1, 2, 3)))
+        return self.classify(views, training)
+
+    def classify(self, clips: Tensor, training: bool | None = None) -> Tensor:
+        """Logits (batch, classes) of clips (batch, time, size, size, 3) in [0, 1]."""
+        maps = self.pyramid(clips, training=training)
+        pooled = [ops.mean(ops.cast(maps[level], "float32"), axis=(1, 2, 3)) for level in self.levels]
+        return self.classifier(ops.concatenate(pooled, axis=-1))
 
     def compute_loss(
         self,
@@ -126,6 +138,7 @@ class VideoClassifier(keras.Model):
             "crops": self.crops,
             "weight_decay": self.weight_decay,
             "seed": self.seed,
+            "levels": list(self.levels),
             "dtype": keras.dtype_policies.serialize(self.dtype_policy),
             "name": self.name,
         }
@@ -185,3 +198,27 @@ class ClipAugmentation(keras.layers.Layer):
     def load_own_variables(self, store: Any) -> None:
         """Restore the state of the random generator."""
         self.seed_generator.state.assign(store["seed_state"][()])
+
+
+@keras.saving.register_keras_serializable(package="hdc_keras")
+class BalancedCrossEntropy(keras.losses.Loss):
+    """Cross-entropy of logits in which each class has a weight.
+
+    Args:
+        weights: weight of each class. With videos / classes / videos of the class, all classes count the same.
+        **kwargs: as of `keras.losses.Loss`.
+    """
+
+    def __init__(self, weights: Sequence[float], **kwargs: Any):
+        super().__init__(**kwargs)
+        self.weights = list(weights)
+
+    def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
+        """The loss of each clip: class indices (batch,) and logits (batch, classes) -> (batch,)."""
+        labels = ops.reshape(ops.cast(y_true, "int32"), (-1,))
+        losses = keras.losses.sparse_categorical_crossentropy(labels, y_pred, from_logits=True)
+        return ops.take(ops.convert_to_tensor(self.weights, losses.dtype), labels) * losses
+
+    def get_config(self) -> dict[str, Any]:
+        """Every constructor argument."""
+        return {**super().get_config(), "weights": self.weights}

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from hdc_keras.data.records import VideoRecord
-from hdc_keras.errors import RunError
+from hdc_keras.errors import RunError, WeightsError
 from hdc_keras.files import remove_leftovers, replacing, replacing_stream
 from hdc_keras.finetuning.classifier import VideoClassifier
 from hdc_keras.runs.directory import RunDirectory
+from hdc_keras.runs.model_files import read_model
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,15 @@ class FineTuningDirectory(RunDirectory):
                 model.save(temporary)
         except OSError as error:
             raise self.unwritable(self.classifier_file, error) from error
+
+    def load_classifier(self) -> VideoClassifier:
+        """Load the classifier of a finished fine-tuning. Raises `RunError` when its file is damaged."""
+        try:
+            model = read_model(self.classifier_file)
+        except WeightsError as error:
+            raise RunError(f"{error} Or delete {self.path} to fine-tune again.") from error
+        self.check_model(model, self.classifier_file)
+        return model
 
     def write_scores(self, scores: Scores) -> None:
         """Save the scores of the test videos. Raises `RunError` when they cannot be written."""

@@ -19,7 +19,7 @@ from hdc_keras.data.sampling import WindowSpec
 from hdc_keras.devices import dtype_policy, refuse_wrong_gradients, uses_xla, warn_of_slow_convolutions
 from hdc_keras.errors import ConfigError, StoppedError, TrainingError
 from hdc_keras.features.store import digest_of_weights, identity
-from hdc_keras.finetuning.classifier import VideoClassifier
+from hdc_keras.finetuning.classifier import BalancedCrossEntropy, VideoClassifier
 from hdc_keras.finetuning.directory import FineTuningDirectory, Scores
 from hdc_keras.finetuning.optimizer import recipe_optimizer
 from hdc_keras.finetuning.recipes import FineTuning
@@ -32,6 +32,43 @@ from hdc_keras.training.run_logger import RunLogger
 
 # (description of the current task, items done, total items).
 Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, eq=False)
+class LinearHead:
+    """A linear classifier of features.
+
+    Attributes:
+        kernel: (channels, classes) float32.
+        bias: (classes,) float32.
+    """
+
+    kernel: np.ndarray
+    bias: np.ndarray
+
+
+@dataclass(frozen=True)
+class Start:
+    """How a classifier starts and ends if it is for use. The published recipes have the defaults.
+
+    Attributes:
+        levels: the stages that it reads; the last one when `None`.
+        head: its initial weights; random when `None`.
+        is_balanced: whether each class counts the same in the loss, however many videos it has.
+        patience: epochs without a lower validation loss after which training ends; `None` for never.
+    """
+
+    levels: tuple[str, ...] | None = None
+    head: LinearHead | None = None
+    is_balanced: bool = False
+    patience: int | None = None
+
+    def identity(self) -> list[Any]:
+        """Everything that it says, as JSON values."""
+        head = (
+            [hashlib.sha256(a.tobytes()).hexdigest() for a in (self.head.kernel, self.head.bias)] if self.head else []
+        )
+        return [self.levels, head, self.is_balanced, self.patience]
 
 
 @dataclass(frozen=True)
@@ -48,6 +85,8 @@ class FineTuningJob:
         test: videos to score.
         column: the label column to predict.
         seed: seed of initial classifier weights, order, clips and augmentation.
+        start: what the classifier starts from and reads besides the published recipes.
+        saves_classifier: whether the trained classifier is kept.
     """
 
     title: str
@@ -59,6 +98,8 @@ class FineTuningJob:
     test: Sequence[VideoRecord]
     column: str
     seed: int
+    start: Start = Start()
+    saves_classifier: bool = True
 
     @property
     def classes(self) -> list[str]:
@@ -75,12 +116,19 @@ class FineTuningJob:
         data, evaluate = self.experiment.data, self.experiment.evaluate
         clips = [evaluate.clips, evaluate.crops, data.frames, data.stride, data.decode_size, data.decoder]
         used = [clips, self.experiment.train.precision, self.experiment.model.backbone, self.column, self.seed]
+        if self.start != Start():
+            used.append(self.start.identity())
         return hashlib.sha256(json.dumps([asdict(self.recipe), used, videos, weights]).encode()).hexdigest()
 
     def labels_of(self, records: Sequence[VideoRecord]) -> list[int]:
         """Index of each video's class in `classes`."""
         classes = self.classes
         return [classes.index(record.labels[self.column]) for record in records]
+
+
+def directory_of(job: FineTuningJob, folder: Path) -> FineTuningDirectory:
+    """Where `fine_tune` keeps what it does, given the parent folder of all fine-tunings."""
+    return FineTuningDirectory(folder / f"{job.title.replace(' ', '-').replace(',', '')}-{job.digest()[:12]}")
 
 
 def fine_tune(job: FineTuningJob, folder: Path, store: FrameStore, progress: Progress | None = None) -> Scores:
@@ -101,7 +149,7 @@ def fine_tune(job: FineTuningJob, folder: Path, store: FrameStore, progress: Pro
         StoppedError: a signal stopped training; a checkpoint has been saved.
         TrainingError: the loss was non-finite.
     """
-    run = FineTuningDirectory(folder / f"{job.title.replace(' ', '-').replace(',', '')}-{job.digest()[:12]}")
+    run = directory_of(job, folder)
     finished = run.read_scores(job.test)
     if finished:
         return finished
@@ -128,7 +176,7 @@ def fine_tune(job: FineTuningJob, folder: Path, store: FrameStore, progress: Pro
             ClipScorer(model), job.test, experiment, store, test_failures, job.recipe.averaged, report
         )
         scores = Scores(records, values, dict(test_failures.reasons), dict(training_failures.reasons))
-        if job.backbone:  # the baseline, which starts from random weights, is not saved
+        if job.saves_classifier:
             run.save_classifier(model)
         run.write_scores(scores)
         shutil.rmtree(run.checkpoints.folder)
@@ -157,8 +205,8 @@ def _train(
             model, _ = run.checkpoints.load(compiled=True)
             optimizer = model.optimizer
         else:
-            model, optimizer = _new_classifier(job, experiment), recipe_optimizer(recipe, steps)
-        _compile(model, optimizer, experiment, distribution)
+            model, optimizer = new_classifier(job, experiment), recipe_optimizer(recipe, steps)
+        _compile(model, optimizer, _loss_of(job), experiment, distribution)
     if not resume:
         run.create(experiment)
 
@@ -181,9 +229,12 @@ def _train(
         SaveCheckpoints(run, recipe.epochs, experiment.train),
         _ReportProgress(job, steps, progress),
     ]
+    early = _StopEarly(run, job.start.patience)
     try:
-        with failures.named():
-            fit_epochs(model, batches, Length(steps, recipe.epochs * steps), stop, callbacks)
+        if not early.is_due():
+            with failures.named():
+                length = Length(steps, recipe.epochs * steps)
+                fit_epochs(model, batches, length, stop, [*callbacks, early])
     finally:
         stop.restore()
         logger.write_failures()
@@ -195,7 +246,8 @@ def _train(
     return run.checkpoints.load(best=True)[0] if job.validation else model
 
 
-def _new_classifier(job: FineTuningJob, experiment: Experiment) -> VideoClassifier:
+def new_classifier(job: FineTuningJob, experiment: Experiment) -> VideoClassifier:
+    """The classifier that a fine-tuning starts from, without training."""
     keras.utils.set_random_seed(job.seed)
     with dtype_policy(experiment.train.precision):
         backbone = build_backbone(experiment.model.backbone)
@@ -206,15 +258,29 @@ def _new_classifier(job: FineTuningJob, experiment: Experiment) -> VideoClassifi
             experiment.evaluate.crops,
             job.recipe.weight_decay,
             job.seed,
+            job.start.levels,
             name="classifier",
         )
     if job.backbone:
         backbone.set_weights(job.backbone.get_weights())
+    if job.start.head:
+        model.classifier.set_weights([job.start.head.kernel, job.start.head.bias])
     return model
 
 
+def _loss_of(job: FineTuningJob) -> keras.losses.Loss:
+    if not job.start.is_balanced:
+        return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    videos = np.bincount(job.labels_of(job.train), minlength=len(job.classes))
+    return BalancedCrossEntropy((len(job.train) / len(job.classes) / np.maximum(videos, 1)).tolist())
+
+
 def _compile(
-    model: VideoClassifier, optimizer: keras.optimizers.Optimizer, experiment: Experiment, distribution: Distribution
+    model: VideoClassifier,
+    optimizer: keras.optimizers.Optimizer,
+    loss: keras.losses.Loss,
+    experiment: Experiment,
+    distribution: Distribution,
 ) -> None:
     refuse_wrong_gradients(model.backbone)
     warn_of_slow_convolutions()
@@ -222,7 +288,7 @@ def _compile(
         synchronise_batch_norm(model.backbone)
     model.compile(
         optimizer,
-        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        loss,
         metrics=[keras.metrics.SparseCategoricalAccuracy(name="top1")],
         # XLA cannot contain the collectives of a step that several devices share.
         jit_compile=uses_xla(experiment.train.jit) and distribution.device_count == 1,
@@ -240,6 +306,24 @@ class _StopOnNonFiniteLoss(keras.callbacks.Callback):
                 f"the fine-tuning loss is non-finite (NaN or infinity) in epoch {epoch + 1}. Lower "
                 "evaluate.finetune_learning_rate, or use train.precision float32."
             )
+
+
+class _StopEarly(keras.callbacks.Callback):
+    """Ends training when the validation loss has not fallen for `patience` epochs. It must come after `RunLogger`."""
+
+    def __init__(self, run: FineTuningDirectory, patience: int | None):
+        super().__init__()
+        self.run = run
+        self.patience = patience
+
+    def is_due(self) -> bool:
+        """Whether training is over, also that of an earlier process."""
+        losses = [float(row["val_loss"]) for row in self.run.read_metrics() if row.get("val_loss")]
+        return bool(self.patience and losses) and len(losses) - 1 - int(np.argmin(losses)) >= (self.patience or 0)
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        if self.is_due():
+            self.model.stop_training = True
 
 
 class _ReportProgress(keras.callbacks.Callback):

@@ -68,7 +68,7 @@ def score_videos(
     ):
         scored += batch
         scores.append(mean_over_views(outputs["logits"], averaged))
-    return scored, np.concatenate(scores)
+    return scored, np.concatenate(scores) if scores else np.zeros((0, len(scorer.classifier.classes)), np.float32)
 
 
 def mean_over_views(logits: np.ndarray, averaged: Literal["logits", "softmax"]) -> np.ndarray:

@@ -62,11 +62,18 @@ def class_panels(results: Sequence[SavedResult]) -> list[ClassPanel]:
             if pretrained:
                 random = [video for video in result.judged("random_weights", column) if video.predicted]
                 title = f"{protocol_title(result.protocol)}, {column}"
-                panels.append(_panel(title, pretrained, random))
+                panels.append(class_panel(title, pretrained, random))
     return panels
 
 
-def _panel(title: str, pretrained: Sequence[JudgedVideo], random: Sequence[JudgedVideo]) -> ClassPanel:
+def class_panel(title: str, pretrained: Sequence[JudgedVideo], random: Sequence[JudgedVideo]) -> ClassPanel:
+    """Make a panel.
+
+    Args:
+        title: its heading.
+        pretrained: the predictions to show.
+        random: those with random weights, to compare with; may be empty.
+    """
     classes = tuple(sorted({video.label for video in pretrained} | {video.predicted for video in pretrained}))
     counts = Counter((video.label, video.predicted) for video in pretrained)
     of_class = Counter(video.label for video in pretrained)

@@ -123,7 +123,12 @@ def _result_sections(results: Sequence[SavedResult]) -> Content:
     tables = result_tables(results)
     latest = newest(results)
     shown = [table for table, result in zip(tables, results, strict=True) if result in latest]
-    return {"tables": tables, "headline": headline(shown), "panels": class_panels(latest)}
+    return {
+        "tables": tables,
+        "headline": headline(shown),
+        "panels": class_panels(latest),
+        "over": ", over all seeds and splits",
+    }
 
 
 def _training_section(metrics: Sequence[Row]) -> Content:

@@ -17,7 +17,7 @@ def fit_epochs(
     stop: StopOnSignal,
     callbacks: Sequence[keras.callbacks.Callback],
 ) -> None:
-    """Train to the end of the last epoch, or until `stop` ends training.
+    """Train to the end of the last epoch, or until `stop` or another callback ends training.
 
     A model that was stopped inside an epoch first finishes that epoch, on the batches that it would have seen.
 
@@ -42,3 +42,5 @@ def fit_epochs(
             shuffle=False,  # the batches are in random order already
             callbacks=[stop, *callbacks],
         )
+        if model.stop_training:
+            return

@@ -13,7 +13,19 @@ pytestmark = pytest.mark.end_to_end
 
 OLD_RUN = Path(__file__).parents[1] / "fixtures" / "run-0.1.0"
 INSTALLED = Path(sys.executable).parent / "hdc-keras"
-COMMANDS = ("prepare", "pretrain", "evaluate", "compare", "report", "embed", "search", "export", "doctor")
+COMMANDS = (
+    "prepare",
+    "pretrain",
+    "evaluate",
+    "compare",
+    "report",
+    "embed",
+    "search",
+    "finetune",
+    "predict",
+    "export",
+    "doctor",
+)
 # Packages that take long to import.
 HEAVY = {"tensorflow", "keras", "jax", "torch", "keras_cv", "sklearn", "av", "numpy", "pyarrow", "matplotlib"}
 

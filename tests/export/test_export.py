@@ -1,5 +1,6 @@
 """Exports give the outputs of Keras for any shape of video, without hdc_keras, and come with a model card."""
 
+import ast
 import hashlib
 import json
 import os
@@ -17,13 +18,18 @@ from keras import ops
 
 from hdc_keras import HDC
 from hdc_keras.backbones import build_backbone
+from hdc_keras.classification.network import ClassNetwork
 from hdc_keras.config import preset
 from hdc_keras.errors import ConfigError, ExportError, RunError
 from hdc_keras.export import FORMATS, export
 from hdc_keras.export import job as export_job
 from hdc_keras.export.job import greatest_difference
-from hdc_keras.export.portable import FlatMaxPooling, in_float32, resize_by_matrices
+from hdc_keras.export.networks import in_float32, network_of
+from hdc_keras.export.portable import FlatMaxPooling, resize_by_matrices
 from hdc_keras.features.encoder import ClipEncoder, resize_frames
+from tests.classification.small_classifier import EXPERIMENT as CLASSIFIER_EXPERIMENT
+from tests.classification.small_classifier import FACTS as CLASSIFIER_FACTS
+from tests.classification.small_classifier import small_classifier
 from tests.export.small_exports import small_experiment, small_export, small_model
 
 VIDEO_FORMATS = ("saved_model", "onnx", "litert")
@@ -321,8 +327,8 @@ def test_a_run_that_is_still_trained_may_delete_the_checkpoint_meanwhile(model, 
 
 def test_an_export_that_does_not_agree_with_keras_leaves_nothing(model, tmp_path, monkeypatch):
     original = FORMATS["saved_model"].write
-    another = small_model()
-    another.objective.heads["P5_temporal"].projection.bias.assign_add(np.full(16, 0.01))
+    another = network_of(small_model(), small_experiment())
+    another.heads["P5_temporal"].projection.bias.assign_add(np.full(16, 0.01))
     replace_writer(monkeypatch, "saved_model", lambda _, experiment, path: original(another, experiment, path))
 
     with pytest.raises(ExportError, match=r"does not agree .* for an input of shape \(2, 8, 40, 48, 3\)"):
@@ -344,6 +350,9 @@ KILLED = """
 import os, signal
 from pathlib import Path
 from hdc_keras.export import export
+from tests.classification.small_classifier import EXPERIMENT as CLASSIFIER_EXPERIMENT
+from tests.classification.small_classifier import FACTS as CLASSIFIER_FACTS
+from tests.classification.small_classifier import small_classifier
 from tests.export.small_exports import small_experiment, small_model
 
 rename = Path.replace
@@ -474,3 +483,55 @@ def test_two_flat_poolings_equal_one_3d_pooling(size, strides):
 
     np.testing.assert_array_equal(ops.convert_to_numpy(flat(clips)), expected)
     assert flat.compute_output_shape((None, None, 7, 8, 3)) == (None, None, *expected.shape[2:])
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_classifier_is_exported_with_its_class_names_and_its_score(format, tmp_path):
+    path = tmp_path / FORMATS[format].file_name
+    model = small_classifier()
+
+    exported = export(model, CLASSIFIER_EXPERIMENT, format, path, classifier=CLASSIFIER_FACTS)
+
+    assert exported.difference < 1e-4 and FORMATS[format].read_labels(path) == ["a", "b", "c"]
+    network = ClassNetwork(model, (20, 24))
+    if FORMATS[format].takes_video:
+        video = np.random.default_rng(1).integers(0, 256, (3, 9, 40, 48, 3), dtype=np.uint8)
+        expected = network(video)["scores"]
+    else:
+        video = np.random.default_rng(1).random((3, 9, 16, 16, 3), dtype=np.float32)
+        expected = ops.softmax(model.classify(video, training=False))
+    found = FORMATS[format].open(path)(video)["scores"]
+    np.testing.assert_allclose(found, ops.convert_to_numpy(expected), atol=1e-4)
+    np.testing.assert_allclose(found.sum(axis=1), 1, atol=1e-4)
+    card = exported.card.read_text()
+    assert "a classifier of 3 classes" in card and "In the order of the scores: `a`, `b`, `c`." in card
+    assert "75.0 % of 4 test videos in 4 groups are right (95 % interval 30.0 to 95.0 %" in card
+    assert "4 of the test videos were in pretraining" in card and "## Network" in card
+    assert facts_of(exported)["outputs"].keys() == {"scores"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("format", FORMATS)
+def test_the_cards_script_of_a_classifier_names_classes_without_hdc_keras(format, tmp_path):
+    exported = export(small_classifier(), CLASSIFIER_EXPERIMENT, format, tmp_path / FORMATS[format].file_name)
+
+    script = "import sys\nsys.modules['hdc_keras'] = None\n" + script_in(exported.card)
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+
+    assert done.returncode == 0, done.stderr[-3000:]
+    scores = ast.literal_eval(done.stdout.splitlines()[-1])
+    assert list(scores) == ["a", "b", "c"] and sum(scores.values()) == pytest.approx(1, abs=1e-3)
+
+
+def test_a_classifier_in_bfloat16_is_exported_in_float32(tmp_path):
+    exported = export(small_classifier("mixed_bfloat16"), CLASSIFIER_EXPERIMENT, "onnx", tmp_path / "model.onnx")
+
+    assert exported.difference < 1e-4
+
+
+def test_an_export_that_lost_its_class_names_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setitem(FORMATS, "keras", replace(FORMATS["keras"], read_labels=lambda path: ["b", "a", "c"]))
+
+    with pytest.raises(ExportError, match="other class names"):
+        export(small_classifier(), CLASSIFIER_EXPERIMENT, "keras", tmp_path / "classifier.keras")
+    assert not list(tmp_path.iterdir())

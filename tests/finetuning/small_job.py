@@ -24,7 +24,9 @@ def small_job(folder, recipe=RECIPE, backbone=None, validation=0.0, experiment=E
     records = with_splits(read_records(folder), 0.25, 0)
     train, held_out = hold_out(records, validation, "label", 0)
     test = [record for record in records if record.split == "test"]
-    return FineTuningJob("a test", recipe, backbone, experiment, train, held_out, test, "label", 0)
+    return FineTuningJob(
+        "a test", recipe, backbone, experiment, train, held_out, test, "label", 0, saves_classifier=backbone is not None
+    )
 
 
 def frame_store():

@@ -15,9 +15,9 @@ from hdc_keras import locks
 from hdc_keras.backbones import BACKBONES, build_backbone
 from hdc_keras.data.loading import DecodeFailures
 from hdc_keras.errors import RunError, StoppedError
-from hdc_keras.finetuning.classifier import VideoClassifier
+from hdc_keras.finetuning.classifier import BalancedCrossEntropy, VideoClassifier
 from hdc_keras.finetuning.directory import FineTuningDirectory, Scores
-from hdc_keras.finetuning.job import fine_tune
+from hdc_keras.finetuning.job import LinearHead, Start, directory_of, fine_tune, new_classifier
 from hdc_keras.finetuning.scoring import ClipScorer, score_videos
 from hdc_keras.locks import lock_file
 from tests.finetuning.small_job import RECIPE, frame_store, small_job
@@ -182,3 +182,49 @@ def test_nothing_is_written_after_another_process_took_over_a_fine_tuning(tmp_pa
                     write()
             assert lock_file(tmp_path / "run" / "training").exists()
     assert not list(tmp_path.glob("run/*"))
+
+
+def test_a_classifier_starts_from_the_given_head_and_reads_the_given_levels(class_folder_once):
+    rng = np.random.default_rng(0)
+    channels = sum(build_backbone("r3d_tiny").pyramid_outputs[level].shape[-1] for level in ("P3", "P5"))
+    head = LinearHead(rng.normal(size=(channels, 2)).astype("float32"), np.array([0.5, -0.5], "float32"))
+    start = Start(("P3", "P5"), head, is_balanced=True, patience=2)
+    job = replace(small_job(class_folder_once), start=start)
+
+    model = new_classifier(job, job.experiment)
+
+    assert model.levels == ("P3", "P5")
+    for given, used in zip((head.kernel, head.bias), model.classifier.get_weights(), strict=True):
+        np.testing.assert_array_equal(given, used)
+    others = (replace(start, patience=3), replace(start, is_balanced=False), replace(start, levels=("P5",)), Start())
+    assert len({replace(job, start=one).digest() for one in (start, *others)}) == 5
+    assert replace(job, start=Start()).digest() == small_job(class_folder_once).digest()
+
+
+@pytest.mark.parametrize(("patience", "epochs"), [(2, 4), (None, 6)])
+def test_training_ends_when_the_validation_loss_no_longer_falls(
+    class_folder_once, tmp_path, monkeypatch, patience, epochs
+):
+    losses = iter([1.0, 0.8, 0.9, 0.85, 0.7, 0.6])
+    monkeypatch.setattr("hdc_keras.finetuning.job.validation_metrics", lambda *_: {"val_loss": next(losses)})
+    recipe = replace(RECIPE, epochs=6, validation=0.4)
+    job = replace(small_job(class_folder_once, recipe, validation=0.4), start=Start(patience=patience))
+    assert job.validation
+
+    fine_tune(job, tmp_path, frame_store())
+
+    rows = metrics_of(directory_of(job, tmp_path).path)
+    assert [float(row["val_loss"]) for row in rows] == [1.0, 0.8, 0.9, 0.85, 0.7, 0.6][:epochs]
+
+
+def test_in_a_balanced_loss_each_class_counts_the_same():
+    logits = np.array([[2.0, 0.0], [1.0, 0.0], [0.0, 0.5], [0.3, 0.0]], "float32")
+    labels = np.array([0, 0, 0, 1])
+    each = keras.ops.convert_to_numpy(keras.losses.sparse_categorical_crossentropy(labels, logits, from_logits=True))
+
+    # 4 videos, 2 classes: weights 4 / 2 / 3 and 4 / 2 / 1.
+    loss = BalancedCrossEntropy([4 / 6, 4 / 2])
+
+    assert float(loss(labels, logits)) == pytest.approx((each[:3].mean() + each[3]) / 2, rel=1e-5)
+    copy = keras.losses.deserialize(keras.losses.serialize(loss))
+    assert float(copy(labels[:, None], logits)) == pytest.approx(float(loss(labels, logits)))

@@ -100,8 +100,10 @@ def browser(tmp_path_factory):
     browser.driver.quit()
 
 
-def test_it_loads_without_an_error_or_a_request(browser, two_label_report, one_label_report, search_page):
-    for page in (two_label_report, one_label_report, search_page):
+def test_it_loads_without_an_error_or_a_request(
+    browser, two_label_report, one_label_report, search_page, classifier_page
+):
+    for page in (two_label_report, one_label_report, search_page, classifier_page):
         browser.open(page)
 
         assert browser.driver.get_log("browser") == []
@@ -322,3 +324,19 @@ def test_the_page_of_a_search_fits_a_phone_and_its_thumbnails_play(browser, sear
 
     assert len(browser.positions(".found li .thumb", 20, enough=5)) == 5
     assert browser.run("return [...document.querySelectorAll('h2')].map((h) => h.innerText)") == ["one", "two"]
+
+
+def test_the_page_of_a_classifier_fits_a_phone_and_shows_the_mistakes(browser, classifier_page):
+    for width in (320, 390, 1280):
+        browser.open(classifier_page, width, 844)
+        assert browser.run("return document.documentElement.scrollWidth") <= width
+        assert browser.run("return document.querySelector('.lead').innerText").startswith("75.0 % of 4 test videos")
+        (mistake,) = browser.run(
+            "return [...document.querySelectorAll('#mistakes figcaption b')].map((b) => b.innerText)"
+        )[::2]
+        assert mistake == "a"
+
+    assert len(browser.positions("#mistakes .thumb", 20, enough=3)) == 3
+    titles = browser.run("return [...document.querySelectorAll('h2')].map((h) => h.innerText)")
+    assert titles == ["How it was made", "Classes", "Mistakes", "Training of the whole network"]
+    assert browser.run("return document.querySelectorAll('#training svg path.line').length") == 4

@@ -1,0 +1,1 @@
+"""A classifier for use: made from a pretrained network and labelled videos, applied to other videos."""

@@ -1,0 +1,193 @@
+"""The job of `hdc-keras predict`: the most likely classes of videos, or of the parts of long videos."""
+
+import csv
+import io
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+
+from hdc_keras.classification.directory import ClassifierDirectory
+from hdc_keras.classification.network import SCORES, ClassNetwork
+from hdc_keras.config import Experiment
+from hdc_keras.data.decoding import index_frames
+from hdc_keras.data.loading import FrameStore
+from hdc_keras.data.preparing import Part
+from hdc_keras.data.records import VideoRecord
+from hdc_keras.errors import DataError, VideoDecodeError
+from hdc_keras.features.embedding_table import failures_file
+from hdc_keras.features.extraction import Extraction
+from hdc_keras.features.store import FeatureStore
+from hdc_keras.features.video_features import VideoFeatures
+from hdc_keras.files import replacing, write_requested
+
+# (videos done, total videos).
+Progress = Callable[[int, int], None]
+SUFFIXES = (".csv", ".parquet")
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """What `predict` has done.
+
+    Attributes:
+        rows: number of rows of the file.
+        failed: cause by path of every video that could not be decoded.
+        top: number of classes in a row.
+        first: how often each class comes first.
+    """
+
+    rows: int
+    failed: dict[str, str]
+    top: int
+    first: dict[str, int]
+
+
+def predict(
+    directory: ClassifierDirectory,
+    experiment: Experiment,
+    records: Sequence[VideoRecord],
+    file: Path,
+    *,
+    top: int = 5,
+    sliding: float | None = None,
+    part: Part = Part(),
+    progress: Progress | None = None,
+) -> Predicted | None:
+    """Write the most likely classes of each video to a CSV or Parquet file.
+
+    Columns: `video_id`, `path`, with `sliding` also `start` and `end` in seconds, then `class_1`, `score_1`,
+    `class_2` ... with the most likely class first. Scores of all classes add up to 1; they are averaged over
+    `evaluate.clips` evenly spaced clips of the video or part. Videos that cannot be decoded are listed in
+    `{file without suffix}.failures.csv`.
+
+    After an interruption, the same call continues with the first missing part. Several processes may make it at once.
+
+    Args:
+        directory: the classifier.
+        experiment: its experiment, or a copy with other `data` or `evaluate` sections.
+        records: the videos.
+        file: the file to write. It must not exist.
+        top: number of classes in a row; at most all.
+        sliding: classify every `sliding` seconds of a video by itself.
+        part: with more than one part, score the videos of this part only, and write no file.
+        progress: called with (videos or parts of videos done, total).
+
+    Returns:
+        What was done; `None` if only a part was scored.
+
+    Raises:
+        DataError: too many videos cannot be decoded, or none can.
+        RunError: the classifier is damaged, or a file cannot be written.
+    """
+    model = directory.load()
+    network = ClassNetwork(model, experiment.data.decode_size, experiment.evaluate.crops)
+    failed: dict[str, str] = {}
+    if sliding is not None:
+        records, failed = sliding_parts(records, sliding)
+    work = file.with_name(f".{file.name}.unfinished")
+    frames = FrameStore(experiment.data.decode_size, 0.0, experiment.data.decoder)
+    extraction = Extraction(network, records, experiment, frames, FeatureStore(work, network, experiment))
+    extraction.run(part, progress)
+    if part.of > 1:
+        return None
+    scores = extraction.read()
+    if not scores.records:
+        found = [f"{path}: {cause}" for path, cause in (failed | scores.causes).items()]
+        raise DataError(f"none of the videos can be decoded. The first:\n  {found[0]}")
+    table = _table(scores, model.classes, min(top, len(model.classes)), sliding is not None)
+    if file.suffix == ".csv":
+        _write_csv(table, file)
+    else:
+        _write_parquet(table, file)
+    causes = failed | scores.causes
+    if causes:
+        _write_csv({"file": list(causes), "cause": list(causes.values())}, failures_file(file))
+    shutil.rmtree(work, ignore_errors=True)
+    best = [model.classes[column] for column in scores.arrays[SCORES].argmax(axis=1)]
+    first = {name: best.count(name) for name in model.classes if name in best}
+    return Predicted(len(scores.records), causes, min(top, len(model.classes)), first)
+
+
+def sliding_parts(records: Sequence[VideoRecord], seconds: float) -> tuple[list[VideoRecord], dict[str, str]]:
+    """Divide videos into parts of the same length. A rest shorter than half of it belongs to the part before it.
+
+    Args:
+        records: videos, or parts of video files.
+        seconds: length of a part.
+
+    Returns:
+        The parts, and the cause by path for every video that cannot be divided: it cannot be read, it has no times,
+        or its frames lie in a prepared set.
+    """
+    parts: list[VideoRecord] = []
+    failed: dict[str, str] = {}
+    for record in records:
+        try:
+            start, end = record.segment or (0.0, _seconds_of(record))
+        except VideoDecodeError as error:
+            failed[error.path] = error.cause
+            continue
+        count = max(1, int((end - start) / seconds + 0.5))
+        bounds = [start + seconds * number for number in range(count)] + [end]
+        for first, last in pairwise(bounds):
+            parts.append(replace(record, video_id=f"{record.video_id}@{first:g}-{last:g}", segment=(first, last)))
+    return parts, failed
+
+
+def _seconds_of(record: VideoRecord) -> float:
+    if record.stored:
+        raise VideoDecodeError(record.path, "lies in a prepared set, which cannot be divided. Give the video files")
+    index = index_frames(record.path)
+    if index.timestamps is not None and index.count > 1:
+        times = index.timestamps * index.time_base
+        return float(times[-1] - times[0] + (times[-1] - times[-2]))
+    if not index.rate:
+        raise VideoDecodeError(record.path, "has no times, so it cannot be divided")
+    return index.count / index.rate
+
+
+def _table(scores: VideoFeatures, classes: Sequence[str], top: int, is_sliding: bool) -> dict[str, list[object]]:
+    values = scores.arrays[SCORES]
+    order = np.argsort(-values, axis=1, kind="stable")[:, :top]
+    segments = [record.segment for record in scores.records]
+    table: dict[str, list[object]] = {
+        "video_id": [record.video_id for record in scores.records],
+        "path": [record.path for record in scores.records],
+    }
+    if is_sliding or any(segments):
+        table["start"] = [segment[0] if segment else None for segment in segments]
+        table["end"] = [segment[1] if segment else None for segment in segments]
+    for rank in range(top):
+        table[f"class_{rank + 1}"] = [classes[column] for column in order[:, rank]]
+        table[f"score_{rank + 1}"] = np.take_along_axis(values, order[:, rank : rank + 1], 1)[:, 0].tolist()
+    return table
+
+
+def _write_csv(table: Mapping[str, Sequence[object]], file: Path) -> None:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(table)
+    for row in zip(*table.values(), strict=True):
+        writer.writerow([_cell(value) for value in row])
+    write_requested(file, text.getvalue().encode())
+
+
+def _cell(value: object) -> object:
+    return "" if value is None else f"{value:.6g}" if isinstance(value, float) else value
+
+
+def _write_parquet(table: dict[str, list[object]], file: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from hdc_keras.errors import RunError
+
+    try:
+        with replacing(file) as temporary:
+            pq.write_table(pa.table(table), temporary, compression="zstd")
+    except OSError as error:
+        raise RunError(f"{file} cannot be written ({error.strerror or error}). Choose another with --out.") from error

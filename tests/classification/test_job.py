@@ -1,0 +1,157 @@
+"""From a pretrained network and labelled videos to a classifier in a folder."""
+
+import csv
+import json
+import os
+import shutil
+import signal
+from dataclasses import replace
+
+import keras
+import numpy as np
+import pytest
+
+from hdc_keras import HDC, Experiment
+from hdc_keras.backbones import R3DTiny
+from hdc_keras.classification.directory import ClassifierDirectory
+from hdc_keras.classification.job import Request, make_classifier
+from hdc_keras.data.records import read_records, with_splits
+from hdc_keras.errors import DataError, RunError, StoppedError
+from tests.conftest import write_class_folder
+
+EXPERIMENT = Experiment.model_validate(
+    {
+        "data": {"frames": 4, "stride": 1, "decode_size": [20, 24], "max_failed_share": 0.5},
+        "views": {"size": 16},
+        "model": {"backbone": "r3d_tiny"},
+        "evaluate": {"clips": 2, "batch_size": 4, "finetune_epochs": 3, "finetune_batch_size": 2},
+    }
+)
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory):
+    """Two classes of eight videos; read-only."""
+    folder = tmp_path_factory.mktemp("sixteen") / "videos"
+    write_class_folder(folder)
+    for label in ("across", "around"):
+        for number in range(4):
+            shutil.copy(folder / label / f"{number}.mp4", folder / label / f"{number + 4}.mp4")
+    return folder
+
+
+def request_for(folder, method="auto", is_pretrained=True, **facts):
+    records = with_splits(read_records(folder), 0.25, 0)
+    keras.utils.set_random_seed(0)
+    model = HDC(R3DTiny(), EXPERIMENT.views, EXPERIMENT.contrast)
+    experiment = EXPERIMENT.model_copy(update={"data": EXPERIMENT.data.model_copy(update={"path": str(folder)})})
+    return Request(model, is_pretrained, experiment, records, "label", method, **facts)
+
+
+def answers_of(folder):
+    with (folder / "test-videos.csv").open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_the_better_way_on_videos_held_out_is_chosen(videos, tmp_path):
+    reported = []
+
+    facts = make_classifier(request_for(videos), tmp_path / "made", lambda what, done, total: reported.append(what))
+
+    assert facts["classes"] == ["across", "around"] and facts["candidates"].keys() == {"frozen", "whole"}
+    losses = {name: one["loss"] for name, one in facts["candidates"].items()}
+    assert facts["chosen"] == min(losses, key=losses.get)
+    counts = {side: one["videos"] for side, one in facts["videos"].items()}
+    assert counts == {"training": 10, "validation": 2, "test": 4}
+    assert len(answers_of(tmp_path / "made")) == facts["test"]["videos"] == 4
+    right = np.mean([row["label"] == row["predicted"] for row in answers_of(tmp_path / "made")])
+    assert facts["test"]["top1"] == right and facts["test"]["interval"][0] <= right <= facts["test"]["interval"][1]
+    assert {"features", "training", "validation, frozen", "scoring the test videos"} <= set(reported)
+    names = {file.name for file in (tmp_path / "made").iterdir()}
+    assert names == {"classifier.keras", "classifier.json", "config.yaml", "test-videos.csv", "training.csv"}
+    directory = ClassifierDirectory(tmp_path / "made")
+    assert directory.facts() == json.loads(json.dumps(facts)) and directory.load().classes == facts["classes"]
+    assert directory.experiment().data.path == str(videos)
+
+
+def test_features_alone_are_enough_if_that_is_asked(videos, tmp_path):
+    facts = make_classifier(request_for(videos, "frozen"), tmp_path / "made")
+
+    # No videos are held out, because there is nothing to choose, and the backbone is as it was.
+    assert facts["chosen"] == "frozen" and facts["videos"]["training"]["videos"] == 12 and not facts["candidates"]
+    loaded, given = ClassifierDirectory(tmp_path / "made").load(), request_for(videos).model
+    for now, before in zip(loaded.backbone.get_weights(), given.backbone.get_weights(), strict=True):
+        np.testing.assert_array_equal(now, before)
+    assert not (tmp_path / "made" / "training.csv").exists()
+
+
+def test_the_whole_network_is_trained_if_that_is_asked_or_it_is_not_pretrained(videos, tmp_path):
+    asked = make_classifier(request_for(videos, "whole"), tmp_path / "asked")
+    scratch = make_classifier(request_for(videos, is_pretrained=False), tmp_path / "scratch")
+
+    assert asked["chosen"] == scratch["chosen"] == "whole"
+    assert asked["candidates"].keys() == {"frozen", "whole"} and scratch["candidates"].keys() == {"whole"}
+    assert asked["pretrained"] and not scratch["pretrained"]
+    before = request_for(videos).model.backbone.get_weights()
+    after = ClassifierDirectory(tmp_path / "asked").load().backbone.get_weights()
+    assert max(np.abs(a - b).max() for a, b in zip(before, after, strict=True)) > 1e-4
+
+
+def test_a_stopped_job_resumes_to_the_same_classifier_and_a_finished_one_is_not_repeated(videos, tmp_path):
+    def stop_in_the_second_epoch(what, done, total):
+        if what == "training" and done == 7:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    whole = make_classifier(request_for(videos, "whole"), tmp_path / "whole")
+    with pytest.raises(StoppedError):
+        make_classifier(request_for(videos, "whole"), tmp_path / "made", stop_in_the_second_epoch)
+    assert not (tmp_path / "made" / "classifier.json").exists()
+    with pytest.raises(RunError, match="is not finished: repeat `hdc-keras finetune`"):
+        ClassifierDirectory(tmp_path / "made").facts()
+
+    facts = make_classifier(request_for(videos, "whole"), tmp_path / "made")
+    reported = []
+    again = make_classifier(request_for(videos, "whole"), tmp_path / "made", lambda *done: reported.append(done))
+
+    assert facts["candidates"]["whole"] == pytest.approx(whole["candidates"]["whole"], abs=1e-4)
+    assert again == json.loads(json.dumps(facts)) and not reported
+
+
+def test_another_classifier_is_not_overwritten(videos, tmp_path):
+    make_classifier(request_for(videos, "frozen"), tmp_path / "made")
+    (tmp_path / "letters").mkdir()
+    (tmp_path / "letters" / "to-anna.txt").write_text("Dear Anna")
+
+    with pytest.raises(RunError, match="holds another classifier"):
+        make_classifier(request_for(videos, "auto"), tmp_path / "made")
+    with pytest.raises(RunError, match="holds no classifier"):
+        make_classifier(request_for(videos, "auto"), tmp_path / "letters")
+    assert ClassifierDirectory(tmp_path / "made").facts()["chosen"] == "frozen"
+
+
+def test_damaged_videos_are_named_and_left_out(videos, tmp_path):
+    folder = shutil.copytree(videos, tmp_path / "videos")
+    request = request_for(folder, "frozen")
+    damaged = [next(one for one in request.records if one.split == split) for split in ("train", "test")]
+    for record in damaged:
+        open(record.path, "w").write("no video")  # noqa: PTH123, SIM115
+
+    facts = make_classifier(request, tmp_path / "made")
+
+    assert sorted(facts["failed"]) == sorted(record.path for record in damaged)
+    assert facts["test"]["videos"] == 3
+
+
+def test_test_videos_that_cannot_be_decoded_end_the_job(videos, tmp_path):
+    folder = shutil.copytree(videos, tmp_path / "videos")
+    request = request_for(folder, "frozen")
+    for record in request.records:
+        if record.split == "test":
+            open(record.path, "w").write("no video")  # noqa: PTH123, SIM115
+    data = request.experiment.data.model_copy(update={"max_failed_share": 1.0})
+
+    with pytest.raises(DataError, match="none of the test videos can be decoded"):
+        make_classifier(
+            replace(request, experiment=request.experiment.model_copy(update={"data": data})), tmp_path / "made"
+        )
+    assert not (tmp_path / "made" / "classifier.json").exists()
