@@ -207,10 +207,13 @@ def _spreads(facts: Sequence["VideoFacts"]) -> "Table":
 def _summary(facts: Sequence["VideoFacts"], experiment: "Experiment") -> str:
     frames, stride = experiment.data.frames, experiment.data.stride
     codecs = Counter(video.codec for video in facts)
-    short = sum(video.frames <= (frames - 1) * stride for video in facts)
+    fps = experiment.data.fps
+    counts = [video.seconds * fps if fps else video.frames for video in facts]
+    short = sum(count <= (frames - 1) * stride for count in counts)
     return (
         f"{sum(video.seconds for video in facts) / 60:.1f} minutes; "
         + ", ".join(f"{count} {codec}" for codec, count in codecs.most_common())
-        + f"; {short} shorter than a clip of {frames} frames with stride {stride} (looped), as in the config "
-        f"{experiment.name}"
+        + f"; {short} shorter than a clip of {frames} frames with stride {stride}"
+        + (f" at {fps:g} frames per second" if fps else "")
+        + f" (looped), as in the config {experiment.name}"
     )

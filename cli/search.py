@@ -260,7 +260,7 @@ def _clips_of(read: "VectorTable") -> "DataConfig":
     """The clips that the table was made from, for the thumbnails."""
     from hdc_keras.config import DataConfig
 
-    names = ("frames", "stride", "decode_size", "decoder")
+    names = ("frames", "stride", "decode_size", "decoder", "fps")
     return DataConfig.model_validate({name: read.made_from[name] for name in names if name in read.made_from})
 
 

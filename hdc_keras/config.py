@@ -93,6 +93,11 @@ class DataConfig(_Section):
     )
     frames: PositiveInt = Field(16, description="frames per clip")
     stride: PositiveInt = Field(2, description="temporal stride: source frames from one frame of a clip to the next")
+    fps: PositiveFloat | None = Field(
+        None,
+        description="frames per second that every video is resampled to, whatever its own rate; strides then count "
+        "these frames; empty: every frame of the file",
+    )
     decode_size: tuple[PositiveInt, PositiveInt] = Field(
         (128, 171), description="(height, width) of decoded frames in pixels; views are cropped from them"
     )

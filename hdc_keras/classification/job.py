@@ -108,7 +108,8 @@ def make_classifier(request: Request, folder: Path, progress: Progress | None = 
 
     A fifth of the training videos is held out. A linear classifier on frozen features starts it; training of the whole
     network, with augmentation, goes on from there. The network with the lower cross-entropy on the videos held out is
-    the classifier; the frozen one is then fitted again, to all training videos.
+    the classifier; the frozen one is then fitted again, to all training videos. The trained network must be better by
+    more than a standard error, because its epoch is chosen by the same videos.
 
     After an interruption, the same call goes on. If the classifier is finished, nothing is done.
 
@@ -205,11 +206,9 @@ class _Making:
         trained = directory_of(job, folder)
         whole = trained.load_classifier()
         models = {"whole": whole} if head is None else {"frozen": new_classifier(job, self.experiment), "whole": whole}
-        candidates = {name: self._validated(name, model, validation) for name, model in models.items()}
-        chosen = "whole"
-        if self._method == "auto" and "frozen" in candidates and all(candidates.values()):
-            chosen = min(candidates, key=lambda name: candidates[name]["loss"])
-        if chosen == "frozen":
+        losses = {name: self._validated(name, model, validation) for name, model in models.items()}
+        candidates = {name: {key: float(v.mean()) for key, v in one.items()} for name, one in losses.items()}
+        if self._method == "auto" and not is_clearly_lower(losses["whole"]["loss"], losses["frozen"]["loss"]):
             return "frozen", self._frozen(train + validation), candidates, trained.metrics_file
         return "whole", whole, candidates, trained.metrics_file
 
@@ -258,19 +257,19 @@ class _Making:
             start=Start(tuple(self.levels), head, is_balanced=True, patience=math.ceil(_PATIENCE * recipe.epochs)),
         )
 
-    def _validated(self, name: str, model: VideoClassifier, validation: list[VideoRecord]) -> dict[str, float]:
-        """Cross-entropy and accuracy on the validation videos; empty if there are none."""
+    def _validated(self, name: str, model: VideoClassifier, validation: list[VideoRecord]) -> dict[str, np.ndarray]:
+        """Cross-entropy of each validation video, and whether it is right; empty if there are none."""
         if not validation:
             return {}
         scores = self._scores(model, validation, f"validation, {name}")
         if not scores.records:
-            return {}
+            raise DataError("none of the validation videos can be decoded, so nothing can be chosen. Use --method.")
         rows = np.arange(len(scores.records))
         columns = [self.classes.index(one.labels[self.column]) for one in scores.records]
         of_label = scores.arrays[SCORES][rows, columns]
         return {
-            "loss": float(-np.log(np.maximum(of_label, 1e-7)).mean()),
-            "top1": float((scores.arrays[SCORES].argmax(axis=1) == columns).mean()),
+            "loss": -np.log(np.maximum(of_label, 1e-7)),
+            "top1": scores.arrays[SCORES].argmax(axis=1) == columns,
         }
 
     def _scores(self, model: VideoClassifier, records: Sequence[VideoRecord], title: str) -> VideoFeatures:
@@ -324,3 +323,15 @@ class _Making:
             "groups": len({one.group or one.video_id for one in records}),
             "by_class": dict(sorted(Counter(one.labels[self.column] for one in records).items())),
         }
+
+
+def is_clearly_lower(losses: np.ndarray, others: np.ndarray) -> bool:
+    """Whether the mean of losses is lower than that of others on the same videos, by more than a standard error.
+
+    Args:
+        losses: (videos,) losses.
+        others: (videos,) losses, for the same videos.
+    """
+    gaps = others - losses
+    error = float(gaps.std(ddof=1)) / math.sqrt(len(gaps)) if len(gaps) > 1 else math.inf
+    return float(gaps.mean()) > error

@@ -14,7 +14,7 @@ from hdc_keras.classification.directory import ClassifierDirectory
 from hdc_keras.classification.network import SCORES, ClassNetwork
 from hdc_keras.config import Experiment
 from hdc_keras.data.decoding import index_frames
-from hdc_keras.data.loading import FrameStore
+from hdc_keras.data.from_experiment import frame_store
 from hdc_keras.data.preparing import Part
 from hdc_keras.data.records import VideoRecord
 from hdc_keras.errors import DataError, VideoDecodeError
@@ -89,7 +89,7 @@ def predict(
     if sliding is not None:
         records, failed = sliding_parts(records, sliding)
     work = file.with_name(f".{file.name}.unfinished")
-    frames = FrameStore(experiment.data.decode_size, 0.0, experiment.data.decoder)
+    frames = frame_store(experiment, keeps=False)
     extraction = Extraction(network, records, experiment, frames, FeatureStore(work, network, experiment))
     extraction.run(part, progress)
     if part.of > 1:

@@ -146,6 +146,15 @@ def frames_of_segment(path: str, segment: Segment | None) -> range:
     return range(int(shown[0]), int(shown[-1]) + 1)
 
 
+def resampled_frames(path: str, fps: float, segment: Segment | None) -> np.ndarray:
+    """Positions of the frames that a file, or a part of it, shows at evenly spaced moments, `fps` a second.
+
+    Raises:
+        VideoDecodeError: it cannot be read, has neither timestamps nor a frame rate, or has no frame in the segment.
+    """
+    return _positions(path, index_frames(path), fps, segment)
+
+
 def _positions(path: str, index: FrameIndex, rate: float | None, segment: Segment | None) -> np.ndarray:
     try:
         return index.positions(rate, segment)

@@ -81,11 +81,17 @@ def window_spec(experiment: Experiment) -> WindowSpec:
     return WindowSpec(data.frames, data.stride, views.min_gap, views.second_strides or (data.stride,), views.reverse)
 
 
-def frame_store(experiment: Experiment) -> "FrameStore":
-    """Frame store with the experiment's frame size, decoder and memory budget."""
+def frame_store(experiment: Experiment, keeps: bool = True) -> "FrameStore":
+    """Frame store with the experiment's frame size, decoder and frame rate.
+
+    Args:
+        experiment: its `data` section.
+        keeps: whether decoded videos are kept in memory, up to `data.cache_gb`. What reads every video once does not.
+    """
     from hdc_keras.data.loading import FrameStore
 
-    return FrameStore(experiment.data.decode_size, experiment.data.cache_gb, experiment.data.decoder)
+    data = experiment.data
+    return FrameStore(data.decode_size, data.cache_gb if keeps else 0.0, data.decoder, data.fps)
 
 
 def host_policy(experiment: Experiment) -> Any:

@@ -14,7 +14,7 @@ import keras
 import numpy as np
 
 from hdc_keras.data import tfio_decoding
-from hdc_keras.data.decoding import decode, frames_of_segment
+from hdc_keras.data.decoding import decode, frames_of_segment, resampled_frames
 from hdc_keras.data.records import VideoRecord
 from hdc_keras.data.sampling import (
     WindowSpec,
@@ -24,7 +24,7 @@ from hdc_keras.data.sampling import (
     sample_windows,
     video_keys,
 )
-from hdc_keras.data.shards import read_frames
+from hdc_keras.data.shards import read_frames, resampled_count, resampled_positions
 from hdc_keras.errors import DataError, VideoDecodeError
 
 # Enough to hide one slow video; more would only use memory.
@@ -105,15 +105,17 @@ class FrameStore:
         size: (height, width) of decoded frames in pixels.
         budget_gb: memory for cached frames, in 10^9 bytes.
         decoder: "pyav", or "tfio" for tensorflow-io. PyAV counts the frames in either case.
+        fps: frames per second to resample every video to; `None` keeps its frames.
 
     Raises:
         ConfigError: the decoder is not available.
     """
 
-    def __init__(self, size: tuple[int, int], budget_gb: float, decoder: str = "pyav"):
+    def __init__(self, size: tuple[int, int], budget_gb: float, decoder: str = "pyav", fps: float | None = None):
         if decoder == "tfio":
             tfio_decoding.require_tfio()
         self.size = size
+        self.fps = fps
         self._decode_file = {"pyav": decode, "tfio": tfio_decoding.decode}[decoder]
         self._free_bytes = budget_gb * 1e9
         self._cached: dict[str, np.ndarray] = {}
@@ -122,7 +124,11 @@ class FrameStore:
 
     def count(self, record: VideoRecord) -> int:
         """Number of frames of a video. Raises `VideoDecodeError`."""
-        return record.stored.frames if record.stored else len(frames_of_segment(record.path, record.segment))
+        if record.stored:
+            return resampled_count(record.stored, self.fps)
+        if self.fps:
+            return len(resampled_frames(record.path, self.fps, record.segment))
+        return len(frames_of_segment(record.path, record.segment))
 
     def clips(self, record: VideoRecord, indices: np.ndarray) -> np.ndarray:
         """Frames at `indices`: `indices.shape + (height, width, 3)` uint8. Raises `VideoDecodeError`."""
@@ -144,8 +150,10 @@ class FrameStore:
 
     def _decode(self, record: VideoRecord, indices: np.ndarray) -> np.ndarray:
         if record.stored:
-            return read_frames(record.stored, indices, self.size)
-        if record.segment:
+            return read_frames(record.stored, resampled_positions(record.stored, self.fps, indices), self.size)
+        if self.fps:
+            indices = resampled_frames(record.path, self.fps, record.segment)[indices]
+        elif record.segment:
             indices = np.asarray(indices) + frames_of_segment(record.path, record.segment).start
         return self._decode_file(record.path, indices, self.size)
 

@@ -12,7 +12,8 @@ import tensorflow as tf
 from hdc_keras.data.host_policy import HostPolicy
 from hdc_keras.data.loading import PREFETCH_BATCHES, Share, WaitClock, WindowLoader
 from hdc_keras.data.records import StoredVideo
-from hdc_keras.data.shards import FRAMES
+from hdc_keras.data.shards import FRAMES, resampled_count, resampled_positions
+from hdc_keras.errors import DataError, VideoDecodeError
 
 # Size of the buffer for reading shards. A video of a few seconds takes a few such reads.
 _READ_BYTES = 1 << 18
@@ -117,11 +118,16 @@ def _from_shards(
     numbers = {shard: number for number, shard in enumerate(shards)}
     shard_of = np.array([numbers[video.shard] for video in stored])
     offset_of = np.array([video.offset for video in stored])
-    frame_counts = np.array([video.frames for video in stored])
+    fps = loader.store.fps
+    try:
+        frame_counts = np.array([resampled_count(video, fps) for video in stored])
+    except VideoDecodeError as error:
+        raise DataError(f"{error}. Leave `data.fps` empty, or prepare the set with --fps.") from error
 
     def plan(step: np.int64) -> list[np.ndarray]:
         rows, windows = (planned[places.start : places.stop] for planned in loader.plan(step, frame_counts))
-        return [rows, shard_of[rows], offset_of[rows], windows]
+        shown = [resampled_positions(stored[row], fps, window) for row, window in zip(rows, windows, strict=True)]
+        return [rows, shard_of[rows], offset_of[rows], np.stack(shown)]
 
     batch, (windows, frames, height, width, _) = len(places), loader.shape
     planned = [*[((batch,), tf.int64)] * 3, ((batch, windows, frames), tf.int64)]

@@ -26,6 +26,8 @@ FORMAT = 1
 SET_FILE = "prepared.json"
 FRAMES = "frames"
 LABEL_PREFIX = "label/"
+# Corrects moments that rounding put just before their frame. In frames.
+_ROUNDING = 1e-6
 # A record of a TFRecord file: length of the data (8 bytes), checksum of the length (4), data, checksum of the data (4).
 _HEADER_BYTES, _FOOTER_BYTES = 12, 4
 
@@ -235,6 +237,26 @@ def read_prepared(folder: str | Path) -> tuple[list[VideoRecord], list[dict[str,
     if not records:
         raise DataError(f"{folder}: none of the {prepared.videos} videos could be prepared; see report.json there.")
     return records, [failure for index in indexes.values() for failure in index["failed"]]
+
+
+def resampled_count(stored: StoredVideo, fps: float | None) -> int:
+    """Number of frames of a prepared video at `fps` frames per second; all of them if that is `None`.
+
+    Raises:
+        VideoDecodeError: the frame rate of the video is unknown.
+    """
+    if fps is None:
+        return stored.frames
+    if not stored.rate:
+        raise VideoDecodeError(f"{stored.shard}, byte {stored.offset}", "has no frame rate, which `data.fps` needs")
+    return max(1, round(stored.frames / stored.rate * fps))
+
+
+def resampled_positions(stored: StoredVideo, fps: float | None, indices: np.ndarray) -> np.ndarray:
+    """Positions in a prepared video of the frames with these numbers at `fps` frames per second, in the same shape."""
+    if fps is None:
+        return np.asarray(indices)
+    return np.minimum((np.asarray(indices) / fps * stored.rate + _ROUNDING).astype(np.int64), stored.frames - 1)
 
 
 def read_frames(stored: StoredVideo, indices: np.ndarray, size: tuple[int, int] | None = None) -> np.ndarray:

@@ -69,8 +69,9 @@ class Subject:
             "stride": data.stride,
             "decode_size": list(data.decode_size),
             "decoder": data.decoder,
-            # Only if it is so, because results of version 0.1.0 lack the key.
+            # Only if it is so, because results of version 0.1.0 lack the keys.
             **({"weights": "ema"} if uses_averages else {}),
+            **({"fps": data.fps} if data.fps else {}),
         }
         facts = {
             "seen_in_pretraining": {

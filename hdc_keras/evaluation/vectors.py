@@ -122,7 +122,7 @@ def _depends_on(table: VectorTable) -> dict[str, Any]:
     """What the figures depend on, as far as the file says it."""
     known: Mapping[str, Any] = table.made_from
     views = f"{known['clips']}x{known['crops']}" if {"clips", "crops"} <= known.keys() else None
-    facts = {name: known.get(name) for name in ("clips", "frames", "stride", "decode_size", "decoder")}
+    facts = {name: known.get(name) for name in ("clips", "frames", "stride", "decode_size", "decoder", "fps")}
     return {"architecture": known.get("backbone", table.file.stem), "features_sha256": digest(table.file)} | {
         name: value for name, value in {"views": views, **facts}.items() if value is not None
     }

@@ -129,6 +129,7 @@ def describe(
             "dataset": Path(experiment.data.path).name if experiment.data.path else "moving-shapes",
             "frames": experiment.data.frames,
             "stride": experiment.data.stride,
+            "fps": experiment.data.fps,
         },
         "epochs": experiment.train.epochs,
         "steps": experiment.train.steps,
@@ -280,11 +281,14 @@ def _input_text(facts: Facts) -> str:
     input_facts, (height, width), size = facts["input"], facts["resized_to"], facts["cropped_to"]
     frames, stride = facts["pretrained_on"]["frames"], facts["pretrained_on"]["stride"]
     spacing = "consecutive frames" if stride == 1 else f"one in every {stride} frames"
+    spacing += " of the video"
+    if fps := facts["pretrained_on"]["fps"]:
+        spacing = f"{fps / stride:g} frames a second"
     least = facts["least_frames"]
     shorter = "is refused" if least["refused_below"] else "gives empty or non-finite outputs, so check the length first"
     training = "Training" if facts["classes"] else "Pretraining"
     clips = (
-        f"{training} used clips of {frames} frames, {spacing} of the video. Other lengths of {least['value']} or more "
+        f"{training} used clips of {frames} frames, {spacing}. Other lengths of {least['value']} or more "
         f"frames work; a shorter clip {shorter}."
     )
     text = (

@@ -8,7 +8,8 @@ from typing import Any
 import keras
 
 from hdc_keras.config import Experiment
-from hdc_keras.data.loading import DecodeFailures, FrameStore
+from hdc_keras.data.from_experiment import frame_store
+from hdc_keras.data.loading import DecodeFailures
 from hdc_keras.data.preparing import Part
 from hdc_keras.data.records import VideoRecord
 from hdc_keras.errors import RunError
@@ -95,8 +96,7 @@ def embed(
     widths = _widths(encoder, model)
     made_from = {"run": str(run.path.resolve()), "checkpoint": checkpoint.name, "weights_sha256": digest(checkpoint)}
     table = EmbeddingTable(file, records, widths, made_from | _settings(experiment, encoder, model))
-    # Each video is read only once, so no frames are kept in memory.
-    frames = FrameStore(experiment.data.decode_size, 0.0, experiment.data.decoder)
+    frames = frame_store(experiment, keeps=False)
     features = FeatureStore(store or run.feature_folder, encoder, experiment)
     extraction = Extraction(encoder, records, experiment, frames, features)
 
@@ -144,13 +144,14 @@ def embed_files(run: RunDirectory, made_from: Mapping[str, Any], files: Sequence
             "decode_size": tuple(made_from["decode_size"]),
             "max_failed_share": 0.0,
             **{name: made_from[name] for name in ("frames", "stride", "decoder")},
+            "fps": made_from.get("fps"),
         }
     )
     evaluate = own.evaluate.model_copy(update={name: made_from[name] for name in ("clips", "crops")})
     experiment = own.model_copy(update={"data": data, "evaluate": evaluate})
     encoder = ClipEncoder(model, data.decode_size, evaluate.crops)
     records = [VideoRecord(str(file), str(file)) for file in files]
-    frames, failures = FrameStore(data.decode_size, 0.0, data.decoder), DecodeFailures(len(records), 0.0)
+    frames, failures = frame_store(experiment, keeps=False), DecodeFailures(len(records), 0.0)
     found = encode_videos(encoder, records, experiment, frames, failures)
     rows = {record.video_id: row for row, record in enumerate(found.records)}
     return {name: values[[rows[str(file)] for file in files]] for name, values in found.arrays.items()}
@@ -179,4 +180,5 @@ def _settings(experiment: Experiment, encoder: ClipEncoder, model: Any) -> dict[
         "decoder": data.decoder,
         "backend": keras.backend.backend(),
         **({"weights": "ema"} if model.uses_averages else {}),
+        **({"fps": data.fps} if data.fps else {}),
     }

@@ -191,7 +191,9 @@ def _made_from(encoder: ClipEncoder, experiment: Experiment) -> list[Any]:
     clips = [data.frames, data.stride, data.decode_size, data.decoder, experiment.evaluate.clips]
     network = [encoder.pyramid.dtype_policy.name, list(encoder.levels), list(encoder.heads), keras.backend.backend()]
     crops = [encoder.crops, encoder.view_size, encoder.focus, encoder.steady]
-    return [_VERSION, digest_of_weights(encoder), clips, crops, network]
+    # Only if it is set, so that features of earlier versions are found.
+    rate = [data.fps] if data.fps else []
+    return [_VERSION, digest_of_weights(encoder), clips, crops, network, *rate]
 
 
 def _digest(value: Any) -> str:

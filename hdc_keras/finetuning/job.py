@@ -115,7 +115,15 @@ class FineTuningJob:
         weights = digest_of_weights(self.backbone) if self.backbone else None
         data, evaluate = self.experiment.data, self.experiment.evaluate
         clips = [evaluate.clips, evaluate.crops, data.frames, data.stride, data.decode_size, data.decoder]
-        used = [clips, self.experiment.train.precision, self.experiment.model.backbone, self.column, self.seed]
+        used: list[Any] = [
+            clips,
+            self.experiment.train.precision,
+            self.experiment.model.backbone,
+            self.column,
+            self.seed,
+        ]
+        if data.fps:
+            used.append(data.fps)
         if self.start != Start():
             used.append(self.start.identity())
         return hashlib.sha256(json.dumps([asdict(self.recipe), used, videos, weights]).encode()).hexdigest()

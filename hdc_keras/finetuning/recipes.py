@@ -181,7 +181,7 @@ FINE_TUNING: dict[str, FineTuning] = {
 
 _VIEWS = {"views": "10x1"}
 _CROP = ("drawn again if it does not fit, and at most ten times", "cut to the frame if it does not fit")
-_FRAME_RATE = "that of the video, divided by the stride"
+_FRAME_RATE = "that of the video, or `data.fps`, divided by the stride"
 _CENTRAL_CROP = "central crop of the frame as it was decoded"
 
 # What differs from the publication besides the fields of a recipe.

@@ -63,7 +63,7 @@ class ThumbnailSheet:
         new = [record for record in records if record.video_id not in self.classes]
         # All thumbnails share the proportions of `decode_size`, to which the network resizes every frame.
         height, width = data.decode_size
-        store = FrameStore((HEIGHT, max(1, round(HEIGHT * width / height))), 0.0, data.decoder)
+        store = FrameStore((HEIGHT, max(1, round(HEIGHT * width / height))), 0.0, data.decoder, data.fps)
 
         def load(record: VideoRecord) -> np.ndarray | str:
             try:

@@ -286,6 +286,7 @@ def _caveats(key: str, first: SavedResult, other: SavedResult, name: str, first_
         ("seeds", "seeds of the evaluation"),
         ("frames", "frames of a clip"),
         ("stride", "strides between frames"),
+        ("fps", "frames per second"),
         ("decode_size", "frame sizes"),
     ):
         values = [_shown(result.values.get(fact)) for result in (other, first)]

@@ -14,7 +14,7 @@ import pytest
 from hdc_keras import HDC, Experiment
 from hdc_keras.backbones import R3DTiny
 from hdc_keras.classification.directory import ClassifierDirectory
-from hdc_keras.classification.job import Request, make_classifier
+from hdc_keras.classification.job import Request, is_clearly_lower, make_classifier
 from hdc_keras.data.records import read_records, with_splits
 from hdc_keras.errors import DataError, RunError, StoppedError
 from tests.conftest import write_class_folder
@@ -60,7 +60,7 @@ def test_the_better_way_on_videos_held_out_is_chosen(videos, tmp_path):
 
     assert facts["classes"] == ["across", "around"] and facts["candidates"].keys() == {"frozen", "whole"}
     losses = {name: one["loss"] for name, one in facts["candidates"].items()}
-    assert facts["chosen"] == min(losses, key=losses.get)
+    assert facts["chosen"] == "frozen" or losses["whole"] < losses["frozen"]
     counts = {side: one["videos"] for side, one in facts["videos"].items()}
     assert counts == {"training": 10, "validation": 2, "test": 4}
     assert len(answers_of(tmp_path / "made")) == facts["test"]["videos"] == 4
@@ -72,6 +72,32 @@ def test_the_better_way_on_videos_held_out_is_chosen(videos, tmp_path):
     directory = ClassifierDirectory(tmp_path / "made")
     assert directory.facts() == json.loads(json.dumps(facts)) and directory.load().classes == facts["classes"]
     assert directory.experiment().data.path == str(videos)
+
+
+@pytest.mark.parametrize(
+    ("whole", "frozen", "expected"),
+    [
+        ([0.1, 0.2, 0.3], [1.0, 1.2, 1.1], True),
+        ([1.0, 1.2, 1.1], [0.1, 0.2, 0.3], False),
+        ([0.5, 0.5, 0.5], [0.5, 0.5, 0.5], False),
+        ([0.1, 2.0, 0.3], [1.0, 1.0, 1.0], False),  # lower by 0.2, with a standard error of 0.6
+        ([0.1], [1.0], False),  # one video says nothing
+    ],
+)
+def test_training_is_chosen_if_it_is_better_by_more_than_a_standard_error(whole, frozen, expected):
+    assert is_clearly_lower(np.array(whole), np.array(frozen)) is expected
+
+
+@pytest.mark.parametrize(("better", "expected"), [(True, "whole"), (False, "frozen")])
+def test_the_choice_decides_which_network_is_kept(videos, tmp_path, monkeypatch, better, expected):
+    monkeypatch.setattr("hdc_keras.classification.job.is_clearly_lower", lambda losses, others: better)
+
+    facts = make_classifier(request_for(videos), tmp_path / "made")
+
+    assert facts["chosen"] == expected
+    before = request_for(videos).model.backbone.get_weights()
+    after = ClassifierDirectory(tmp_path / "made").load().backbone.get_weights()
+    assert all(np.array_equal(a, b) for a, b in zip(before, after, strict=True)) == (expected == "frozen")
 
 
 def test_features_alone_are_enough_if_that_is_asked(videos, tmp_path):
