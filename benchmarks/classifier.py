@@ -21,13 +21,26 @@ from pathlib import Path
 
 import numpy as np
 from scipy import stats
-from study import BOOTSTRAP_DRAWS, DOCS, ROOT, STUDIES, Run, Study, command, in_parallel, mean_right, write_section
+from study import (
+    BOOTSTRAP_DRAWS,
+    DOCS,
+    ROOT,
+    STUDIES,
+    Run,
+    Study,
+    command,
+    digest_of_code,
+    in_parallel,
+    mean_right,
+    write_section,
+)
 
+from hdc_keras.files import digest
 from hdc_keras.runs.directory import RunDirectory
 
 STUDY = STUDIES / "classifier.jsonl"
 PAGE = DOCS / "classifier.md"
-KEY = ("dataset", "labels", "draw", "way")
+KEY = ("dataset", "run", "labels", "draw", "way")
 SCRATCH = "from scratch"
 WAYS = {"pretrained": ("--method", "auto"), "pretrained, frozen": ("--method", "frozen"), SCRATCH: ()}
 HOLDOUT = 0.5
@@ -46,9 +59,10 @@ def main() -> None:
     if not arguments.tables_only:
         if not (arguments.run and arguments.data):
             parser.error("--run and --data are needed")
+        weights = digest(arguments.run.resolve() / "checkpoints" / "best.keras")[:8]
         name = arguments.data.resolve().parent.name if arguments.data.is_file() else arguments.data.name
         wanted = [
-            {"dataset": name, "labels": labels, "draw": draw, "way": way}
+            {"dataset": name, "run": weights, "labels": labels, "draw": draw, "way": way}
             for labels in arguments.labels
             for draw in range(arguments.draws)
             for way in WAYS
@@ -76,6 +90,8 @@ def make(one: Run, run: Path, data: Path) -> Run:
         rows = list(csv.DictReader(file))
     return one | {
         "steps_of_pretraining": RunDirectory(run).checkpoints.newest_step(),
+        "code": digest_of_code(run / "config.yaml"),
+        "seen_in_pretraining": facts["seen_in_pretraining"],
         "chosen": facts["chosen"],
         "classes": len(facts["classes"]),
         "top1": facts["test"]["top1"],
@@ -89,8 +105,8 @@ def difference(
 ) -> tuple[float, float, float]:
     """Difference in the share of right answers, with its 95 % interval.
 
-    The interval is from a bootstrap of draws, and of the groups of each draw. It is widened for the number of draws, by
-    what makes it right for normal means.
+    The interval is from a bootstrap of draws and of groups; the draws divide the same groups anew, so a group is drawn
+    for all of them. It is widened for the number of groups, by what makes it right for normal means.
 
     Args:
         first: 0 or 1 by draw and video.
@@ -98,20 +114,20 @@ def difference(
         group_of: the group of each video.
     """
     draws = sorted(first.keys() & second.keys())
-    rng, by_draw = np.random.default_rng(0), []
-    for draw in draws:
-        gaps: dict[str, list[int]] = {}
+    groups = sorted(set(group_of.values()))
+    sums, sizes = np.zeros((2, len(draws), len(groups)))
+    for row, draw in enumerate(draws):
         for video in first[draw].keys() & second[draw].keys():
-            gaps.setdefault(group_of[video], []).append(first[draw][video] - second[draw][video])
-        sums, sizes = np.array([[sum(gaps[name]), len(gaps[name])] for name in sorted(gaps)]).T
-        drawn = rng.integers(0, len(sums), (BOOTSTRAP_DRAWS, len(sums)))
-        by_draw.append((sums.sum() / sizes.sum(), sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1)))
-    gap = float(np.mean([found for found, _ in by_draw]))
+            column = groups.index(group_of[video])
+            sums[row, column] += first[draw][video] - second[draw][video]
+            sizes[row, column] += 1
+    gap = float((sums.sum(axis=1) / sizes.sum(axis=1)).mean())
+    rng, count = np.random.default_rng(0), len(groups)
+    weights = rng.multinomial(count, np.full(count, 1 / count), BOOTSTRAP_DRAWS)
+    by_draw = (weights @ sums.T) / np.maximum(weights @ sizes.T, 1)
     chosen = rng.integers(0, len(draws), (BOOTSTRAP_DRAWS, len(draws)))
-    resampled = np.stack([drawn for _, drawn in by_draw], axis=1)
-    low, high = np.quantile(np.take_along_axis(resampled, chosen, axis=1).mean(axis=1), [0.025, 0.975])
-    count = len(draws)
-    widened = math.sqrt(count / (count - 1)) * stats.t.ppf(0.975, count - 1) / stats.norm.ppf(0.975) if count > 1 else 1
+    low, high = np.quantile(np.take_along_axis(by_draw, chosen, axis=1).mean(axis=1), [0.025, 0.975])
+    widened = math.sqrt(count / (count - 1)) * stats.t.ppf(0.975, count - 1) / stats.norm.ppf(0.975)
     return gap, float(gap + widened * (low - gap)), float(gap + widened * (high - gap))
 
 
@@ -119,10 +135,10 @@ def tables(lines: list[Run]) -> str:
     """A table for each set and number of labels."""
     parts = [
         "Share of test videos right. Differences are paired, with 95 % intervals from a bootstrap over draws "
-        "and groups, widened for the number of draws."
+        "and groups, widened for the number of groups."
     ]
-    for data, labels in dict.fromkeys((line["dataset"], line["labels"]) for line in lines):
-        chosen = [line for line in lines if (line["dataset"], line["labels"]) == (data, labels)]
+    for data, run, labels in dict.fromkeys((line["dataset"], line["run"], line["labels"]) for line in lines):
+        chosen = [line for line in lines if (line["dataset"], line["run"], line["labels"]) == (data, run, labels)]
         group_of = {name: group or name for line in chosen for name, group in line["groups"].items()}
         answers = {way: {line["draw"]: line["answers"] for line in chosen if line["way"] == way} for way in WAYS}
         rows = []
@@ -137,10 +153,18 @@ def tables(lines: list[Run]) -> str:
             rows.append(f"| {way} | {mean_right(of_draw):.3f} ({len(of_draw)}) | {whole} | {cell} |")
         parts += [
             f"### {data}, {labels} labelled videos of each class",
+            f"The run took {chosen[0]['steps_of_pretraining']} steps of pretraining. Of the test videos, "
+            f"{_seen(chosen)} were in pretraining, without labels.",
             "| | right (draws) | of these, the whole network was trained | minus from scratch |\n|---|---|---|---|\n"
             + "\n".join(rows),
         ]
     return "\n\n".join(parts)
+
+
+def _seen(lines: list[Run]) -> str:
+    found = [line["seen_in_pretraining"] for line in lines if line["seen_in_pretraining"]]
+    shares = sorted({f"{one['test_videos']} of {one['of']}" for one in found})
+    return shares[0] if len(shares) == 1 else f"{shares[0]} to {shares[-1]}" if shares else "an unknown number"
 
 
 if __name__ == "__main__":

@@ -52,9 +52,9 @@ def finetune(
 ) -> None:
     """Make a classifier of videos from a pretrained network and a few labelled videos.
 
-    Test videos are those of the set's split `test`, or the share `data.holdout` of each class. Videos of one group (of
-    one person, or cut from one recording) stay on one side. They are used for the score only, never for training or
-    choice. A fifth of the other videos is held out to choose by.
+    Test videos are those of the set's split `test`, or the share `data.holdout` of each class (a quarter). Videos of
+    one group (of one person, or cut from one recording) stay on one side. They are used for the score only, never for
+    training or choice. A fifth of the other videos is held out to choose by.
 
     The folder holds the network (classifier.keras), what is known about it (classifier.json), its answer for each test
     video, and a page, report.html. `predict` applies it to videos, and `export --model` writes it for other runtimes.
@@ -71,8 +71,8 @@ def finetune(
     from hdc_keras.classification.directory import ClassifierDirectory
     from hdc_keras.config import load_experiment
     from hdc_keras.data.from_experiment import load_videos
+    from hdc_keras.data.records import with_few_labels
     from hdc_keras.errors import ConfigError
-    from hdc_keras.evaluation.splits import with_labels_per_class
     from hdc_keras.probes.registry import require_labels
     from hdc_keras.runs.checkpoints import is_best, require_weights
     from hdc_keras.runs.directory import RunDirectory
@@ -101,30 +101,20 @@ def finetune(
         directory.checkpoints.require(best)
     require_weights(weights, None if run == _NO_RUN else experiment)
     folder = out or Path(run) / f"classifier-{Path(data).stem}"
-    records, notes = load_videos(experiment)
-    records = with_labels_per_class(records, experiment)
-    column = _column(label, require_labels("finetune", records, True))
+    records, notes = load_videos(experiment, label=label)
+    columns = require_labels("finetune", records, True)
+    if len(columns) > 1:
+        raise ConfigError(f"the videos have several labels: {', '.join(columns)}. Choose one with --label.")
+    count = experiment.evaluate.labels_per_class
+    records = with_few_labels(records, count, experiment.seed) if count else records
     ClassifierDirectory(folder).check_free()
     start_backend()
     with progress_bar() as bar:
         bars = NamedBars(bar)
-        facts = _make(directory, experiment, records, column, method, folder, best, weights, bars)
+        facts = _make(directory, experiment, records, columns[0], method, folder, best, weights, bars)
         page = _write_page(folder, [record for record in records if record.split == "test"], bars)
     print_notes(notes)
     _print_facts(facts, folder, page)
-
-
-def _column(label: str | None, columns: list[str]) -> str:
-    from hdc_keras.errors import ConfigError, did_you_mean
-
-    if label is None and len(columns) > 1:
-        raise ConfigError(f"the videos have several labels: {', '.join(columns)}. Choose one with --label.")
-    if label is not None and label not in columns:
-        raise ConfigError(
-            f"--label {label}: the videos have no such label.{did_you_mean(label, columns)} "
-            f"Known: {', '.join(columns)}."
-        )
-    return label or columns[0]
 
 
 def _make(
@@ -174,13 +164,14 @@ def _print_facts(facts: dict[str, Any], folder: Path, page: Path) -> None:
     test, videos = facts["test"], facts["videos"]
     ways = {"frozen": "a linear classifier on frozen features", "whole": "the whole network, trained"}
     console.print(f"Chosen: {ways[facts['chosen']]}.")
+    if facts["note"]:
+        console.print(facts["note"], style="yellow", soft_wrap=True)
     for name, figures in facts["candidates"].items():
-        if figures:
-            console.print(
-                f"  {name}: {figures['top1']:.3f} of {videos['validation']['videos']} validation videos right, "
-                f"cross-entropy {figures['loss']:.3f}",
-                soft_wrap=True,
-            )
+        console.print(
+            f"  {name}: {figures['top1']:.3f} of {videos['validation']['videos']} validation videos right, "
+            f"cross-entropy {figures['loss']:.3f}",
+            soft_wrap=True,
+        )
     print_failures([f"{path}: {cause}" for path, cause in facts["failed"].items()], 20)
     low, high = test["interval"]
     console.print(

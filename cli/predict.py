@@ -69,6 +69,7 @@ def predict(
     print_notes(notes)
     start_backend()
     from hdc_keras.classification.prediction import predict as predict_videos
+    from hdc_keras.features.embedding_table import failures_file
 
     with progress_bar() as bar:
         task = bar.add_task("classifying", total=None, note="")
@@ -85,7 +86,9 @@ def predict(
     if done is None:
         console.print(f"Part {part} is scored. Once all parts are, run the command without --part to write {out}.")
         return
-    print_failures([f"{path}: {cause}" for path, cause in done.failed.items()], _FAILURES_SHOWN)
+    print_failures([f"{failure['file']}: {failure['cause']}" for failure in done.failed], _FAILURES_SHOWN)
+    if done.failed:
+        console.print(f"{failures_file(out)} lists every failure.", style="red", soft_wrap=True)
     counts = sorted(done.first.items(), key=lambda item: (-item[1], item[0]))
     shown = ", ".join(f"{name} {count}" for name, count in counts[:_CLASSES_SHOWN])
     console.print(f"Most likely: {shown}" + (" ..." if len(counts) > _CLASSES_SHOWN else ""), soft_wrap=True)

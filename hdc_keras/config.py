@@ -23,6 +23,8 @@ BackboneName = Literal[
     "r3d_small",
     "r3d_small_motion",
     "r3d_tiny",
+    "mc3_18",
+    "mc3_tiny",
     "r2plus1d18",
     "r2plus1d_tiny",
     "c3d",
@@ -217,7 +219,8 @@ class ModelConfig(_Section):
 
     backbone: BackboneName = Field("r3d18", description=f"the network: {', '.join(get_args(BackboneName))}")
     weights: str | None = Field(
-        None, description="local .pth file with torchvision's Kinetics weights to start from (r3d18, r2plus1d18)"
+        None,
+        description="local .pth file with torchvision's Kinetics weights to start from (r3d18, mc3_18, r2plus1d18)",
     )
     init_from: str | None = Field(
         None, description="run or .keras file whose weights to start from; only weights are taken, not the optimizer"

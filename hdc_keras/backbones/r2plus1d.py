@@ -5,7 +5,7 @@ from typing import Any
 import keras
 
 from hdc_keras.backbones.blocks import batch_norm, convolution, relu
-from hdc_keras.backbones.resnet3d import VideoResNet
+from hdc_keras.backbones.resnet3d import Strides, VideoResNet
 from hdc_keras.backbones.video_backbone import Tensor
 
 
@@ -36,10 +36,10 @@ class R2Plus1D(VideoResNet):
         return relu(batch_norm(x, "stem", dtype), "stem", dtype)
 
     @staticmethod
-    def _cube(x: Tensor, filters: int, middle: int, stride: int, name: str, dtype: Any) -> Tensor:
-        x = convolution(x, middle, (1, 3, 3), (1, stride, stride), f"{name}_spatial", dtype)
+    def _cube(x: Tensor, filters: int, middle: int, strides: Strides, sees_time: bool, name: str, dtype: Any) -> Tensor:
+        x = convolution(x, middle, (1, 3, 3), (1, *strides[1:]), f"{name}_spatial", dtype)
         x = relu(batch_norm(x, f"{name}_spatial", dtype), f"{name}_spatial", dtype)
-        return convolution(x, filters, (3, 1, 1), (stride, 1, 1), name, dtype)
+        return convolution(x, filters, (3, 1, 1), (strides[0], 1, 1), name, dtype)
 
 
 def R2Plus1D18(name: str = "r2plus1d18", **kwargs: Any) -> R2Plus1D:

@@ -5,7 +5,7 @@ from typing import Any
 
 from hdc_keras.backbones.c3d import C3D, C3DTiny
 from hdc_keras.backbones.r2plus1d import R2Plus1D18, R2Plus1DTiny
-from hdc_keras.backbones.resnet3d import R3D10, R3D18, R3D34, R3DSmall, R3DSmallMotion, R3DTiny
+from hdc_keras.backbones.resnet3d import MC318, R3D10, R3D18, R3D34, MC3Tiny, R3DSmall, R3DSmallMotion, R3DTiny
 from hdc_keras.backbones.s3d import S3D, S3DTiny
 from hdc_keras.backbones.video_backbone import VideoBackbone
 from hdc_keras.errors import ConfigError, did_you_mean
@@ -17,6 +17,8 @@ BACKBONES: dict[str, Callable[..., VideoBackbone]] = {
     "r3d_small": R3DSmall,
     "r3d_small_motion": R3DSmallMotion,
     "r3d_tiny": R3DTiny,
+    "mc3_18": MC318,
+    "mc3_tiny": MC3Tiny,
     "r2plus1d18": R2Plus1D18,
     "r2plus1d_tiny": R2Plus1DTiny,
     "c3d": lambda **kwargs: C3D(**{"name": "c3d", **kwargs}),

@@ -1,4 +1,6 @@
-"""R3D: residual networks with 3 x 3 x 3 convolutions throughout (Tran et al., CVPR 2018, arXiv 1711.11248)."""
+"""R3D and MC3: residual networks with 3 x 3 x 3 convolutions in all stages or in the first (Tran et al., CVPR 2018,
+arXiv 1711.11248).
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,12 +11,14 @@ from keras import layers
 from hdc_keras.backbones.blocks import batch_norm, convolution, frame_differences, relu
 from hdc_keras.backbones.video_backbone import Tensor, VideoBackbone, clip_input
 
+Strides = tuple[int, int, int]
+
 
 class VideoResNet(VideoBackbone):
-    """Base class of R3D and R(2+1)D: a stem without pooling, then stages of basic blocks.
+    """Base class of R3D, MC3 and R(2+1)D: a stem without pooling, then stages of basic blocks.
 
-    Each stage after the first halves time, height and width. Subclasses implement the stem and the 3 x 3 x 3
-    convolutions.
+    Each stage after the first halves time, height and width; a stage that does not see time leaves it as it is.
+    Subclasses implement the stem and the 3 x 3 x 3 convolutions.
 
     Args:
         stackwise_num_filters: channels of each stage.
@@ -53,8 +57,9 @@ class VideoResNet(VideoBackbone):
         pyramid_outputs, block_outputs = {}, [x]
         for stage, (filters, blocks) in enumerate(zip(stackwise_num_filters, stackwise_num_blocks, strict=True)):
             for block in range(blocks):
-                stride = 2 if stage > 0 and block == 0 else 1
-                x = self._basic_block(x, filters, stride, f"stage{stage + 2}_block{block + 1}", dtype)
+                stride, sees_time = 2 if stage > 0 and block == 0 else 1, self._sees_time(stage)
+                name = f"stage{stage + 2}_block{block + 1}"
+                x = self._basic_block(x, filters, (stride if sees_time else 1, stride, stride), sees_time, name, dtype)
                 block_outputs.append(x)
             pyramid_outputs[f"P{stage + 2}"] = x
         arguments = {
@@ -72,29 +77,36 @@ class VideoResNet(VideoBackbone):
         raise NotImplementedError
 
     @staticmethod
-    def _cube(x: Tensor, filters: int, middle: int, stride: int, name: str, dtype: Any) -> Tensor:
+    def _sees_time(stage: int) -> bool:
+        """Whether the convolutions of a stage, counted from 0, extend over time."""
+        return True
+
+    @staticmethod
+    def _cube(x: Tensor, filters: int, middle: int, strides: Strides, sees_time: bool, name: str, dtype: Any) -> Tensor:
         """A 3 x 3 x 3 convolution or its factorisation, without the batch norm that follows.
 
         Args:
             x: its input.
             filters: output channels.
             middle: channels between the two parts of a factorised convolution.
-            stride: stride along time, height and width.
+            strides: strides along time, height and width.
+            sees_time: whether it extends over time; if not, it is a 1 x 3 x 3 convolution.
             name: prefix of the layers' names.
             dtype: dtype or policy of the layers.
         """
         raise NotImplementedError
 
-    def _basic_block(self, x: Tensor, filters: int, stride: int, name: str, dtype: Any) -> Tensor:
+    def _basic_block(self, x: Tensor, filters: int, strides: Strides, sees_time: bool, name: str, dtype: Any) -> Tensor:
         shortcut, width = x, x.shape[-1]
         # With this many channels between its parts, a factorised convolution has as many weights as a full one.
         middle = (width * filters * 27) // (width * 9 + 3 * filters)
-        if stride != 1 or width != filters:
-            shortcut = convolution(x, filters, (1, 1, 1), (stride,) * 3, f"{name}_shortcut", dtype)
+        if max(strides) > 1 or width != filters:
+            shortcut = convolution(x, filters, (1, 1, 1), strides, f"{name}_shortcut", dtype)
             shortcut = batch_norm(shortcut, f"{name}_shortcut", dtype)
-        x = batch_norm(self._cube(x, filters, middle, stride, f"{name}_1", dtype), f"{name}_1", dtype)
-        x = relu(x, f"{name}_1", dtype)
-        x = batch_norm(self._cube(x, filters, middle, 1, f"{name}_2", dtype), f"{name}_2", dtype)
+        x = self._cube(x, filters, middle, strides, sees_time, f"{name}_1", dtype)
+        x = relu(batch_norm(x, f"{name}_1", dtype), f"{name}_1", dtype)
+        x = self._cube(x, filters, middle, (1, 1, 1), sees_time, f"{name}_2", dtype)
+        x = batch_norm(x, f"{name}_2", dtype)
         return relu(layers.Add(dtype=dtype, name=f"{name}_add")([x, shortcut]), name, dtype)
 
 
@@ -124,8 +136,30 @@ class R3D(VideoResNet):
         return relu(batch_norm(x, "stem", dtype), "stem", dtype)
 
     @staticmethod
-    def _cube(x: Tensor, filters: int, middle: int, stride: int, name: str, dtype: Any) -> Tensor:
-        return convolution(x, filters, (3, 3, 3), (stride,) * 3, name, dtype)
+    def _cube(x: Tensor, filters: int, middle: int, strides: Strides, sees_time: bool, name: str, dtype: Any) -> Tensor:
+        return convolution(x, filters, (3 if sees_time else 1, 3, 3), strides, name, dtype)
+
+
+@keras.saving.register_keras_serializable(package="hdc_keras")
+class MC3(R3D):
+    """R3D whose stages after the first see single frames ("mixed convolutions"), so that they keep every frame.
+
+    The arguments are those of `R3D`.
+    """
+
+    @staticmethod
+    def _sees_time(stage: int) -> bool:
+        return stage == 0
+
+
+def MC318(name: str = "mc3_18", **kwargs: Any) -> MC3:
+    """MC3-18 of Tran et al. 2018 as published: 2, 2, 2, 2 basic blocks, 11.5 million weights without a classifier."""
+    return MC3([64, 128, 256, 512], [2, 2, 2, 2], name=name, **kwargs)
+
+
+def MC3Tiny(name: str = "mc3_tiny", **kwargs: Any) -> MC3:
+    """MC3 with one block per stage and few channels, for small clips on a CPU. Not a published network."""
+    return MC3([12, 24, 48, 96], [1, 1, 1, 1], name=name, **kwargs)
 
 
 def R3D18(name: str = "r3d18", **kwargs: Any) -> R3D:

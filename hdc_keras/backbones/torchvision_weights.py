@@ -1,6 +1,6 @@
 """Loads weights of torchvision's video ResNets from a file: a supervised initialisation, or a supervised upper bound.
 
-Source of the layout: torchvision/models/video/resnet.py (`r3d_18`, `r2plus1d_18`).
+Source of the layout: torchvision/models/video/resnet.py (`r3d_18`, `mc3_18`, `r2plus1d_18`).
 """
 
 import re
@@ -26,7 +26,7 @@ def load_torchvision_weights(backbone: VideoBackbone, path: str | Path) -> None:
     Reading the file needs PyTorch, whatever the active backend.
 
     Args:
-        backbone: an `R3D` or `R2Plus1D` with torchvision's numbers of channels and blocks.
+        backbone: an `R3D`, `MC3` or `R2Plus1D` with torchvision's numbers of channels and blocks.
         path: a `.pth` file, such as `r3d_18-b3b3357e.pth`.
 
     Raises:
@@ -35,7 +35,7 @@ def load_torchvision_weights(backbone: VideoBackbone, path: str | Path) -> None:
     """
     if not isinstance(backbone, VideoResNet):
         raise WeightsError(
-            f"torchvision has no weights for `{backbone.name}`. It has weights for r3d18 and r2plus1d18."
+            f"torchvision has no weights for `{backbone.name}`. It has weights for r3d18, mc3_18 and r2plus1d18."
         )
     state = _read(Path(path))
     factorised = isinstance(backbone, R2Plus1D)

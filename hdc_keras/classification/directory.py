@@ -7,13 +7,15 @@ import csv
 import io
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hdc_keras.config import Experiment, dump_experiment, load_experiment
 from hdc_keras.errors import RunError, WeightsError
-from hdc_keras.files import replacing, require_creatable, write_text
+from hdc_keras.files import remove_leftovers, replacing, require_creatable, write_text
+from hdc_keras.locks import lock_file, sole_use
 
 if TYPE_CHECKING:  # loads a backend
     from hdc_keras.finetuning.classifier import VideoClassifier
@@ -66,24 +68,62 @@ class ClassifierDirectory:
         """Features and checkpoints while the classifier is made."""
         return self.path / "unfinished"
 
-    def check_free(self) -> None:
-        """Refuse a folder that cannot be written, or that holds something else than a classifier.
+    @property
+    def request_file(self) -> Path:
+        """What is being made, while it is being made."""
+        return self.work_folder / "request.json"
 
-        Raises:
-            RunError: it is so.
-        """
+    def check_free(self) -> None:
+        """Raise `RunError` for a folder that cannot be written, or that holds something else than a classifier."""
         try:
             require_creatable(self.path)
         except OSError as error:
             raise RunError(
                 f"{self.path} cannot be written ({error.strerror or error}). Choose another with --out."
             ) from error
-        if self.path.is_file() or (
-            self.path.is_dir()
-            and any(self.path.iterdir())
-            and not (self.facts_file.exists() or self.work_folder.exists())
-        ):
+        is_ours = self.facts_file.exists() or self.request_file.exists()
+        if not is_ours and (self.path.is_file() or (self.path.is_dir() and self._holds_files())):
             raise RunError(f"{self.path} exists and holds no classifier. Choose a new or empty folder with --out.")
+
+    def _holds_files(self) -> bool:
+        return any(file != lock_file(self._lock) for file in self.path.iterdir())
+
+    @property
+    def _lock(self) -> Path:
+        return self.path / "classifier"
+
+    @contextmanager
+    def making(self, request: str) -> Iterator[bool]:
+        """Lock the folder while a classifier is made. What is left of another, unfinished one is removed.
+
+        Args:
+            request: digest of what the classifier is made from.
+
+        Returns:
+            Whether it is finished already.
+
+        Raises:
+            RunError: another process makes one there, or the folder holds another one, or cannot be written.
+        """
+        self.check_free()
+        with sole_use(self._lock, f"{self.path} is being made"):
+            if self.facts_file.exists():
+                if self.facts().get("request_sha256") != request:
+                    raise RunError(
+                        f"{self.path} holds another classifier, made from other videos, weights or settings. It is "
+                        "left unchanged. Choose another folder with --out."
+                    )
+                shutil.rmtree(self.work_folder, ignore_errors=True)
+                yield True
+                return
+            try:
+                if not self.request_file.exists() or self.request_file.read_text(encoding="utf-8") != request:
+                    shutil.rmtree(self.work_folder, ignore_errors=True)
+                    write_text(self.request_file, request)
+                remove_leftovers(self.path)
+            except OSError as error:
+                raise self._unwritable(error) from error
+            yield False
 
     def facts(self) -> Facts:
         """What is known about the classifier.
@@ -157,12 +197,16 @@ class ClassifierDirectory:
             writer.writeheader()
             writer.writerows(answers)
             write_text(self.test_file, text.getvalue())
+            self.training_file.unlink(missing_ok=True)
             if training and training.exists():
                 write_text(self.training_file, training.read_text(encoding="utf-8"))
             write_text(self.facts_file, json.dumps(facts, indent=2))
         except OSError as error:
-            raise RunError(
-                f"{self.path} cannot be written ({error.strerror or error}). What was computed is kept in "
-                f"{self.work_folder}. Free some space, then repeat the command."
-            ) from error
+            raise self._unwritable(error) from error
         shutil.rmtree(self.work_folder, ignore_errors=True)
+
+    def _unwritable(self, error: OSError) -> RunError:
+        return RunError(
+            f"{self.path} cannot be written ({error.strerror or error}). What was computed is kept in "
+            f"{self.work_folder}. Free some space, then repeat the command."
+        )

@@ -14,17 +14,18 @@ import numpy as np
 
 from hdc_keras.classification.directory import ClassifierDirectory, Facts
 from hdc_keras.classification.interval import share_interval
-from hdc_keras.classification.linear_head import fit_head
+from hdc_keras.classification.linear_head import balanced_weights, fit_head
 from hdc_keras.classification.network import SCORES, ClassNetwork
 from hdc_keras.config import Experiment
 from hdc_keras.data.from_experiment import frame_store
 from hdc_keras.data.loading import FrameStore
 from hdc_keras.data.records import VideoRecord
-from hdc_keras.errors import DataError, RunError
+from hdc_keras.errors import DataError
 from hdc_keras.features.encoder import ClipEncoder
 from hdc_keras.features.extraction import extract_features
 from hdc_keras.features.store import FeatureStore, digest_of_weights, identity
 from hdc_keras.features.video_features import VideoFeatures
+from hdc_keras.files import replacing_stream
 from hdc_keras.finetuning.classifier import VideoClassifier
 from hdc_keras.finetuning.job import FineTuningJob, LinearHead, Start, directory_of, fine_tune, new_classifier
 from hdc_keras.finetuning.recipes import FineTuning
@@ -37,7 +38,6 @@ from hdc_keras.version import __version__
 # (description of the current task, items done, total items).
 Progress = Callable[[str, int, int], None]
 Method = Literal["auto", "frozen", "whole"]
-METHODS = ("auto", "frozen", "whole")
 
 FORMAT = 1
 # All of these are our choice, made on the Weizmann set.
@@ -48,6 +48,7 @@ _STEPS, _LEAST_EPOCHS = 300, 10
 _PATIENCE = 0.3
 _RATE_OF_PRETRAINED, _RATE_FROM_SCRATCH = 3e-4, 1e-3
 _PENALTIES = (1e-3, 1e-2, 1e-1, 1.0)
+# Clips, crops and epochs are replaced by those of the run and of the videos.
 _RECIPE = FineTuning(
     version=1,
     source="our choice",
@@ -65,6 +66,11 @@ _RECIPE = FineTuning(
     views={"flip": 0.5, "jitter": 0.0, "grey": 0.0, "blur": 0.0, "fade_static": 0.0},
     validation=VALIDATION,
 )
+# Settings that a classifier does not depend on.
+_OF_NO_MATTER = {
+    "data": {"workers", "cache_gb", "max_failed_share"},
+    "evaluate": {"seeds", "batch_size", "knn_neighbours", "knn_temperature", "recall_at", "linear_l2"},
+}
 
 
 @dataclass(frozen=True)
@@ -97,9 +103,11 @@ class Request:
     def digest(self) -> str:
         """SHA-256 of everything that the classifier depends on."""
         videos = sorted([*identity(one), one.labels[self.column], one.group, one.split] for one in self.records)
-        config = self.experiment.model_dump(mode="json", include={"data", "views", "model", "evaluate", "seed"})
+        sections = {"data", "views", "model", "evaluate", "seed"}
+        config = self.experiment.model_dump(mode="json", include=sections, exclude=_OF_NO_MATTER)
         weights = digest_of_weights(self.model) if self.is_pretrained else None
-        facts = [FORMAT, config, videos, self.column, self.method, weights, self.experiment.train.precision]
+        levels, train = self.model.contrast_config.used_levels, self.experiment.train
+        facts = [FORMAT, config, videos, self.column, self.method, weights, levels, train.precision, train.batch_norm]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
@@ -107,9 +115,9 @@ def make_classifier(request: Request, folder: Path, progress: Progress | None = 
     """Make a classifier, score it on the test videos, and write it to a folder.
 
     A fifth of the training videos is held out. A linear classifier on frozen features starts it; training of the whole
-    network, with augmentation, goes on from there. The network with the lower cross-entropy on the videos held out is
-    the classifier; the frozen one is then fitted again, to all training videos. The trained network must be better by
-    more than a standard error, because its epoch is chosen by the same videos.
+    network, with augmentation, goes on from there. The trained network is the classifier if it is better on the videos
+    held out by more than a standard error, because its epoch is chosen by the same videos. Otherwise the frozen one is,
+    fitted again to all training videos.
 
     After an interruption, the same call goes on. If the classifier is finished, nothing is done.
 
@@ -124,11 +132,36 @@ def make_classifier(request: Request, folder: Path, progress: Progress | None = 
     Raises:
         ConfigError: the batch cannot be divided among the devices.
         DataError: too few videos have labels, or too many cannot be decoded.
-        RunError: the folder holds another classifier, or a file cannot be written.
+        RunError: the folder holds another classifier, another process makes one there, or a file cannot be written.
         StoppedError: a signal stopped training; a checkpoint has been saved.
         TrainingError: the loss was non-finite.
     """
-    return _Making(request, ClassifierDirectory(folder), progress).make()
+    directory = ClassifierDirectory(folder)
+    with directory.making(request.digest()) as finished:
+        return directory.facts() if finished else _Making(request, directory, progress).make()
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """The classifier that was chosen.
+
+    Attributes:
+        way: "frozen" or "whole".
+        model: the network.
+        train: the videos that it was fitted to or trained on.
+        validation: the videos that were held out to choose by. A frozen way is fitted to them in the end.
+        candidates: cross-entropy and accuracy of each way on the validation videos.
+        metrics: metrics of the training by epoch, if there was one.
+        note: why nothing could be chosen; empty if it could, or if the way was asked for.
+    """
+
+    way: str
+    model: VideoClassifier
+    train: list[VideoRecord]
+    validation: list[VideoRecord]
+    candidates: dict[str, dict[str, float]]
+    metrics: Path | None = None
+    note: str = ""
 
 
 class _Making:
@@ -141,37 +174,26 @@ class _Making:
         self.experiment, self.column = request.experiment, request.column
         self.frames: FrameStore = frame_store(self.experiment)
         self.levels = request.model.contrast_config.used_levels
-        self.classes = sorted({one.labels[self.column] for one in request.records if one.split != "test"})
+        self.training = [one for one in request.records if one.split != "test"]
         self.test = [one for one in request.records if one.split == "test"]
+        self.classes = sorted({one.labels[self.column] for one in self.training})
         self.failed: dict[str, str] = {}
 
     def make(self) -> Facts:
-        digest = self.request.digest()
-        self.directory.check_free()
-        if self.directory.facts_file.exists():
-            facts = self.directory.facts()
-            if facts.get("request_sha256") != digest:
-                raise RunError(
-                    f"{self.directory.path} holds another classifier, made from other videos, weights or settings. It "
-                    "is left unchanged. Choose another folder with --out."
-                )
-            return facts
-        # What is fitted to frozen features needs no videos to choose by.
-        train, validation = self._all_training(), list[VideoRecord]()
-        if self._method != "frozen":
-            train, validation = hold_out(self.request.records, VALIDATION, self.column, self.experiment.seed)
-        chosen, model, candidates, training = self._choose(train, validation)
-        scores = self._scores(model, self.test, "scoring the test videos")
+        chosen = self._choose()
+        scores = self._scores(chosen.model, self.test, "scoring the test videos")
         if not scores.records:
             raise DataError("none of the test videos can be decoded, so the classifier cannot be scored.")
         answers = self._answers(scores)
+        evaluate = self.experiment.evaluate
         facts = {
             "format": FORMAT,
             "name": self.directory.path.resolve().name,
             "classes": self.classes,
             "column": self.column,
-            "chosen": chosen,
-            "candidates": candidates,
+            "chosen": chosen.way,
+            "candidates": chosen.candidates,
+            "note": chosen.note,
             "levels": list(self.levels),
             "pretrained": self.request.is_pretrained,
             "run": str(self.request.run.resolve()) if self.request.run else None,
@@ -179,71 +201,78 @@ class _Making:
             "weights_sha256": self.request.weights_sha256,
             "dataset": self.experiment.data.path or "moving-shapes",
             "videos": {
-                "training": self._counts(train),
-                "validation": self._counts(validation),
+                "training": self._counts(chosen.train),
+                "validation": self._counts(chosen.validation),
                 "test": self._counts(self.test),
             },
-            "test": self._figures(answers, train + validation),
+            "test": self._figures(answers) | {"clips": evaluate.clips, "crops": evaluate.crops},
             "seen_in_pretraining": seen_in_pretraining(self.request.run, self.test) if self.request.run else None,
             "failed": self.failed,
             "hdc_keras_version": __version__,
-            "request_sha256": digest,
+            "request_sha256": self.request.digest(),
         }
-        self.directory.write(model, self.experiment, facts, answers, training)
+        self.directory.write(chosen.model, self.experiment, facts, answers, chosen.metrics)
         return facts
 
-    def _choose(
-        self, train: list[VideoRecord], validation: list[VideoRecord]
-    ) -> tuple[str, VideoClassifier, dict[str, dict[str, float]], Path | None]:
-        """Which way is chosen, its network, what each way scored on the validation videos, and the metrics file."""
-        if self._method == "frozen" or (self._method == "auto" and not validation):
-            # Without videos to judge by, it is what cannot overfit as much.
-            return "frozen", self._frozen(train + validation), {}, None
-        head = self._head(train) if self.request.is_pretrained else None
+    def _choose(self) -> _Chosen:
+        method: Method = self.request.method if self.request.is_pretrained else "whole"
+        if method == "frozen":
+            return self._frozen("")
+        train, validation = hold_out(self.training, VALIDATION, self.column, self.experiment.seed)
+        if method == "auto" and len(_groups(validation)) < 2:
+            return self._frozen(
+                "There are too few groups of videos to hold two of them out, so the network was not trained. "
+                "--method whole trains it."
+            )
+        head = self._kept_head(train) if self.request.is_pretrained else None
         job = self._job(train, validation, head)
         folder = self.directory.work_folder / "training"
-        fine_tune(job, folder, self.frames, self.progress)
+        self.failed |= fine_tune(job, folder, self.frames, self.progress).training_failed
         trained = directory_of(job, folder)
         whole = trained.load_classifier()
         models = {"whole": whole} if head is None else {"frozen": new_classifier(job, self.experiment), "whole": whole}
-        losses = {name: self._validated(name, model, validation) for name, model in models.items()}
-        candidates = {name: {key: float(v.mean()) for key, v in one.items()} for name, one in losses.items()}
-        if self._method == "auto" and not is_clearly_lower(losses["whole"]["loss"], losses["frozen"]["loss"]):
-            return "frozen", self._frozen(train + validation), candidates, trained.metrics_file
-        return "whole", whole, candidates, trained.metrics_file
+        found = {name: self._validated(name, model, validation) for name, model in models.items() if validation}
+        candidates = {name: one.summary() for name, one in found.items()}
+        if method == "auto" and not is_clearly_lower(found["whole"], found["frozen"]):
+            model = self._frozen("").model
+            return _Chosen("frozen", model, train, validation, candidates, trained.metrics_file)
+        note = "" if validation else "No videos could be held out, so the last epoch of the training is used."
+        return _Chosen("whole", whole, train, validation, candidates, trained.metrics_file, note)
 
-    @property
-    def _method(self) -> Method:
-        return self.request.method if self.request.is_pretrained else "whole"
+    def _frozen(self, note: str) -> _Chosen:
+        """A linear classifier on the frozen features of all training videos."""
+        model = new_classifier(self._job(self.training, [], self._head(self.training)), self.experiment)
+        return _Chosen("frozen", model, self.training, [], {}, None, note)
+
+    def _kept_head(self, records: list[VideoRecord]) -> LinearHead:
+        """The head that training starts from. It is kept: another processor may fit a slightly different one."""
+        file = self.directory.work_folder / "head.npz"
+        if not file.exists():
+            head = self._head(records)
+            with replacing_stream(file) as stream:
+                np.savez(stream, kernel=head.kernel, bias=head.bias)
+        with np.load(file) as kept:
+            return LinearHead(kept["kernel"], kept["bias"])
 
     def _head(self, records: list[VideoRecord]) -> LinearHead:
         encoder = ClipEncoder(self.request.model, self.experiment.data.decode_size, self.experiment.evaluate.crops)
-        features = self._extracted(encoder, [*self._all_training()], "features").select(records)
-        if len({one.labels[self.column] for one in features.records}) < 2:
+        features = self._extracted(encoder, self.training, "features").select(records)
+        labels = [one.labels[self.column] for one in features.records]
+        if len(set(labels)) < 2:
             raise DataError("fewer than two classes have a training video that can be decoded.")
         values = np.concatenate([features.arrays[level] for level in self.levels], axis=1)
-        labels = [one.labels[self.column] for one in features.records]
-        groups = [one.group or one.video_id for one in features.records]
-        return fit_head(values, labels, groups, self.classes, _PENALTIES)
-
-    def _all_training(self) -> list[VideoRecord]:
-        return [one for one in self.request.records if one.split != "test"]
-
-    def _frozen(self, records: list[VideoRecord]) -> VideoClassifier:
-        return new_classifier(self._job(records, [], self._head(records)), self.experiment)
+        return fit_head(values, labels, [_group(one) for one in features.records], self.classes, _PENALTIES)
 
     def _job(self, train: list[VideoRecord], validation: list[VideoRecord], head: LinearHead | None) -> FineTuningJob:
-        views, pretrained = self.experiment.views, self.request.is_pretrained
+        pretrained = self.request.is_pretrained
+        size = min(self.experiment.evaluate.finetune_batch_size or _RECIPE.batch_size, len(train))
+        epochs = max(_LEAST_EPOCHS, math.ceil(_STEPS / max(1, len(train) // size)))
         recipe = replace(
             _RECIPE,
             learning_rate=_RATE_OF_PRETRAINED if pretrained else _RATE_FROM_SCRATCH,
-            crop=views.crop_area,
-        )
-        size = self.experiment.evaluate.finetune_batch_size or recipe.batch_size
-        steps_per_epoch = max(1, len(train) // size)
-        recipe = replace(recipe, epochs=max(_LEAST_EPOCHS, math.ceil(_STEPS / steps_per_epoch))).applied(
-            self.experiment
-        )
+            crop=self.experiment.views.crop_area,
+            epochs=epochs,
+        ).applied(self.experiment)
         return FineTuningJob(
             title="training",
             recipe=recipe.fitted(len(train), bool(validation)),
@@ -257,20 +286,18 @@ class _Making:
             start=Start(tuple(self.levels), head, is_balanced=True, patience=math.ceil(_PATIENCE * recipe.epochs)),
         )
 
-    def _validated(self, name: str, model: VideoClassifier, validation: list[VideoRecord]) -> dict[str, np.ndarray]:
-        """Cross-entropy of each validation video, and whether it is right; empty if there are none."""
-        if not validation:
-            return {}
+    def _validated(self, name: str, model: VideoClassifier, validation: list[VideoRecord]) -> "Validated":
         scores = self._scores(model, validation, f"validation, {name}")
         if not scores.records:
-            raise DataError("none of the validation videos can be decoded, so nothing can be chosen. Use --method.")
-        rows = np.arange(len(scores.records))
-        columns = [self.classes.index(one.labels[self.column]) for one in scores.records]
-        of_label = scores.arrays[SCORES][rows, columns]
-        return {
-            "loss": -np.log(np.maximum(of_label, 1e-7)),
-            "top1": scores.arrays[SCORES].argmax(axis=1) == columns,
-        }
+            raise DataError("none of the videos that were held out can be decoded, so nothing can be chosen by them.")
+        labels = [one.labels[self.column] for one in scores.records]
+        columns = [self.classes.index(label) for label in labels]
+        of_label = scores.arrays[SCORES][np.arange(len(columns)), columns]
+        return Validated(
+            -np.log(np.maximum(of_label, 1e-7)) * balanced_weights(np.array(labels)),
+            scores.arrays[SCORES].argmax(axis=1) == columns,
+            [_group(one) for one in scores.records],
+        )
 
     def _scores(self, model: VideoClassifier, records: Sequence[VideoRecord], title: str) -> VideoFeatures:
         network = ClassNetwork(model, self.experiment.data.decode_size, self.experiment.evaluate.crops)
@@ -299,39 +326,72 @@ class _Making:
             )
         return rows
 
-    def _figures(self, answers: Sequence[dict[str, Any]], training: Sequence[VideoRecord]) -> dict[str, Any]:
-        labels = [row["label"] for row in answers]
-        predicted = [row["predicted"] for row in answers]
+    def _figures(self, answers: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        labels, predicted, groups = (
+            [row["label"] for row in answers],
+            [row["predicted"] for row in answers],
+            [row["group"] or row["video_id"] for row in answers],
+        )
         is_right = [label == other for label, other in zip(labels, predicted, strict=True)]
         confusions: dict[str, Counter[str]] = {}
         for label, other in zip(labels, predicted, strict=True):
             confusions.setdefault(label, Counter())[other] += 1
-        trained = Counter(one.labels[self.column] for one in training)
         return {
             "videos": len(answers),
-            "groups": len({row["group"] or row["video_id"] for row in answers}),
+            "groups": len(set(groups)),
             "top1": float(np.mean(is_right)),
-            "interval": list(share_interval(is_right, [row["group"] or row["video_id"] for row in answers])),
+            "interval": list(share_interval(is_right, groups)),
             "mean_class_accuracy": mean_class_accuracy(predicted, labels),
-            "chance": labels.count(trained.most_common(1)[0][0]) / len(labels),
+            "chance": max(Counter(labels).values()) / len(labels),
             "confusions": {label: dict(sorted(counts.items())) for label, counts in sorted(confusions.items())},
         }
 
     def _counts(self, records: Sequence[VideoRecord]) -> dict[str, Any]:
+        """How many of the videos could be decoded, in how many groups, and of which classes."""
+        decoded = [one for one in records if one.path not in self.failed]
         return {
-            "videos": len(records),
-            "groups": len({one.group or one.video_id for one in records}),
-            "by_class": dict(sorted(Counter(one.labels[self.column] for one in records).items())),
+            "videos": len(decoded),
+            "groups": len(_groups(decoded)),
+            "by_class": dict(sorted(Counter(one.labels[self.column] for one in decoded).items())),
         }
 
 
-def is_clearly_lower(losses: np.ndarray, others: np.ndarray) -> bool:
-    """Whether the mean of losses is lower than that of others on the same videos, by more than a standard error.
+@dataclass(frozen=True)
+class Validated:
+    """How one way does on the validation videos.
 
-    Args:
-        losses: (videos,) losses.
-        others: (videos,) losses, for the same videos.
+    Attributes:
+        losses: (videos,) cross-entropies, weighted so that classes count the same.
+        is_right: (videos,) whether the answer is right.
+        groups: group of each video.
     """
-    gaps = others - losses
-    error = float(gaps.std(ddof=1)) / math.sqrt(len(gaps)) if len(gaps) > 1 else math.inf
+
+    losses: np.ndarray
+    is_right: np.ndarray
+    groups: list[str]
+
+    def summary(self) -> dict[str, float]:
+        """The means, by name."""
+        return {"loss": float(self.losses.mean()), "top1": float(self.is_right.mean())}
+
+
+def is_clearly_lower(one: Validated, other: Validated) -> bool:
+    """Whether the mean loss of one way is lower than another's, on the same videos, by more than a standard error.
+
+    The error is over groups, whose videos are right or wrong together. With one group it is unknown.
+    """
+    gaps, rows = other.losses - one.losses, np.unique(other.groups, return_inverse=True)[1]
+    count = int(rows.max()) + 1
+    if count < 2:
+        return False
+    sums = np.bincount(rows, gaps - gaps.mean(), count)
+    error = math.sqrt(count / (count - 1) * float((sums**2).sum())) / len(gaps)
     return float(gaps.mean()) > error
+
+
+def _group(record: VideoRecord) -> str:
+    return record.group or record.video_id
+
+
+def _groups(records: Sequence[VideoRecord]) -> set[str]:
+    return {_group(record) for record in records}

@@ -9,8 +9,8 @@ from hdc_keras.finetuning.job import LinearHead
 
 _FOLDS = 3
 _ITERATIONS = 500
-# Added to the deviation of a channel, as in `video_features.joined`.
-_LEAST = 1e-6
+# The least deviation of a channel: as a share of the median of all channels, and for channels that are all constant.
+_LEAST_SHARE, _LEAST = 1e-3, 1e-6
 
 
 def fit_head(
@@ -23,8 +23,8 @@ def fit_head(
     """Multinomial logistic regression on standardised features, with the standardisation folded into its weights.
 
     Classes count the same, however many videos they have. The L2 penalty is the one with the lowest cross-entropy on
-    held-out thirds of the videos; videos of one group stay together. If some class has fewer than three groups, it is
-    the middle one.
+    held-out thirds of the videos, in which classes count the same too; videos of one group stay together. If some class
+    has fewer than three groups, it is the middle one.
 
     Args:
         features: (videos, channels) float32.
@@ -36,7 +36,10 @@ def fit_head(
     Returns:
         Weights for the features as they are.
     """
-    mean, deviation = features.mean(axis=0), features.std(axis=0) + _LEAST
+    features = features.astype(np.float64)
+    mean, deviation = features.mean(axis=0), features.std(axis=0)
+    # A channel that hardly varies says nothing, and would have weights that amplify rounding.
+    deviation = np.maximum(deviation, _LEAST_SHARE * float(np.median(deviation)) + _LEAST)
     inputs, targets, group_ids = (features - mean) / deviation, np.array(labels), np.array(groups)
     best = sorted(penalties)[len(penalties) // 2]
     if len(penalties) > 1 and min(len(set(group_ids[targets == label])) for label in set(labels)) >= _FOLDS:
@@ -59,6 +62,12 @@ def fit_head(
     )
 
 
+def balanced_weights(labels: np.ndarray) -> np.ndarray:
+    """(videos,) weights with which classes count the same; their mean is 1."""
+    names, rows, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    return (len(labels) / len(names) / counts)[rows]
+
+
 def _fit(inputs: np.ndarray, targets: np.ndarray, penalty: float):  # type: ignore[no-untyped-def]
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
@@ -78,6 +87,6 @@ def _held_out_loss(inputs: np.ndarray, targets: np.ndarray, groups: np.ndarray, 
     for fitted, held_out in StratifiedGroupKFold(_FOLDS, shuffle=True, random_state=0).split(inputs, targets, groups):
         model = _fit(inputs[fitted], targets[fitted], penalty)
         known = np.isin(targets[held_out], model.classes_)
-        scores = model.predict_proba(inputs[held_out[known]])
-        losses.append(log_loss(targets[held_out[known]], scores, labels=model.classes_))
+        scores, labels = model.predict_proba(inputs[held_out[known]]), targets[held_out[known]]
+        losses.append(log_loss(labels, scores, labels=model.classes_, sample_weight=balanced_weights(labels)))
     return float(np.mean(losses))

@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from hdc_keras.features.encoder import resize_frames
-from hdc_keras.finetuning.classifier import VideoClassifier
+from hdc_keras.finetuning.classifier import VideoClassifier, pooled
 from hdc_keras.views.transforms import even_crops
 
 Tensor = Any
@@ -52,7 +52,9 @@ class ClassNetwork(keras.Model):
             `scores`: (crops * batch, classes) float32, which add up to 1.
         """
         frames = resize_frames(video, self.frame_size)
-        clips = even_crops(frames, self.view_size, self.crops, self.focus, self.steady)
+        return self.score(even_crops(frames, self.view_size, self.crops, self.focus, self.steady))
+
+    def score(self, clips: Tensor) -> dict[str, Tensor]:
+        """Score clips that are cropped already: (batch, time, size, size, 3) in [0, 1]."""
         maps = self.pyramid(clips, training=False)
-        pooled = [ops.mean(ops.cast(maps[level], "float32"), axis=(1, 2, 3)) for level in self.levels]
-        return {SCORES: ops.softmax(self.classifier(ops.concatenate(pooled, axis=-1)))}
+        return {SCORES: ops.softmax(self.classifier(pooled(maps, self.levels)))}

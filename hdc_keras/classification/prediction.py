@@ -17,16 +17,15 @@ from hdc_keras.data.decoding import index_frames
 from hdc_keras.data.from_experiment import frame_store
 from hdc_keras.data.preparing import Part
 from hdc_keras.data.records import VideoRecord
-from hdc_keras.errors import DataError, VideoDecodeError
-from hdc_keras.features.embedding_table import failures_file
+from hdc_keras.errors import DataError, RunError, VideoDecodeError
+from hdc_keras.features.embedding_table import failure_row, write_failures
 from hdc_keras.features.extraction import Extraction
 from hdc_keras.features.store import FeatureStore
 from hdc_keras.features.video_features import VideoFeatures
-from hdc_keras.files import replacing, write_requested
+from hdc_keras.files import replacing, write_text
 
 # (videos done, total videos).
 Progress = Callable[[int, int], None]
-SUFFIXES = (".csv", ".parquet")
 
 
 @dataclass(frozen=True)
@@ -35,13 +34,13 @@ class Predicted:
 
     Attributes:
         rows: number of rows of the file.
-        failed: cause by path of every video that could not be decoded.
+        failed: `video_id`, `file` and `cause` of every video, or part of one, that could not be decoded.
         top: number of classes in a row.
         first: how often each class comes first.
     """
 
     rows: int
-    failed: dict[str, str]
+    failed: list[dict[str, str]]
     top: int
     first: dict[str, int]
 
@@ -85,7 +84,7 @@ def predict(
     """
     model = directory.load()
     network = ClassNetwork(model, experiment.data.decode_size, experiment.evaluate.crops)
-    failed: dict[str, str] = {}
+    failed: list[dict[str, str]] = []
     if sliding is not None:
         records, failed = sliding_parts(records, sliding)
     work = file.with_name(f".{file.name}.unfinished")
@@ -95,24 +94,30 @@ def predict(
     if part.of > 1:
         return None
     scores = extraction.read()
+    failed += [failure_row(one, scores.failed[one.video_id]) for one in records if one.video_id in scores.failed]
     if not scores.records:
-        found = [f"{path}: {cause}" for path, cause in (failed | scores.causes).items()]
-        raise DataError(f"none of the videos can be decoded. The first:\n  {found[0]}")
+        raise DataError(
+            f"none of the videos can be decoded. The first:\n  {failed[0]['file']}: {failed[0]['cause']}"
+            if failed
+            else "there are no videos."
+        )
     table = _table(scores, model.classes, min(top, len(model.classes)), sliding is not None)
-    if file.suffix == ".csv":
-        _write_csv(table, file)
-    else:
-        _write_parquet(table, file)
-    causes = failed | scores.causes
-    if causes:
-        _write_csv({"file": list(causes), "cause": list(causes.values())}, failures_file(file))
+    try:
+        # First, so that the file never exists without its list of failures.
+        write_failures(file, failed)
+        if file.suffix == ".csv":
+            write_text(file, _csv(table))
+        else:
+            _write_parquet(table, file)
+    except OSError as error:
+        raise RunError(f"{file} cannot be written ({error.strerror or error}). Choose another with --out.") from error
     shutil.rmtree(work, ignore_errors=True)
     best = [model.classes[column] for column in scores.arrays[SCORES].argmax(axis=1)]
     first = {name: best.count(name) for name in model.classes if name in best}
-    return Predicted(len(scores.records), causes, min(top, len(model.classes)), first)
+    return Predicted(len(scores.records), failed, min(top, len(model.classes)), first)
 
 
-def sliding_parts(records: Sequence[VideoRecord], seconds: float) -> tuple[list[VideoRecord], dict[str, str]]:
+def sliding_parts(records: Sequence[VideoRecord], seconds: float) -> tuple[list[VideoRecord], list[dict[str, str]]]:
     """Divide videos into parts of the same length. A rest shorter than half of it belongs to the part before it.
 
     Args:
@@ -120,21 +125,21 @@ def sliding_parts(records: Sequence[VideoRecord], seconds: float) -> tuple[list[
         seconds: length of a part.
 
     Returns:
-        The parts, and the cause by path for every video that cannot be divided: it cannot be read, it has no times,
-        or its frames lie in a prepared set.
+        The parts; and `video_id`, `file` and `cause` of every video that cannot be divided: it cannot be read, it has
+        no times, or its frames lie in a prepared set.
     """
     parts: list[VideoRecord] = []
-    failed: dict[str, str] = {}
+    failed: list[dict[str, str]] = []
     for record in records:
         try:
             start, end = record.segment or (0.0, _seconds_of(record))
         except VideoDecodeError as error:
-            failed[error.path] = error.cause
+            failed.append(failure_row(record, error))
             continue
         count = max(1, int((end - start) / seconds + 0.5))
         bounds = [start + seconds * number for number in range(count)] + [end]
         for first, last in pairwise(bounds):
-            parts.append(replace(record, video_id=f"{record.video_id}@{first:g}-{last:g}", segment=(first, last)))
+            parts.append(replace(record, video_id=f"{record.video_id}@{first:.10g}-{last:.10g}", segment=(first, last)))
     return parts, failed
 
 
@@ -167,27 +172,22 @@ def _table(scores: VideoFeatures, classes: Sequence[str], top: int, is_sliding: 
     return table
 
 
-def _write_csv(table: Mapping[str, Sequence[object]], file: Path) -> None:
+def _csv(table: Mapping[str, Sequence[object]]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(table)
     for row in zip(*table.values(), strict=True):
         writer.writerow([_cell(value) for value in row])
-    write_requested(file, text.getvalue().encode())
+    return text.getvalue()
 
 
 def _cell(value: object) -> object:
-    return "" if value is None else f"{value:.6g}" if isinstance(value, float) else value
+    return "" if value is None else f"{value:.10g}" if isinstance(value, float) else value
 
 
 def _write_parquet(table: dict[str, list[object]], file: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from hdc_keras.errors import RunError
-
-    try:
-        with replacing(file) as temporary:
-            pq.write_table(pa.table(table), temporary, compression="zstd")
-    except OSError as error:
-        raise RunError(f"{file} cannot be written ({error.strerror or error}). Choose another with --out.") from error
+    with replacing(file) as temporary:
+        pq.write_table(pa.table(table), temporary, compression="zstd")

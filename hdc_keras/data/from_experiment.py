@@ -4,6 +4,7 @@ The videos are read without a backend, so that commands can refuse a wrong set b
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from hdc_keras.config import Experiment, Length
@@ -11,13 +12,15 @@ from hdc_keras.data.datasets import VideoSet, read_local_dataset
 from hdc_keras.data.records import SPLITS, VideoRecord, at_most_per_class, read_records, with_splits
 from hdc_keras.data.sampling import WindowSpec, count_steps, random_generator
 from hdc_keras.data.synthetic import MovingShapes, ensure_moving_shapes
-from hdc_keras.errors import ConfigError
+from hdc_keras.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
     from hdc_keras.data.loading import FrameStore
 
 
-def load_videos(experiment: Experiment, progress: Callable[[int, int], None] | None = None) -> VideoSet:
+def load_videos(
+    experiment: Experiment, progress: Callable[[int, int], None] | None = None, label: str | None = None
+) -> VideoSet:
     """The experiment's videos, each with a split. Moving shapes are rendered unless they are cached.
 
     `data.limit_per_class` and `data.limit` restrict how many videos of each class and split are kept. The kept videos
@@ -26,8 +29,10 @@ def load_videos(experiment: Experiment, progress: Callable[[int, int], None] | N
     Args:
         experiment: its `data` section and `seed` determine the videos.
         progress: called with (videos rendered, total videos) while moving shapes are rendered.
+        label: the only label column to read; the classes of splits and limits are then its classes. All when `None`.
 
     Raises:
+        ConfigError: the videos have no such label column.
         DataError: the videos or their manifest cannot be read.
     """
     data = experiment.data
@@ -37,6 +42,8 @@ def load_videos(experiment: Experiment, progress: Callable[[int, int], None] | N
         records = read_records(ensure_moving_shapes(MovingShapes(train, test), progress))
     else:
         records, notes = read_local_dataset(data)
+    if label is not None:
+        records = _with_label(records, label)
     # Random choices depend on the order, which differs between a set and its prepared copy.
     records = sorted(records, key=lambda record: record.video_id)
     records = with_splits(records, data.holdout, experiment.seed)
@@ -47,6 +54,16 @@ def load_videos(experiment: Experiment, progress: Callable[[int, int], None] | N
         kept = [i for split in SPLITS for i in [i for i in order if records[i].split == split][: data.limit]]
         records = [records[i] for i in sorted(kept)]
     return VideoSet(records, notes)
+
+
+def _with_label(records: Sequence[VideoRecord], label: str) -> list[VideoRecord]:
+    columns = list(dict.fromkeys(column for record in records for column in record.labels))
+    if label not in columns:
+        raise ConfigError(
+            f"--label {label}: the videos have no such label.{did_you_mean(label, columns)} "
+            f"Known: {', '.join(columns) or 'none'}."
+        )
+    return [replace(one, labels={label: one.labels[label]} if label in one.labels else {}) for one in records]
 
 
 def load_undivided_videos(experiment: Experiment) -> VideoSet:

@@ -371,6 +371,14 @@ def at_most_per_class(records: Sequence[VideoRecord], count: int, seed: int) -> 
     return [records[position] for position in sorted(kept)]
 
 
+def with_few_labels(records: Sequence[VideoRecord], count: int, seed: int) -> list[VideoRecord]:
+    """Keep every test video, and at most `count` of the other videos of each class, drawn as in `at_most_per_class`."""
+    others = [record for record in records if record.split != "test"]
+    drawn = at_most_per_class([replace(record, split="train") for record in others], count, seed)
+    kept = {record.video_id for record in drawn}
+    return [record for record in records if record.split == "test" or record.video_id in kept]
+
+
 def _require_both_sides(records: Sequence[VideoRecord]) -> None:
     classes: dict[str, list[VideoRecord]] = defaultdict(list)
     for record in records:

@@ -268,8 +268,9 @@ def _score(facts: Facts) -> str:
     seen = found["seen_in_pretraining"]
     text = (
         f"{share} % of {test['videos']} test videos in {test['groups']} groups are right (95 % interval {low} to "
-        f"{high} %; always the most frequent class: {chance} %; mean over classes {mean} %). The label is "
-        f"`{found['column']}`. It was made from "
+        f"{high} %; always the most frequent class: {chance} %; mean over classes {mean} %). A video's scores are the "
+        f"means over {test['clips']} evenly spaced clips with {test['crops']} crops each; of a single clip, expect "
+        f"less. The label is `{found['column']}`. It was made from "
         f"{videos['training']['videos'] + videos['validation']['videos']} other labelled videos."
     )
     if seen and seen["test_videos"]:
@@ -335,6 +336,12 @@ def _pretraining(facts: Facts) -> str:
     return _table(("", ""), rows)
 
 
+def _pretrained_weights(found: Facts) -> str:
+    if not found["pretrained"]:
+        return "none: it was trained from random weights"
+    return f"{found['checkpoint']}, SHA-256 {found['weights_sha256']}"
+
+
 def _network(facts: Facts) -> str:
     """The network of a classifier."""
     data, size, found = facts["pretrained_on"], facts["cropped_to"], facts["classifier"]
@@ -343,8 +350,7 @@ def _network(facts: Facts) -> str:
         ("features", f"those of {', '.join(facts['levels'])}, averaged over time and space"),
         ("labelled videos", data["dataset"]),
         ("clips", f"{data['frames']} frames, stride {data['stride']}, {size} x {size} pixels"),
-        ("pretrained weights", found.get("checkpoint") or "none: it was trained from random weights"),
-        ("SHA-256 of the pretrained weights", found.get("weights_sha256") or "–"),
+        *([("pretrained weights", _pretrained_weights(found))] if found else []),
         ("SHA-256 of the classifier", facts["weights_sha256"] or "–"),
     ]
     return _table(("", ""), rows)

@@ -12,6 +12,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from hdc_keras.classification.network import ClassNetwork
 from hdc_keras.config import Experiment
 from hdc_keras.errors import ConfigError
 from hdc_keras.export.networks import Network, plain_network
@@ -83,8 +84,12 @@ class Format:
 
     def reference(self, network: Network) -> Callable[[np.ndarray], Outputs]:
         """The Keras network to compare an export with, as a function from a batch to outputs by name."""
-        compared: keras.Model = network if self.takes_video else plain_network(network)
-        return lambda batch: as_numpy(compared(batch, training=False))
+        if self.takes_video:
+            return lambda batch: as_numpy(network(batch, training=False))
+        if isinstance(network, ClassNetwork):
+            return lambda batch: as_numpy(network.score(batch))
+        backbone = plain_network(network)
+        return lambda batch: as_numpy(backbone(batch, training=False))
 
     def least_frames(self, network: Network) -> int:
         """The smallest number of frames for which no feature map is empty."""

@@ -26,7 +26,7 @@ import tensorflow as tf
 model = tf.saved_model.load("FILE")
 video = np.random.randint(0, 255, (1, 16, 240, 320, 3), dtype="uint8")  # RGB; any batch, length, height and width
 found = model.serve(video)
-labels = found["labels"].numpy().astype("U")
+labels = found["labels"].numpy()[0].astype("U")
 print(dict(zip(labels.tolist(), found["scores"].numpy()[0].tolist())))
 """
 
@@ -42,7 +42,9 @@ def _write(network: Network, experiment: Experiment, path: Path) -> None:
         expected = f"expected video (batch, time, height, width, 3) of {least} or more frames, of any size but 0 x 0"
         tf.debugging.assert_greater_equal(tf.shape(video)[1:4], [least, 1, 1], expected)
         outputs = network.call(video)
-        return {**outputs, LABELS: tf.constant(classes)} if classes else outputs
+        if classes:  # for every video, because TensorFlow Serving expects outputs to have the batch axis
+            outputs[LABELS] = tf.tile(tf.constant(classes)[None], (tf.shape(video)[0], 1))
+        return outputs
 
     # Not `keras.export.ExportArchive`, which saves every weight twice (Keras 3.15).
     module = tf.Module()
@@ -71,7 +73,7 @@ def _read_labels(path: Path) -> list[str]:
         return []
     frames = 32  # longer than any network needs
     found = loaded.serve(np.zeros((1, frames, 8, 8, 3), np.uint8))
-    return [label.decode() for label in found[LABELS].numpy()]
+    return [label.decode() for label in found[LABELS].numpy()[0]]
 
 
 SAVED_MODEL = Format(

@@ -34,6 +34,32 @@ def failures_file(file: Path) -> Path:
     return file.with_suffix(".failures.csv")
 
 
+def write_failures(file: Path, failures: Sequence[Mapping[str, str]]) -> None:
+    """Write the list of failures of a file, or remove that of an earlier file of this name if there are none.
+
+    Args:
+        file: the file that lacks the videos.
+        failures: `video_id`, `file` and `cause` of each video.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    if not failures:
+        failures_file(file).unlink(missing_ok=True)
+        return
+    text = io.StringIO()
+    writer = csv.DictWriter(text, _FAILURE_COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(failures)
+    write_text(failures_file(file), text.getvalue())
+
+
+def failure_row(record: VideoRecord, error: VideoDecodeError) -> dict[str, str]:
+    """A row of the list of failures. The file is the video, also if the frames are in a shard."""
+    cause = error.cause if error.path == record.path else f"{error.path}: {error.cause}"
+    return dict(zip(_FAILURE_COLUMNS, (record.video_id, record.path, cause), strict=True))
+
+
 def check_free(file: Path) -> None:
     """Refuse to overwrite an existing file. `EmbeddingTable` finds out whether a table is the one to be written.
 
@@ -114,7 +140,11 @@ class EmbeddingTable:
                         asked = self.records[first : first + _ROWS_PER_GROUP]
                         features = read(asked)
                         writer.write_table(self._table(features), row_group_size=_ROWS_PER_GROUP)
-                        failures += [_failure(one, features.failed) for one in asked if one.video_id in features.failed]
+                        failures += [
+                            failure_row(one, features.failed[one.video_id])
+                            for one in asked
+                            if one.video_id in features.failed
+                        ]
                 if len(failures) == len(self.records):
                     raise DataError(
                         f"none of {len(failures)} videos can be decoded. The first:\n  {failures[0]['file']}: "
@@ -122,7 +152,7 @@ class EmbeddingTable:
                     )
                 _require_all(len(self.records), pq.read_metadata(temporary).num_rows, len(failures))
                 # Written before the file appears, so the file never exists without its list of failures.
-                self._write_failures(failures)
+                write_failures(self.file, failures)
         except OSError as error:
             raise self._unwritable(error) from error
 
@@ -147,29 +177,11 @@ class EmbeddingTable:
         vectors = [pa.field(name, pa.list_(pa.float32(), width)) for name, width in self.widths.items()]
         return pa.schema([*texts, *seconds, *vectors], {METADATA_KEY: json.dumps(self.made_from)})
 
-    def _write_failures(self, failures: Sequence[Mapping[str, str]]) -> None:
-        file = failures_file(self.file)
-        if not failures:
-            file.unlink(missing_ok=True)  # it belonged to an earlier file of this name
-            return
-        text = io.StringIO()
-        writer = csv.DictWriter(text, _FAILURE_COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(failures)
-        write_text(file, text.getvalue())
-
     def _unwritable(self, error: OSError) -> RunError:
         return RunError(
             f"{self.file} cannot be written ({error.strerror or error}). Finished parts are kept. Free some disk space "
             "or make the folder writable, then repeat the command."
         )
-
-
-def _failure(record: VideoRecord, failed: Mapping[str, VideoDecodeError]) -> dict[str, str]:
-    """A row of the list of failures. The file is the video, also if the frames are in a shard."""
-    error = failed[record.video_id]
-    cause = error.cause if error.path == record.path else f"{error.path}: {error.cause}"
-    return dict(zip(_FAILURE_COLUMNS, (record.video_id, record.path, cause), strict=True))
 
 
 def _read_made_from(file: Path) -> dict[str, Any] | None:

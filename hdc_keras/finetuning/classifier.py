@@ -1,6 +1,6 @@
 """The model that fine-tuning trains: augmentation, backbone and a linear classifier."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -102,9 +102,7 @@ class VideoClassifier(keras.Model):
 
     def classify(self, clips: Tensor, training: bool | None = None) -> Tensor:
         """Logits (batch, classes) of clips (batch, time, size, size, 3) in [0, 1]."""
-        maps = self.pyramid(clips, training=training)
-        pooled = [ops.mean(ops.cast(maps[level], "float32"), axis=(1, 2, 3)) for level in self.levels]
-        return self.classifier(ops.concatenate(pooled, axis=-1))
+        return self.classifier(pooled(self.pyramid(clips, training=training), self.levels))
 
     def compute_loss(
         self,
@@ -150,6 +148,11 @@ class VideoClassifier(keras.Model):
         config["dtype"] = keras.dtype_policies.deserialize(config["dtype"])
         config["backbone"] = keras.saving.deserialize_keras_object(config["backbone"])
         return cls(**config)
+
+
+def pooled(maps: Mapping[str, Tensor], levels: Sequence[str]) -> Tensor:
+    """Feature maps, averaged over time and space, side by side: (batch, channels of all levels) float32."""
+    return ops.concatenate([ops.mean(ops.cast(maps[level], "float32"), axis=(1, 2, 3)) for level in levels], axis=-1)
 
 
 class ClipAugmentation(keras.layers.Layer):

@@ -67,7 +67,6 @@ def build_classifier_page(
         "name": facts["name"],
         "folder": str(directory.path),
         "quoted_run": shlex.quote(str(facts["run"])),
-        "facts": facts,
         "lead": _lead(facts),
         "rows": _rows(facts),
         "panels": [class_panel(facts["column"], judged, [])],
@@ -99,11 +98,10 @@ def _rows(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
     rows = [
         ("label", facts["column"]),
         ("classes", str(len(facts["classes"]))),
-        ("chosen", _WAYS[facts["chosen"]]),
+        ("chosen", f"{_WAYS[facts['chosen']]}. {facts['note']}".strip(". ")),
         *(
             (f"{name}, on videos held out", f"{percent(one['top1'])} % right, cross-entropy {one['loss']:.2f}")
             for name, one in facts["candidates"].items()
-            if one
         ),
         ("network", f"pretrained: {facts['run']}" if facts["pretrained"] else "random weights"),
         *(

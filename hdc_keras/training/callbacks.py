@@ -183,9 +183,11 @@ class SaveCheckpoints(keras.callbacks.Callback):
         self.distribution = distribution
         self.clock = clock
         self._saved_at = clock()
+        self._epoch_is_whole = False
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Save within an epoch, if the last checkpoint is old enough."""
+        self._epoch_is_whole = batch + 1 == self.params["steps"]
         if self.train.checkpoint_minutes is None or batch + 1 == self.params["steps"] or self.model.stop_training:
             return
         if self.distribution and self.distribution.is_multi_process:
@@ -199,7 +201,7 @@ class SaveCheckpoints(keras.callbacks.Callback):
         is_due = (epoch + 1) % self.train.checkpoint_every == 0 or epoch + 1 == self.epochs
         if is_due or self.model.stop_training:
             file = self._save()
-            if file and logs and not self.model.stop_training:
+            if file and logs and self._epoch_is_whole:
                 self.run.checkpoints.keep_best(file, *checkpoint_score(logs))
 
     def _is_old(self) -> bool:

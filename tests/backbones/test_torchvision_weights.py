@@ -35,18 +35,19 @@ class Cube(torch.nn.Sequential):
 class Block(torch.nn.Module):
     """torchvision's BasicBlock."""
 
-    def __init__(self, inputs, outputs, stride, factorised):
+    def __init__(self, inputs, outputs, stride, factorised, sees_time):
         super().__init__()
+        strides, kernel = (stride if sees_time else 1, stride, stride), (3 if sees_time else 1, 3, 3)
         middle = (inputs * outputs * 27) // (inputs * 9 + 3 * outputs)
 
-        def cube(width, step):
-            return Cube(width, outputs, middle, step) if factorised else conv3d(width, outputs, (3, 3, 3), (step,) * 3)
+        def cube(width, steps):
+            return Cube(width, outputs, middle, steps[1]) if factorised else conv3d(width, outputs, kernel, steps)
 
-        self.conv1 = torch.nn.Sequential(cube(inputs, stride), torch.nn.BatchNorm3d(outputs), torch.nn.ReLU())
-        self.conv2 = torch.nn.Sequential(cube(outputs, 1), torch.nn.BatchNorm3d(outputs))
+        self.conv1 = torch.nn.Sequential(cube(inputs, strides), torch.nn.BatchNorm3d(outputs), torch.nn.ReLU())
+        self.conv2 = torch.nn.Sequential(cube(outputs, (1, 1, 1)), torch.nn.BatchNorm3d(outputs))
         self.downsample = None
         if stride != 1 or inputs != outputs:
-            shortcut = conv3d(inputs, outputs, (1, 1, 1), (stride,) * 3)
+            shortcut = conv3d(inputs, outputs, (1, 1, 1), strides)
             self.downsample = torch.nn.Sequential(shortcut, torch.nn.BatchNorm3d(outputs))
 
     def forward(self, x):
@@ -57,8 +58,9 @@ class Block(torch.nn.Module):
 class Network(torch.nn.Module):
     """The layout of torchvision's VideoResNet, with its names; random weights and statistics."""
 
-    def __init__(self, factorised):
+    def __init__(self, name):
         super().__init__()
+        factorised = name == "r2plus1d18"
         norm, relu = torch.nn.BatchNorm3d, torch.nn.ReLU
         if factorised:
             first, second = conv3d(3, 45, (1, 7, 7), (1, 2, 2)), conv3d(45, 64, (3, 1, 1), (1, 1, 1))
@@ -68,7 +70,9 @@ class Network(torch.nn.Module):
         width = 64
         for stage, outputs in enumerate((64, 128, 256, 512), 1):
             stride = 1 if stage == 1 else 2
-            blocks = Block(width, outputs, stride, factorised), Block(outputs, outputs, 1, factorised)
+            # torchvision's mc3_18 has Conv3DNoTemporal in all layers but the first.
+            kind = factorised, stage == 1 or name != "mc3_18"
+            blocks = Block(width, outputs, stride, *kind), Block(outputs, outputs, 1, *kind)
             setattr(self, f"layer{stage}", torch.nn.Sequential(*blocks))
             width = outputs
         self.fc = torch.nn.Linear(512, 400)
@@ -89,11 +93,11 @@ class Network(torch.nn.Module):
         return levels
 
 
-@pytest.fixture(scope="module", params=["r3d18", "r2plus1d18"])
+@pytest.fixture(scope="module", params=["r3d18", "mc3_18", "r2plus1d18"])
 def saved(request, tmp_path_factory):
     """Name of the network, the PyTorch model, and its state dict in a file."""
     torch.manual_seed(0)
-    network = Network(request.param == "r2plus1d18").eval()
+    network = Network(request.param).eval()
     path = tmp_path_factory.mktemp("weights") / f"{request.param}.pth"
     torch.save(network.state_dict(), path)
     return request.param, network, path

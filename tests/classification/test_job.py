@@ -14,7 +14,7 @@ import pytest
 from hdc_keras import HDC, Experiment
 from hdc_keras.backbones import R3DTiny
 from hdc_keras.classification.directory import ClassifierDirectory
-from hdc_keras.classification.job import Request, is_clearly_lower, make_classifier
+from hdc_keras.classification.job import Request, Validated, is_clearly_lower, make_classifier
 from hdc_keras.data.records import read_records, with_splits
 from hdc_keras.errors import DataError, RunError, StoppedError
 from tests.conftest import write_class_folder
@@ -75,22 +75,28 @@ def test_the_better_way_on_videos_held_out_is_chosen(videos, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("whole", "frozen", "expected"),
+    ("whole", "frozen", "groups", "expected"),
     [
-        ([0.1, 0.2, 0.3], [1.0, 1.2, 1.1], True),
-        ([1.0, 1.2, 1.1], [0.1, 0.2, 0.3], False),
-        ([0.5, 0.5, 0.5], [0.5, 0.5, 0.5], False),
-        ([0.1, 2.0, 0.3], [1.0, 1.0, 1.0], False),  # lower by 0.2, with a standard error of 0.6
-        ([0.1], [1.0], False),  # one video says nothing
+        ([0.1, 0.2, 0.3], [1.0, 1.2, 1.1], "abc", True),
+        ([1.0, 1.2, 1.1], [0.1, 0.2, 0.3], "abc", False),
+        ([0.5, 0.5, 0.5], [0.5, 0.5, 0.5], "abc", False),
+        ([0.1, 2.0, 0.3], [1.0, 1.0, 1.0], "abc", False),  # lower by 0.2, with a standard error of 0.6
+        ([0.1, 0.2, 0.3], [1.0, 1.2, 1.1], "aaa", False),  # one group says nothing of another
+        ([0.1, 0.1, 1.1, 1.1], [0.9, 0.9, 0.8, 0.8], "abcd", False),  # lower by 0.25, with an error of 0.32
+        ([0.1, 0.1, 0.1, 1.0], [0.9, 0.9, 0.9, 0.8], "abcd", True),  # lower by 0.55, with an error of 0.25 ...
+        ([0.1, 0.1, 0.1, 1.0], [0.9, 0.9, 0.9, 0.8], "aaab", True),  # ... and of 0.38 if three are of one group
+        ([0.1, 0.1, 0.1, 1.4], [0.9, 0.9, 0.9, 0.8], "aaab", False),  # lower by 0.45, with an error of 0.53
     ],
 )
-def test_training_is_chosen_if_it_is_better_by_more_than_a_standard_error(whole, frozen, expected):
-    assert is_clearly_lower(np.array(whole), np.array(frozen)) is expected
+def test_training_is_chosen_if_it_is_better_by_more_than_a_standard_error(whole, frozen, groups, expected):
+    one, other = (Validated(np.array(losses), np.array(losses) > 0, list(groups)) for losses in (whole, frozen))
+
+    assert is_clearly_lower(one, other) is expected
 
 
 @pytest.mark.parametrize(("better", "expected"), [(True, "whole"), (False, "frozen")])
 def test_the_choice_decides_which_network_is_kept(videos, tmp_path, monkeypatch, better, expected):
-    monkeypatch.setattr("hdc_keras.classification.job.is_clearly_lower", lambda losses, others: better)
+    monkeypatch.setattr("hdc_keras.classification.job.is_clearly_lower", lambda one, other: better)
 
     facts = make_classifier(request_for(videos), tmp_path / "made")
 
@@ -181,3 +187,59 @@ def test_test_videos_that_cannot_be_decoded_end_the_job(videos, tmp_path):
             replace(request, experiment=request.experiment.model_copy(update={"data": data})), tmp_path / "made"
         )
     assert not (tmp_path / "made" / "classifier.json").exists()
+
+
+def test_another_process_that_makes_a_classifier_there_is_named(videos, tmp_path):
+    with (
+        ClassifierDirectory(tmp_path / "made").making("another request"),
+        pytest.raises(RunError, match="is being made by process"),
+    ):
+        make_classifier(request_for(videos, "frozen"), tmp_path / "made")
+
+
+def test_what_is_left_of_another_unfinished_classifier_is_removed(videos, tmp_path):
+    directory = ClassifierDirectory(tmp_path / "made")
+    with directory.making("another request"):
+        (directory.work_folder / "head.npz").write_text("of other videos")
+    directory.training_file.write_text("epoch,loss\n1,2\n")
+
+    facts = make_classifier(request_for(videos, "frozen"), tmp_path / "made")
+
+    assert facts["chosen"] == "frozen"
+    assert not directory.work_folder.exists() and not directory.training_file.exists()
+
+
+def test_a_folder_of_other_things_is_not_taken_for_an_unfinished_classifier(videos, tmp_path):
+    (tmp_path / "mine" / "unfinished").mkdir(parents=True)
+    (tmp_path / "mine" / "thesis.txt").write_text("mine")
+
+    with pytest.raises(RunError, match="holds no classifier"):
+        make_classifier(request_for(videos, "frozen"), tmp_path / "mine")
+    assert (tmp_path / "mine" / "thesis.txt").read_text() == "mine"
+
+
+def test_settings_without_influence_do_not_make_another_classifier(videos):
+    request = request_for(videos)
+
+    def with_values(section, **values):
+        part = getattr(request.experiment, section).model_copy(update=values)
+        return replace(request, experiment=request.experiment.model_copy(update={section: part})).digest()
+
+    assert with_values("data", workers=3, cache_gb=0.0) == with_values("evaluate", knn_neighbours=3) == request.digest()
+    others = (
+        with_values("data", frames=5),
+        with_values("evaluate", clips=3),
+        replace(request, method="whole").digest(),
+    )
+    assert len({request.digest(), *others}) == 4
+
+
+def test_too_few_groups_to_choose_by_are_told(videos, tmp_path):
+    request = request_for(videos)
+    # One group of each class for training, so that nothing can be held out.
+    records = [replace(one, group=one.label) if one.split == "train" else one for one in request.records]
+
+    facts = make_classifier(replace(request, records=records), tmp_path / "made")
+
+    assert facts["chosen"] == "frozen" and "too few groups" in facts["note"] and not facts["candidates"]
+    assert facts["videos"]["training"]["videos"] == 12

@@ -54,8 +54,8 @@ def test_what_cannot_be_divided_is_named(tmp_path):
 
     parts, failed = sliding_parts([VideoRecord(str(tmp_path / "bad.mp4"), "bad.mp4"), stored], 1.0)
 
-    assert not parts and list(failed) == [str(tmp_path / "bad.mp4"), "prepared.mp4"]
-    assert "prepared set" in failed["prepared.mp4"]
+    assert not parts and [one["file"] for one in failed] == [str(tmp_path / "bad.mp4"), "prepared.mp4"]
+    assert "prepared set" in failed[1]["cause"]
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
@@ -85,9 +85,9 @@ def test_parts_have_their_times_and_damaged_videos_are_listed(classifier, ten_pe
     rows = rows_of(tmp_path / "when.csv")
     assert [(row["start"], row["end"]) for row in rows] == [("0", "0.8"), ("0.8", "1.6"), ("1.6", "2.4")]
     assert list(rows[0]) == ["video_id", "path", "start", "end", "class_1", "score_1"]
-    assert list(done.failed) == [str(tmp_path / "bad.mp4")]
     (failure,) = rows_of(tmp_path / "when.failures.csv")
-    assert failure["file"] == str(tmp_path / "bad.mp4") and failure["cause"]
+    assert done.failed == [failure] and failure["cause"]
+    assert (failure["video_id"], failure["file"]) == ("bad.mp4", str(tmp_path / "bad.mp4"))
 
 
 def test_nothing_is_written_if_no_video_can_be_decoded(classifier, tmp_path):
