@@ -21,6 +21,7 @@ from .evaluate import evaluate
 from .export import export
 from .finetune import finetune
 from .help_text import help_text
+from .hub import pull, push
 from .predict import predict
 from .prepare import prepare
 from .pretrain import pretrain
@@ -65,7 +66,21 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (prepare, pretrain, evaluate, compare, report, embed, search, finetune, predict, export, doctor):
+for command in (
+    prepare,
+    pretrain,
+    evaluate,
+    compare,
+    report,
+    embed,
+    search,
+    finetune,
+    predict,
+    export,
+    push,
+    pull,
+    doctor,
+):
     app.command(help=help_text(command))(_interruptible(command))
 app.add_typer(configs_app, name="configs")
 

@@ -27,7 +27,13 @@ def test_the_notebook_runs(tmp_path):
 
     printed = "\n".join(output.get("text", "") for cell in notebook.cells for output in cell.get("outputs", []))
     assert "Traceback" not in printed and "Error:" not in printed, printed
-    for expected in ("Done: ", "Embedded 108 of 108 videos", "Nearest to ", "Test: ", "Classified 108 videos, 0 failed"):
+    for expected in (
+        "Done: ",
+        "Embedded 108 of 108 videos",
+        "Nearest to ",
+        "Test: ",
+        "Classified 108 videos, 0 failed",
+    ):
         assert expected in printed, printed
     rows = (tmp_path / "work" / "named.csv").read_text().splitlines()
     assert rows[0] == "video_id,path,class_1,score_1,class_2,score_2" and len(rows) == 109

@@ -140,7 +140,7 @@ def describe(
         "licence": origin.licence,
         "versions": {"python": platform.python_version(), **_versions("hdc-keras", "keras", *format.packages)},
         "check": {"tolerance": trial.tolerance, "greatest_difference": trial.difference, "inputs": trial.shapes},
-        "results": [row for result in origin.results for row in _result_rows(result, origin.weights_sha256)],
+        "results": [row for result in origin.results for row in result_rows(result, origin.weights_sha256)],
         "config": _config(experiment),
     }
 
@@ -193,7 +193,7 @@ def _meaning_of(output: str, shape: Sequence[int]) -> str:
     return f"features of stage {level}, averaged over time and space"
 
 
-def _result_rows(result: Mapping[str, Any], weights_sha256: str | None) -> Iterator[Facts]:
+def result_rows(result: Mapping[str, Any], weights_sha256: str | None) -> Iterator[Facts]:
     """A row for each label column and feature source of one result."""
     for column, sources in result["metrics"].items():
         for source, metrics in sources.items():
@@ -227,7 +227,7 @@ def _paragraphs(facts: Facts) -> Iterator[str]:
         yield "## Score\n\n" + _score(facts)
     yield "## Network\n\n" + _network(facts) if facts["classes"] else "## Pretraining\n\n" + _pretraining(facts)
     if facts["results"]:
-        yield "## Results\n\n" + _results(facts)
+        yield "## Results\n\n" + results_table(facts["results"])
     yield f"## Licence\n\n{facts['licence'] or _NO_LICENCE}"
     yield "## Check\n\n" + _check(facts)
     config = yaml.safe_dump(facts["config"], sort_keys=False)
@@ -356,7 +356,8 @@ def _network(facts: Facts) -> str:
     return _table(("", ""), rows)
 
 
-def _results(facts: Facts) -> str:
+def results_table(results: Sequence[Facts]) -> str:
+    """A table of the results of `result_rows`, with a sentence that explains it."""
     rows = [
         (
             row["protocol"],
@@ -369,7 +370,7 @@ def _results(facts: Facts) -> str:
             row["test_videos"] or "–",
             "yes" if row["of_these_weights"] else "no",
         )
-        for row in facts["results"]
+        for row in results
     ]
     titles = (
         "protocol",

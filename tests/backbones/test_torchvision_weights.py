@@ -5,7 +5,7 @@ from keras import ops
 
 from hdc_keras.backbones import build_backbone
 from hdc_keras.backbones.r2plus1d import R2Plus1D
-from hdc_keras.backbones.resnet3d import R3D
+from hdc_keras.backbones.resnet3d import MC3, R3D
 from hdc_keras.backbones.torchvision_weights import load_torchvision_weights
 from hdc_keras.backbones.video_backbone import PIXEL_MEAN, PIXEL_STD
 from hdc_keras.errors import WeightsError
@@ -131,7 +131,7 @@ def test_weights_of_another_network_are_refused_and_nothing_changes(saved):
 
 def test_a_network_with_fewer_blocks_is_refused(saved):
     name, _, path = saved
-    network = (R3D if name == "r3d18" else R2Plus1D)([64, 128, 256, 512], [1, 1, 1, 1])
+    network = {"r3d18": R3D, "mc3_18": MC3, "r2plus1d18": R2Plus1D}[name]([64, 128, 256, 512], [1, 1, 1, 1])
     with pytest.raises(WeightsError, match=r"layer1.1.conv1.0(.0)?.weight: unexpected"):
         load_torchvision_weights(network, path)
 

@@ -24,6 +24,8 @@ COMMANDS = (
     "finetune",
     "predict",
     "export",
+    "push",
+    "pull",
     "doctor",
 )
 # Packages that take long to import.
