@@ -71,6 +71,10 @@ VARIANTS: dict[str, tuple[str, list[str]]] = {
     "coupled, sees frames": ("coupled", ["model.backbone=r3d_small"]),
 }
 
+# What a variant is compared with: the same network, which sees frames or differences between frames.
+HDC, HDC_OF_FRAMES, RANDOM_OF_FRAMES = "hdc", "hdc, sees frames", "random weights, sees frames"
+OF_FRAMES = ("coupled, sees frames", RANDOM_OF_FRAMES)
+
 Sets = Mapping[str, list[VideoRecord]]
 
 
@@ -218,7 +222,9 @@ class Answers:
                 continue
             result = line["results"][data]["ridge" if is_baseline else protocol]
             rows = {line["variant"]: result["pretrained"]}
-            if line["variant"] == "hdc":
+            if line["variant"] == HDC_OF_FRAMES:
+                rows[RANDOM_OF_FRAMES] = result[RANDOM]
+            if line["variant"] == HDC:
                 rows[RANDOM] = result[RANDOM]
                 right = result[RANDOM]["top1"]["all embeddings"] * len(result[RANDOM]["right"])
                 by_embeddings[line["seed"]] = by_embeddings.get(line["seed"], 0.0) + right
@@ -257,7 +263,7 @@ class Answers:
 
 def order_of(variants: Sequence[str]) -> list[str]:
     """Variants in the order of tables and figures."""
-    return [name for name in [*VARIANTS, RANDOM, RANDOM_EMBEDDINGS, *BASELINES] if name in variants]
+    return [name for name in [*VARIANTS, RANDOM, RANDOM_EMBEDDINGS, RANDOM_OF_FRAMES, *BASELINES] if name in variants]
 
 
 def table(study: Study, sets: Run, trained_on: str, data: str) -> str:
@@ -272,10 +278,11 @@ def table(study: Study, sets: Run, trained_on: str, data: str) -> str:
             is_repeated = variant in BASELINES and protocol != PROTOCOLS[0]
             share = None if is_repeated else answers[protocol].share(variant)
             cells.append("" if share is None else _shown(*share))
+            reference = HDC_OF_FRAMES if variant in OF_FRAMES else HDC
             gap = (
                 None
-                if variant == "hdc" or is_repeated
-                else answers[protocol].difference("hdc", variant, about["groups"])
+                if variant == HDC or is_repeated
+                else answers[protocol].difference(reference, variant, about["groups"])
             )
             cells.append("" if gap is None else f"{gap[0]:+.3f} ({gap[1]:+.3f} to {gap[2]:+.3f})")
         rows.append(f"| {' | '.join(cells)} |")
@@ -310,7 +317,7 @@ def draw(study: Study, sets: Run) -> None:
         answers = Answers(study, data, data, "linear")
         shares = {name: answers.share(name) for name in order_of(list(answers.right))[::-1]}
         names = [name for name, share in shares.items() if share]
-        colours = ["#1f6f8b" if name == "hdc" else "#9aa5ab" if name in VARIANTS else "#d4d9dc" for name in names]
+        colours = ["#1f6f8b" if name == HDC else "#9aa5ab" if name in VARIANTS else "#d4d9dc" for name in names]
         axis.barh(names, [share[0] for share in shares.values() if share], color=colours)
         axis.axvline(about["largest_class"], color="black", linewidth=0.8, linestyle=":")
         axis.set(title=data, xlim=(0, 1), xlabel="share of videos right")
@@ -332,6 +339,7 @@ def write_docs(study: Study) -> str:
         "Share of videos classified correctly: mean ± standard deviation over seeds (number of seeds). Differences are "
         "paired, with 95 % intervals from a bootstrap over groups and seeds, widened for the number of groups. With "
         "one seed, intervals are over groups only: another training may differ by more."
+        " Coupled contrast and random weights that see frames are compared with HDC that sees frames."
         + (f" These runs are of {len(versions)} versions of the code." if len(versions) > 1 else ""),
         *(
             table(study, sets, trained_on, data)

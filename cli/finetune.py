@@ -109,11 +109,11 @@ def finetune(
     records = with_few_labels(records, count, experiment.seed) if count else records
     ClassifierDirectory(folder).check_free()
     start_backend()
+    print_notes(notes)
     with progress_bar() as bar:
         bars = NamedBars(bar)
         facts = _make(directory, experiment, records, columns[0], method, folder, best, weights, bars)
         page = _write_page(folder, [record for record in records if record.split == "test"], bars)
-    print_notes(notes)
     _print_facts(facts, folder, page)
 
 
@@ -173,6 +173,13 @@ def _print_facts(facts: dict[str, Any], folder: Path, page: Path) -> None:
             soft_wrap=True,
         )
     print_failures([f"{path}: {cause}" for path, cause in facts["failed"].items()], 20)
+    if facts["untrained_classes"]:
+        named = ", ".join(f"{name} ({count})" for name, count in facts["untrained_classes"].items())
+        console.print(
+            f"Classes without training videos, which it cannot name (test videos): {named}",
+            style="yellow",
+            soft_wrap=True,
+        )
     low, high = test["interval"]
     console.print(
         f"Test: {test['top1']:.3f} of {test['videos']} videos right (95 % interval {low:.3f} to {high:.3f}; always the "

@@ -28,7 +28,7 @@ def predict(
 ) -> None:
     """Name what happens in videos: the most likely classes of each, with scores.
 
-    The file has a row for each video: video_id, path, class_1, score_1, class_2, ... The scores of all classes add up
+    The file has a row for each video: video_id, file, class_1, score_1, class_2, ... The scores of all classes add up
     to 1. With --sliding there is a row for each part of a video, with its start and end in seconds.
 
     After an interruption, run the same command again to resume. Videos that cannot be decoded are printed, and listed
@@ -45,19 +45,18 @@ def predict(
     from hdc_keras.config import load_experiment
     from hdc_keras.data.from_experiment import load_undivided_videos
     from hdc_keras.data.preparing import Part
+    from hdc_keras.data.records import counted
     from hdc_keras.errors import ConfigError, RunError
     from hdc_keras.files import require_creatable
 
-    from .console import console, print_failures, print_notes, print_parts, progress_bar, start_backend
+    from .console import console, errors, print_failures, print_notes, print_parts, progress_bar, start_backend
     from .experiments import other_videos
     from .time_spans import seconds_of
 
     share = Part.parse(part)
     seconds = None if sliding is None else seconds_of("--sliding", sliding)
-    if out.suffix not in (".csv", ".parquet") or ":/" in out.as_posix():
+    if out.suffix.lower() not in (".csv", ".parquet") or ":/" in out.as_posix():
         raise ConfigError(f"--out {out}: expected a local file ending in .csv or .parquet.")
-    if out.exists():
-        raise RunError(f"--out {out} exists and is not overwritten. Choose another file.")
     try:
         require_creatable(out)
     except OSError as error:
@@ -65,12 +64,27 @@ def predict(
     directory = ClassifierDirectory(model)
     directory.facts()
     experiment = load_experiment(directory.config_file, set_, literals=other_videos(data))
+    directory.require_settings_of(experiment)
+    if out.exists():
+        raise RunError(f"--out {out} exists and is not overwritten. Choose another file.")
     records, notes = load_undivided_videos(experiment)
     print_notes(notes)
     start_backend()
+    from hdc_keras.classification.prediction import check_free, clip_seconds, failures_file
     from hdc_keras.classification.prediction import predict as predict_videos
-    from hdc_keras.features.embedding_table import failures_file
 
+    check_free(out)
+    if seconds and (lengths := clip_seconds(records, experiment.data)):
+        frame, clip = lengths
+        if seconds < frame:
+            raise ConfigError(f"--sliding {sliding}: a part would be shorter than a frame, which is {frame:.2g} s.")
+        if seconds < clip:
+            errors.print(
+                f"Parts of {sliding} are shorter than the clips of {clip:.2g} s that the network was made for: their "
+                "frames are repeated, and scores mean less.",
+                style="yellow",
+                soft_wrap=True,
+            )
     with progress_bar() as bar:
         task = bar.add_task("classifying", total=None, note="")
         done = predict_videos(
@@ -92,5 +106,6 @@ def predict(
     counts = sorted(done.first.items(), key=lambda item: (-item[1], item[0]))
     shown = ", ".join(f"{name} {count}" for name, count in counts[:_CLASSES_SHOWN])
     console.print(f"Most likely: {shown}" + (" ..." if len(counts) > _CLASSES_SHOWN else ""), soft_wrap=True)
-    rows = "parts of videos" if sliding else "videos"
-    print_parts(f"Classified {done.rows} {rows}, {len(done.failed)} failed: ", (str(out), "bold"), soft_wrap=True)
+    names = ("part of a video", "parts of videos") if sliding else ("video", "videos")
+    rows = counted(range(done.rows), *names)
+    print_parts(f"Classified {rows}, {len(done.failed)} failed: ", (str(out), "bold"), soft_wrap=True)

@@ -38,4 +38,4 @@ def test_the_notebook_runs(tmp_path):
     ):
         assert expected in printed, printed
     rows = (tmp_path / "work" / "named.csv").read_text().splitlines()
-    assert rows[0] == "video_id,path,class_1,score_1,class_2,score_2" and len(rows) == 109
+    assert rows[0] == "video_id,file,class_1,score_1,class_2,score_2" and len(rows) == 109

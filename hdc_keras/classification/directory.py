@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hdc_keras.config import Experiment, dump_experiment, load_experiment
-from hdc_keras.errors import RunError, WeightsError
+from hdc_keras.errors import ConfigError, RunError, WeightsError
 from hdc_keras.files import remove_leftovers, replacing, require_creatable, write_text
 from hdc_keras.locks import lock_file, sole_use
 
@@ -21,6 +21,16 @@ if TYPE_CHECKING:  # loads a backend
     from hdc_keras.finetuning.classifier import VideoClassifier
 
 Facts = dict[str, Any]
+
+# Increase this whenever older facts or networks can no longer be used.
+FORMAT = 1
+_KINDS = {
+    **dict.fromkeys(("candidates", "videos", "test", "failed", "untrained_classes"), dict),
+    **dict.fromkeys(("column", "chosen", "note"), str),
+    "classes": list,
+}
+_TEST_KEYS = {"videos", "groups", "top1", "interval", "mean_class_accuracy", "chance", "clips", "crops"}
+_ANSWER_KEYS = {"video_id", "label", "predicted"}
 
 
 class ClassifierDirectory:
@@ -71,7 +81,7 @@ class ClassifierDirectory:
     @property
     def request_file(self) -> Path:
         """What is being made, while it is being made."""
-        return self.work_folder / "request.json"
+        return self.work_folder / "request.txt"
 
     def check_free(self) -> None:
         """Raise `RunError` for a folder that cannot be written, or that holds something else than a classifier."""
@@ -94,7 +104,7 @@ class ClassifierDirectory:
 
     @contextmanager
     def making(self, request: str) -> Iterator[bool]:
-        """Lock the folder while a classifier is made. What is left of another, unfinished one is removed.
+        """Lock the folder while a classifier is made.
 
         Args:
             request: digest of what the classifier is made from.
@@ -103,7 +113,8 @@ class ClassifierDirectory:
             Whether it is finished already.
 
         Raises:
-            RunError: another process makes one there, or the folder holds another one, or cannot be written.
+            RunError: another process makes one there; or the folder holds another one, finished or not, or a damaged
+                one, or cannot be written.
         """
         self.check_free()
         with sole_use(self._lock, f"{self.path} is being made"):
@@ -113,13 +124,18 @@ class ClassifierDirectory:
                         f"{self.path} holds another classifier, made from other videos, weights or settings. It is "
                         "left unchanged. Choose another folder with --out."
                     )
+                self._require_intact()
                 shutil.rmtree(self.work_folder, ignore_errors=True)
                 yield True
                 return
             try:
-                if not self.request_file.exists() or self.request_file.read_text(encoding="utf-8") != request:
-                    shutil.rmtree(self.work_folder, ignore_errors=True)
+                if not self.request_file.exists():
                     write_text(self.request_file, request)
+                elif self.request_file.read_text(encoding="utf-8") != request:
+                    raise RunError(
+                        f"{self.path} holds the unfinished work of another command, with other videos, weights or "
+                        "settings. Repeat that command, or choose another folder with --out, or delete this one."
+                    )
                 remove_leftovers(self.path)
             except OSError as error:
                 raise self._unwritable(error) from error
@@ -138,15 +154,71 @@ class ClassifierDirectory:
             )
         try:
             facts: Facts = json.loads(self.facts_file.read_text(encoding="utf-8"))
-            return {**facts, "classes": list(facts["classes"])}
+            if facts["format"] != FORMAT:
+                raise RunError(
+                    f"{self.path}: the classifier was made by another version of hdc-keras. Make it again in another "
+                    "folder."
+                )
+            for name, kind in _KINDS.items():
+                if not isinstance(facts[name], kind):
+                    raise ValueError(f"{name} is no {kind.__name__}")
+            missing = _TEST_KEYS - facts["test"].keys()
+            if missing:
+                raise KeyError(f"test.{min(missing)}")
+            return facts
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise RunError(
-                f"{self.facts_file} is damaged ({error}). Restore it, or make the classifier again."
-            ) from error
+            raise self._damaged(self.facts_file, str(error)) from error
 
     def experiment(self) -> Experiment:
-        """The experiment that the classifier was made with."""
+        """The experiment that the classifier was made with. Raises `RunError` if there is none."""
+        if not self.config_file.exists():
+            raise self._damaged(self.config_file, "it is missing")
         return load_experiment(self.config_file)
+
+    def require_settings_of(self, experiment: Experiment) -> None:
+        """Refuse settings that change more than how videos are read.
+
+        Raises:
+            ConfigError: another section than `data` and `evaluate` differs.
+        """
+        own, now = (one.model_dump() for one in (self.experiment(), experiment))
+        for section in own.keys() - {"data", "evaluate", "name"}:
+            if own[section] != now[section]:
+                changed = section
+                if isinstance(own[section], dict):
+                    changed += "." + next(key for key in own[section] if own[section][key] != now[section][key])
+                raise ConfigError(
+                    f"{changed}: {self.path} was made with another value, and cannot be changed now. Only `data` and "
+                    "`evaluate` can be set here."
+                )
+
+    def answers(self) -> list[dict[str, str]]:
+        """The answer for each test video. Raises `RunError` if the file is missing or damaged."""
+        try:
+            with self.test_file.open(newline="", encoding="utf-8") as stream:
+                rows = list(csv.DictReader(stream))
+            for row in rows:
+                float(row["score"])
+                if None in row.values() or not row.keys() >= _ANSWER_KEYS:
+                    raise ValueError("a line has too few values")
+        except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
+            raise self._damaged(self.test_file, str(error)) from error
+        return rows
+
+    def _require_intact(self) -> None:
+        """Raise `RunError` if a file of a finished classifier is missing or damaged. Needs no backend."""
+        from hdc_keras.runs.model_files import damage_of
+
+        self.experiment()
+        self.answers()
+        problem = damage_of(self.model_file) if self.model_file.exists() else "it is missing"
+        if problem:
+            raise self._damaged(self.model_file, problem)
+
+    def _damaged(self, file: Path, problem: str) -> RunError:
+        return RunError(
+            f"{file} is damaged ({problem}). Restore it, or delete {self.path} and make the classifier again."
+        )
 
     def load(self) -> "VideoClassifier":
         """The classifier.

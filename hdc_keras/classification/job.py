@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from hdc_keras.classification.directory import ClassifierDirectory, Facts
+from hdc_keras.classification.directory import FORMAT, ClassifierDirectory, Facts
 from hdc_keras.classification.interval import share_interval
 from hdc_keras.classification.linear_head import balanced_weights, fit_head
 from hdc_keras.classification.network import SCORES, ClassNetwork
@@ -39,7 +39,6 @@ from hdc_keras.version import __version__
 Progress = Callable[[str, int, int], None]
 Method = Literal["auto", "frozen", "whole"]
 
-FORMAT = 1
 # All of these are our choice, made on the Weizmann set.
 VALIDATION = 0.2
 # Few labelled videos are visited often, and many for a few epochs.
@@ -206,6 +205,7 @@ class _Making:
                 "test": self._counts(self.test),
             },
             "test": self._figures(answers) | {"clips": evaluate.clips, "crops": evaluate.crops},
+            "untrained_classes": self._untrained_classes(chosen.train + chosen.validation),
             "seen_in_pretraining": seen_in_pretraining(self.request.run, self.test) if self.request.run else None,
             "failed": self.failed,
             "hdc_keras_version": __version__,
@@ -345,6 +345,13 @@ class _Making:
             "chance": max(Counter(labels).values()) / len(labels),
             "confusions": {label: dict(sorted(counts.items())) for label, counts in sorted(confusions.items())},
         }
+
+    def _untrained_classes(self, training: Sequence[VideoRecord]) -> dict[str, int]:
+        """Classes without a training video that can be decoded, with the number of their test videos."""
+        trained = self._counts(training)["by_class"]
+        tested = self._counts(self.test)["by_class"]
+        names = sorted(({*self.classes} | tested.keys()) - trained.keys())
+        return {name: tested.get(name, 0) for name in names}
 
     def _counts(self, records: Sequence[VideoRecord]) -> dict[str, Any]:
         """How many of the videos could be decoded, in how many groups, and of which classes."""

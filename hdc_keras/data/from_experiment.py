@@ -58,6 +58,8 @@ def load_videos(
 
 def _with_label(records: Sequence[VideoRecord], label: str) -> list[VideoRecord]:
     columns = list(dict.fromkeys(column for record in records for column in record.labels))
+    if label not in columns and label.removeprefix("label_") in columns:  # its name in a manifest
+        label = label.removeprefix("label_")
     if label not in columns:
         raise ConfigError(
             f"--label {label}: the videos have no such label.{did_you_mean(label, columns)} "

@@ -110,6 +110,10 @@ def export(
             write_text(card, render(facts))
     except OSError as error:
         raise RunError(f"{path} cannot be written ({error.strerror or error}). Choose another with --out.") from error
+    except Exception as error:
+        if "No space left on device" not in str(error):  # TensorFlow has errors of its own
+            raise
+        raise RunError(f"{path} cannot be written (No space left on device). Choose another with --out.") from error
     return Exported(path, descriptions[0], format, size, trial.difference)
 
 

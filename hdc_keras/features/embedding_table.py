@@ -35,23 +35,23 @@ def failures_file(file: Path) -> Path:
 
 
 def write_failures(file: Path, failures: Sequence[Mapping[str, str]]) -> None:
-    """Write the list of failures of a file, or remove that of an earlier file of this name if there are none.
+    """Write a list of failures, or remove an earlier one if there are none.
 
     Args:
-        file: the file that lacks the videos.
+        file: the CSV file.
         failures: `video_id`, `file` and `cause` of each video.
 
     Raises:
         OSError: it cannot be written.
     """
     if not failures:
-        failures_file(file).unlink(missing_ok=True)
+        file.unlink(missing_ok=True)
         return
     text = io.StringIO()
     writer = csv.DictWriter(text, _FAILURE_COLUMNS, lineterminator="\n")
     writer.writeheader()
     writer.writerows(failures)
-    write_text(failures_file(file), text.getvalue())
+    write_text(file, text.getvalue())
 
 
 def failure_row(record: VideoRecord, error: VideoDecodeError) -> dict[str, str]:
@@ -152,7 +152,7 @@ class EmbeddingTable:
                     )
                 _require_all(len(self.records), pq.read_metadata(temporary).num_rows, len(failures))
                 # Written before the file appears, so the file never exists without its list of failures.
-                write_failures(self.file, failures)
+                write_failures(failures_file(self.file), failures)
         except OSError as error:
             raise self._unwritable(error) from error
 

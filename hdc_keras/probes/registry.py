@@ -132,6 +132,19 @@ def require_labels(protocol: str, records: Sequence[VideoRecord], validates: boo
     """
     train, test = ([record for record in records if record.split == split] for split in ("train", "test"))
     if not train or not test:
+        unlabelled = [record.video_id for record in records if not record.labels]
+        if unlabelled and len(unlabelled) < len(records) and not test:
+            raise DataError(
+                f"{len(unlabelled)} of {len(records)} videos have no label, such as {unlabelled[0]}, so no test videos "
+                "can be held out. Add the labels, leave these videos out, or say in a column `split` which are for the "
+                "test."
+            )
+        if not unlabelled:
+            raise DataError(
+                f"there are {len(train)} training and {len(test)} test videos, but both are needed. Say in the column "
+                "`split` which are for the test (`test`) and which for training (`train`), or leave the column out: a "
+                "part of each class is then held out for the test."
+            )
         raise DataError(
             f"evaluation needs training and test videos, but there are {len(train)} training and "
             f"{len(test)} test videos. Add labels (class folders, or a `label` column), so that videos of "

@@ -40,7 +40,7 @@ def build_classifier_page(
         RunError: the classifier is not finished, or its files are damaged.
     """
     facts, experiment = directory.facts(), directory.experiment()
-    answers = _read(directory.test_file)
+    answers = directory.answers()
     judged = [
         JudgedVideo(
             PRETRAINED,
@@ -111,6 +111,8 @@ def _rows(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
         ),
         ("mean over classes", f"{percent(test['mean_class_accuracy'])} %"),
     ]
+    if facts["untrained_classes"]:
+        rows.append(("classes without training videos", ", ".join(facts["untrained_classes"])))
     if seen:
         rows.append(("test videos in pretraining", f"{seen['test_videos']} of {seen['of']}, without labels"))
     if facts["failed"]:

@@ -43,6 +43,7 @@ FACTS = {
         "crops": 1,
         "confusions": {"a": {"a": 1, "b": 1}, "b": {"b": 1}, "c": {"c": 1}},
     },
+    "untrained_classes": {},
     "seen_in_pretraining": {"test_videos": 4, "of": 4},
     "failed": {},
     "request_sha256": "1" * 64,

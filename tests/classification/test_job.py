@@ -197,16 +197,61 @@ def test_another_process_that_makes_a_classifier_there_is_named(videos, tmp_path
         make_classifier(request_for(videos, "frozen"), tmp_path / "made")
 
 
-def test_what_is_left_of_another_unfinished_classifier_is_removed(videos, tmp_path):
+def test_unfinished_work_of_another_command_is_kept(videos, tmp_path):
     directory = ClassifierDirectory(tmp_path / "made")
     with directory.making("another request"):
-        (directory.work_folder / "head.npz").write_text("of other videos")
-    directory.training_file.write_text("epoch,loss\n1,2\n")
+        (directory.work_folder / "head.npz").write_text("hours of work")
 
-    facts = make_classifier(request_for(videos, "frozen"), tmp_path / "made")
+    with pytest.raises(RunError, match="holds the unfinished work of another command"):
+        make_classifier(request_for(videos, "frozen"), tmp_path / "made")
+    assert (directory.work_folder / "head.npz").read_text() == "hours of work"
 
-    assert facts["chosen"] == "frozen"
-    assert not directory.work_folder.exists() and not directory.training_file.exists()
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("classifier.keras", None, "it is missing"),
+        ("classifier.keras", "no network", "not a `.keras` file"),
+        ("test-videos.csv", None, "No such file"),
+        ("test-videos.csv", "video_id,label\n1,a\n", "score"),
+        ("config.yaml", None, "it is missing"),
+        ("classifier.json", "{", "is damaged"),
+        ("classifier.json", '{"format": 1}', "is damaged"),
+        ("classifier.json", '{"format": 0}', "made by another version"),
+    ],
+)
+def test_a_damaged_classifier_is_not_taken_for_a_finished_one(videos, tmp_path, once, name, content, says):
+    finished = once(
+        "finished-classifier", lambda folder: make_classifier(request_for(videos, "frozen"), folder / "made")
+    )
+    folder = shutil.copytree(finished / "made", tmp_path / "made")
+    (folder / name).unlink()
+    if content is not None:
+        (folder / name).write_text(content)
+
+    with pytest.raises(RunError, match=says):
+        make_classifier(request_for(videos, "frozen"), folder)
+
+
+def test_classes_that_it_cannot_name_are_told(videos, tmp_path):
+    folder = shutil.copytree(videos, tmp_path / "videos")
+    request = request_for(folder, "frozen")
+    for record in request.records:
+        if record.label == "across" and record.split == "train":
+            open(record.path, "w").write("no video")  # noqa: PTH123, SIM115
+    records = [
+        replace(one, labels={"label": "third"}) if one.video_id == "around/0.mp4" else one for one in request.records
+    ]
+    records = [replace(one, split="train") if one.label == "third" else one for one in records]
+    new = [replace(one, labels={"label": "fourth"}) for one in records if one.split == "test"][:1]
+    records = [new[0] if one.video_id == new[0].video_id else one for one in records]
+    data = request.experiment.data.model_copy(update={"max_failed_share": 0.9})
+    experiment = request.experiment.model_copy(update={"data": data})
+
+    facts = make_classifier(replace(request, records=records, experiment=experiment), tmp_path / "made")
+
+    tested = sum(one.split == "test" and one.label == "across" for one in records)
+    assert facts["untrained_classes"] == {"across": tested, "fourth": 1}
 
 
 def test_a_folder_of_other_things_is_not_taken_for_an_unfinished_classifier(videos, tmp_path):

@@ -6,10 +6,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from hdc_keras.classification.directory import ClassifierDirectory
-from hdc_keras.classification.prediction import predict, sliding_parts
+from hdc_keras.classification.prediction import clip_seconds, predict, sliding_parts
+from hdc_keras.config import DataConfig
 from hdc_keras.data.records import StoredVideo, VideoRecord, read_records
 from hdc_keras.data.synthetic import write_video
-from hdc_keras.errors import DataError
+from hdc_keras.errors import ConfigError, DataError, RunError
 from tests.classification.small_classifier import write_classifier
 from tests.conftest import numbered_frames
 
@@ -65,7 +66,7 @@ def test_the_most_likely_classes_come_first(classifier, class_folder, tmp_path, 
     done = predict(directory, directory.experiment(), read_records(class_folder), file, top=5)
 
     rows = rows_of(file) if suffix == ".csv" else pq.read_table(file).to_pylist()
-    assert list(rows[0]) == ["video_id", "path", "class_1", "score_1", "class_2", "score_2", "class_3", "score_3"]
+    assert list(rows[0]) == ["video_id", "file", "class_1", "score_1", "class_2", "score_2", "class_3", "score_3"]
     assert len(rows) == done.rows == 8 and done.top == 3
     for row in rows:
         scores = [float(row[f"score_{rank}"]) for rank in (1, 2, 3)]
@@ -84,20 +85,63 @@ def test_parts_have_their_times_and_damaged_videos_are_listed(classifier, ten_pe
 
     rows = rows_of(tmp_path / "when.csv")
     assert [(row["start"], row["end"]) for row in rows] == [("0", "0.8"), ("0.8", "1.6"), ("1.6", "2.4")]
-    assert list(rows[0]) == ["video_id", "path", "start", "end", "class_1", "score_1"]
-    (failure,) = rows_of(tmp_path / "when.failures.csv")
+    assert list(rows[0]) == ["video_id", "file", "start", "end", "class_1", "score_1"]
+    (failure,) = rows_of(tmp_path / "when.csv.failures.csv")
     assert done.failed == [failure] and failure["cause"]
     assert (failure["video_id"], failure["file"]) == ("bad.mp4", str(tmp_path / "bad.mp4"))
+
+
+def test_too_many_videos_that_cannot_be_divided_end_the_job(tmp_path, ten_per_second):
+    (tmp_path / "bad.mp4").write_text("no video")
+    records = [VideoRecord(ten_per_second, "v.mp4"), VideoRecord(str(tmp_path / "bad.mp4"), "bad.mp4")]
+
+    assert len(sliding_parts(records, 1.0, 0.5)[0]) == 2
+    with pytest.raises(DataError, match="1 of 2 videos cannot be decoded"):
+        sliding_parts(records, 1.0, 0.4)
+
+
+def test_lengths_of_a_frame_and_a_clip_are_those_of_the_videos(tmp_path, ten_per_second):
+    (tmp_path / "bad.mp4").write_text("no video")
+    bad, good = VideoRecord(str(tmp_path / "bad.mp4"), "bad.mp4"), VideoRecord(ten_per_second, "v.mp4")
+
+    assert clip_seconds([bad, good], DataConfig(frames=8, stride=3)) == pytest.approx((0.1, 2.2))
+    assert clip_seconds([good], DataConfig(frames=8, stride=1, fps=5)) == pytest.approx((0.2, 1.6))
+    assert clip_seconds([bad], DataConfig()) is None
+
+
+def test_a_file_that_another_process_wrote_meanwhile_is_kept(classifier, class_folder, tmp_path):
+    directory, file = ClassifierDirectory(classifier), tmp_path / "named.csv"
+
+    def write_at_the_end(done, total):
+        if done == total:
+            file.write_text("of another process")
+
+    with pytest.raises(RunError, match="was written by another process meanwhile"):
+        predict(directory, directory.experiment(), read_records(class_folder), file, progress=write_at_the_end)
+    assert file.read_text() == "of another process"
+    left = {one.name for one in tmp_path.iterdir()}
+    assert {name for name in left if not name.endswith(".lock")} == {"videos", "named.csv"}
+
+
+def test_other_settings_than_those_of_reading_are_refused(classifier):
+    directory = ClassifierDirectory(classifier)
+    own = directory.experiment()
+
+    directory.require_settings_of(own.model_copy(update={"data": own.data.model_copy(update={"frames": 5})}))
+    with pytest.raises(ConfigError, match=r"views\.size: .* was made with another value"):
+        directory.require_settings_of(own.model_copy(update={"views": own.views.model_copy(update={"size": 20})}))
 
 
 def test_nothing_is_written_if_no_video_can_be_decoded(classifier, tmp_path):
     (tmp_path / "bad.mp4").write_text("no video")
     directory = ClassifierDirectory(classifier)
+    experiment = directory.experiment()
+    data = experiment.data.model_copy(update={"max_failed_share": 1.0})
 
     with pytest.raises(DataError, match=r"none of the videos can be decoded(.|\n)*bad\.mp4"):
         predict(
             directory,
-            directory.experiment(),
+            experiment.model_copy(update={"data": data}),
             [VideoRecord(str(tmp_path / "bad.mp4"), "bad.mp4")],
             tmp_path / "named.csv",
             sliding=1.0,

@@ -62,7 +62,7 @@ def test_videos_are_named(made, tmp_path):
     assert len(rows) == 8 and {row["class_1"] for row in rows} <= {"across", "around"}
     assert "Classified 8 videos, 0 failed" in done.out and "Most likely: " in done.out
     # The answers for the test videos are those of `finetune`.
-    by_path = {row["path"]: row for row in rows}
+    by_path = {row["file"]: row for row in rows}
     for answer in rows_of(made / "made" / "test-videos.csv"):
         assert by_path[answer["file"]]["class_1"] == answer["predicted"]
         assert float(by_path[answer["file"]]["score_1"]) == pytest.approx(float(answer["score"]), abs=1e-3)
@@ -83,6 +83,7 @@ def test_a_long_video_is_named_part_by_part(made, tmp_path):
     done = call_command(made, "predict", *arguments)
 
     assert done.code == 0, done.out
+    assert "Parts of 0.3s are shorter than the clips of 0.6 s" in " ".join(done.out.split())
     times = [(row["start"], row["end"]) for row in rows_of(tmp_path / "when.csv")]  # 24 frames, 25 a second
     assert times == [("0", "0.3"), ("0.3", "0.6"), ("0.6", "0.96")]
 
@@ -141,6 +142,8 @@ def test_random_weights_are_trained_to_compare_with(made, tmp_path):
         ("predict --model made --data videos --out named.txt", "expected a local file ending in .csv or .parquet"),
         ("predict --model made --data videos --out printed.txt/x.csv", "cannot be written"),
         ("predict --model made --data videos --out x.csv --sliding 2", "with its unit"),
+        ("predict --model made --data videos --out x.csv --sliding 0.01s", "shorter than a frame, which is 0.04 s"),
+        ("predict --model made --data videos --out x.csv --set views.size=24", "cannot be changed now"),
         ("predict --model videos --data videos --out x.csv", "expected a folder that `hdc-keras finetune` made"),
         ("predict --model made --data videos --out x.csv --set data.limit=2", "read every video of a set"),
         ("export --model made --run RUN", "needs either --run RUN"),
