@@ -53,15 +53,18 @@ class VideoClassifier(keras.Model):
     ):
         super().__init__(**kwargs)
         self.backbone = backbone
-        self.levels = tuple(levels or list(backbone.pyramid_outputs)[-1:])
-        self.pyramid = backbone.level_model(self.levels)
+        # Any functional model has a last feature map.
+        outputs = getattr(backbone, "pyramid_outputs", {"last": backbone.output})
+        self._given_levels = list(levels) if levels else None
+        self.levels = tuple(levels or list(outputs)[-1:])
+        self.pyramid = keras.Model(backbone.input, {level: outputs[level] for level in self.levels})
         self.classes = list(classes)
         self.views_config = validate(ViewsConfig, views, "VideoClassifier(views=...)")
         self.crops = crops
         self.weight_decay = weight_decay
         self.seed = seed
         self.augmentation = ClipAugmentation(self.views_config, seed, dtype=self.dtype_policy, name="augmentation")
-        channels = sum(backbone.pyramid_outputs[level].shape[-1] for level in self.levels)
+        channels = sum(outputs[level].shape[-1] for level in self.levels)
         limit = channels**-0.5
         self.classifier = keras.layers.Dense(
             len(self.classes),
@@ -136,7 +139,7 @@ class VideoClassifier(keras.Model):
             "crops": self.crops,
             "weight_decay": self.weight_decay,
             "seed": self.seed,
-            "levels": list(self.levels),
+            "levels": self._given_levels,
             "dtype": keras.dtype_policies.serialize(self.dtype_policy),
             "name": self.name,
         }

@@ -13,7 +13,7 @@ def test_a_run_starts_from_supervised_weights_and_is_compared_with_them(
 ):
     from tests.backbones.test_torchvision_weights import Network
 
-    torch.save(Network(factorised=False).state_dict(), tmp_path / "r3d_18.pth")
+    torch.save(Network("r3d18").state_dict(), tmp_path / "r3d_18.pth")
     small = ["data.frames=4", "data.decode_size=[32, 32]", "views.size=32", "train.epochs=1", "train.batch_size=4"]
     small += ["train.warmup_epochs=0", "model.backbone=r3d18", "model.weights=r3d_18.pth"]
     small += ["train.precision=float32"]  # on a CPU, TensorFlow's gradients in bfloat16 are wrong

@@ -110,16 +110,26 @@ def test_a_checkpoint_within_an_epoch_is_continued_exactly(undisturbed, tmp_path
     run = run_of(
         tmp_path, changed(undisturbed.experiment(), train={"checkpoint_minutes": 1e-9, "keep_checkpoints": 99})
     )
-    pretrain_run(run, callbacks=[signal_during(6, signal.SIGINT)])
-    assert [file.stem for file in run.checkpoints.files()] == [f"step-{step:09d}" for step in range(1, 7)]
+    pretrain_run(run, callbacks=[signal_during(5, signal.SIGINT)])
+    assert [file.stem for file in run.checkpoints.files()] == [f"step-{step:09d}" for step in range(1, 6)]
     assert json.loads((run.path / "best.json").read_text())["checkpoint"] == "step-000000003"  # whole epochs only
 
-    for file in run.checkpoints.files()[4:]:  # as if the process had been killed between step 5 and step 6
+    for file in run.checkpoints.files()[4:]:  # as if the process had been killed between step 4 and step 5
         file.unlink()
     pretrain_run(run, resume=True)
 
     assert_identical(weights_of(undisturbed), weights_of(run))
     assert [row["epoch"] for row in run.read_metrics()] == ["1", "2", "3", "4"]
+
+
+def test_an_epoch_that_a_stop_left_whole_may_be_the_best(undisturbed, tmp_path):
+    run = run_of(tmp_path, undisturbed.experiment())
+
+    pretrain_run(run, callbacks=[signal_during(6, signal.SIGINT)])  # the last step of the second epoch
+
+    # The first epoch is judged by its loss, and the second by a kNN check, which counts more.
+    assert [bool(row["knn_train_label"]) for row in run.read_metrics()] == [False, True]
+    assert json.loads((run.path / "best.json").read_text())["checkpoint"] == "step-000000006"
 
 
 def test_a_run_that_ended_before_its_first_checkpoint_is_resumed_from_the_beginning(undisturbed, tmp_path):
