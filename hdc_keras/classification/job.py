@@ -27,7 +27,14 @@ from hdc_keras.features.store import FeatureStore, digest_of_weights, identity
 from hdc_keras.features.video_features import VideoFeatures
 from hdc_keras.files import replacing_stream
 from hdc_keras.finetuning.classifier import VideoClassifier
-from hdc_keras.finetuning.job import FineTuningJob, LinearHead, Start, directory_of, fine_tune, new_classifier
+from hdc_keras.finetuning.job import (
+    ClassifierOptions,
+    FineTuningJob,
+    LinearHead,
+    directory_of,
+    fine_tune,
+    new_classifier,
+)
 from hdc_keras.finetuning.recipes import FineTuning
 from hdc_keras.finetuning.validation_split import hold_out
 from hdc_keras.model import HDC
@@ -179,6 +186,7 @@ class _Making:
         self.failed: dict[str, str] = {}
 
     def make(self) -> Facts:
+        """Make the classifier, write its folder, and return what is known about it."""
         chosen = self._choose()
         scores = self._scores(chosen.model, self.test, "scoring the test videos")
         if not scores.records:
@@ -283,7 +291,9 @@ class _Making:
             test=[],
             column=self.column,
             seed=self.experiment.seed,
-            start=Start(tuple(self.levels), head, is_balanced=True, patience=math.ceil(_PATIENCE * recipe.epochs)),
+            options=ClassifierOptions(
+                tuple(self.levels), head, is_balanced=True, patience=math.ceil(_PATIENCE * recipe.epochs)
+            ),
         )
 
     def _validated(self, name: str, model: VideoClassifier, validation: list[VideoRecord]) -> "Validated":

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from glob import escape
 from itertools import pairwise
 from pathlib import Path
 
@@ -138,8 +139,9 @@ def failures_file(file: Path) -> Path:
 
 
 def check_free(file: Path) -> None:
-    """Raise `RunError` if the file, or the list of its failures, exists."""
-    for one in (file, failures_file(file)):
+    """Raise `RunError` if the file exists, or the list of its failures, unless a killed process left that."""
+    is_unfinished = any(file.parent.glob(f".{escape(file.name)}.*.unfinished"))
+    for one in (file,) if is_unfinished else (file, failures_file(file)):
         if one.exists():
             raise already_exists(one)
 

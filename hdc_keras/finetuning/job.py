@@ -48,8 +48,8 @@ class LinearHead:
 
 
 @dataclass(frozen=True)
-class Start:
-    """How a classifier starts and ends if it is for use. The published recipes have the defaults.
+class ClassifierOptions:
+    """What a classifier reads, starts from and how its training ends. The published recipes have the defaults.
 
     Attributes:
         levels: the stages that it reads; the last one when `None`.
@@ -64,7 +64,7 @@ class Start:
     patience: int | None = None
 
     def identity(self) -> list[Any]:
-        """Everything that it says, as JSON values."""
+        """All options as JSON values."""
         head = (
             [hashlib.sha256(a.tobytes()).hexdigest() for a in (self.head.kernel, self.head.bias)] if self.head else []
         )
@@ -85,7 +85,7 @@ class FineTuningJob:
         test: videos to score.
         column: the label column to predict.
         seed: seed of initial classifier weights, order, clips and augmentation.
-        start: what the classifier starts from and reads besides the published recipes.
+        options: what the classifier reads, starts from and how it ends, other than in the published recipes.
         saves_classifier: whether the trained classifier is kept.
     """
 
@@ -98,7 +98,7 @@ class FineTuningJob:
     test: Sequence[VideoRecord]
     column: str
     seed: int
-    start: Start = Start()
+    options: ClassifierOptions = ClassifierOptions()
     saves_classifier: bool = True
 
     @property
@@ -124,8 +124,8 @@ class FineTuningJob:
         ]
         if data.fps:
             used.append(data.fps)
-        if self.start != Start():
-            used.append(self.start.identity())
+        if self.options != ClassifierOptions():
+            used.append(self.options.identity())
         return hashlib.sha256(json.dumps([asdict(self.recipe), used, videos, weights]).encode()).hexdigest()
 
     def labels_of(self, records: Sequence[VideoRecord]) -> list[int]:
@@ -173,7 +173,9 @@ def fine_tune(job: FineTuningJob, folder: Path, store: FrameStore, progress: Pro
     experiment = job.experiment.model_copy(update={"train": train, "seed": job.seed})
     distribution = Distribution(train)
     if distribution.is_multi_process:
-        raise ConfigError("fine-tuning runs in one process. Start it only once, or set `train.strategy: one_device`.")
+        raise ConfigError(
+            "fine-tuning runs in one process. ClassifierOptions it only once, or set `train.strategy: one_device`."
+        )
     max_failed_share = experiment.data.max_failed_share
     training_failures = DecodeFailures(len(job.train) + len(job.validation), max_failed_share)
     test_failures = DecodeFailures(len(job.test), max_failed_share)
@@ -237,7 +239,7 @@ def _train(
         SaveCheckpoints(run, recipe.epochs, experiment.train),
         _ReportProgress(job, steps, progress),
     ]
-    early = _StopEarly(run, job.start.patience)
+    early = _StopEarly(run, job.options.patience)
     try:
         if not early.is_due():
             with failures.named():
@@ -266,18 +268,18 @@ def new_classifier(job: FineTuningJob, experiment: Experiment) -> VideoClassifie
             experiment.evaluate.crops,
             job.recipe.weight_decay,
             job.seed,
-            job.start.levels,
+            job.options.levels,
             name="classifier",
         )
     if job.backbone:
         backbone.set_weights(job.backbone.get_weights())
-    if job.start.head:
-        model.classifier.set_weights([job.start.head.kernel, job.start.head.bias])
+    if job.options.head:
+        model.classifier.set_weights([job.options.head.kernel, job.options.head.bias])
     return model
 
 
 def _loss_of(job: FineTuningJob) -> keras.losses.Loss:
-    if not job.start.is_balanced:
+    if not job.options.is_balanced:
         return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     videos = np.bincount(job.labels_of(job.train), minlength=len(job.classes))
     return BalancedCrossEntropy((len(job.train) / len(job.classes) / np.maximum(videos, 1)).tolist())

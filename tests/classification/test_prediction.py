@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from hdc_keras.classification.directory import ClassifierDirectory
-from hdc_keras.classification.prediction import clip_seconds, predict, sliding_parts
+from hdc_keras.classification.prediction import check_free, clip_seconds, predict, sliding_parts
 from hdc_keras.config import DataConfig
 from hdc_keras.data.records import StoredVideo, VideoRecord, read_records
 from hdc_keras.data.synthetic import write_video
@@ -121,6 +121,19 @@ def test_a_file_that_another_process_wrote_meanwhile_is_kept(classifier, class_f
     assert file.read_text() == "of another process"
     left = {one.name for one in tmp_path.iterdir()}
     assert {name for name in left if not name.endswith(".lock")} == {"videos", "named.csv"}
+
+
+def test_the_list_of_a_killed_process_does_not_stop_the_next_one(tmp_path):
+    file = tmp_path / "named.csv"
+    (tmp_path / "named.csv.failures.csv").write_text("of another command")
+    with pytest.raises(RunError, match=r"failures\.csv exists"):
+        check_free(file)
+
+    (tmp_path / ".named.csv.0123456789ab.unfinished").mkdir()
+    check_free(file)
+    file.write_text("")
+    with pytest.raises(RunError, match=r"named\.csv exists"):
+        check_free(file)
 
 
 def test_other_settings_than_those_of_reading_are_refused(classifier):

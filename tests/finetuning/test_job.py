@@ -17,7 +17,7 @@ from hdc_keras.data.loading import DecodeFailures
 from hdc_keras.errors import RunError, StoppedError
 from hdc_keras.finetuning.classifier import BalancedCrossEntropy, VideoClassifier
 from hdc_keras.finetuning.directory import FineTuningDirectory, Scores
-from hdc_keras.finetuning.job import LinearHead, Start, directory_of, fine_tune, new_classifier
+from hdc_keras.finetuning.job import ClassifierOptions, LinearHead, directory_of, fine_tune, new_classifier
 from hdc_keras.finetuning.scoring import ClipScorer, score_videos
 from hdc_keras.locks import lock_file
 from tests.finetuning.small_job import RECIPE, frame_store, small_job
@@ -188,17 +188,22 @@ def test_a_classifier_starts_from_the_given_head_and_reads_the_given_levels(clas
     rng = np.random.default_rng(0)
     channels = sum(build_backbone("r3d_tiny").pyramid_outputs[level].shape[-1] for level in ("P3", "P5"))
     head = LinearHead(rng.normal(size=(channels, 2)).astype("float32"), np.array([0.5, -0.5], "float32"))
-    start = Start(("P3", "P5"), head, is_balanced=True, patience=2)
-    job = replace(small_job(class_folder_once), start=start)
+    options = ClassifierOptions(("P3", "P5"), head, is_balanced=True, patience=2)
+    job = replace(small_job(class_folder_once), options=options)
 
     model = new_classifier(job, job.experiment)
 
     assert model.levels == ("P3", "P5")
     for given, used in zip((head.kernel, head.bias), model.classifier.get_weights(), strict=True):
         np.testing.assert_array_equal(given, used)
-    others = (replace(start, patience=3), replace(start, is_balanced=False), replace(start, levels=("P5",)), Start())
-    assert len({replace(job, start=one).digest() for one in (start, *others)}) == 5
-    assert replace(job, start=Start()).digest() == small_job(class_folder_once).digest()
+    others = (
+        replace(options, patience=3),
+        replace(options, is_balanced=False),
+        replace(options, levels=("P5",)),
+        ClassifierOptions(),
+    )
+    assert len({replace(job, options=one).digest() for one in (options, *others)}) == 5
+    assert replace(job, options=ClassifierOptions()).digest() == small_job(class_folder_once).digest()
 
 
 @pytest.mark.parametrize(("patience", "epochs"), [(2, 4), (None, 6)])
@@ -208,7 +213,7 @@ def test_training_ends_when_the_validation_loss_no_longer_falls(
     losses = iter([1.0, 0.8, 0.9, 0.85, 0.7, 0.6])
     monkeypatch.setattr("hdc_keras.finetuning.job.validation_metrics", lambda *_: {"val_loss": next(losses)})
     recipe = replace(RECIPE, epochs=6, validation=0.4)
-    job = replace(small_job(class_folder_once, recipe, validation=0.4), start=Start(patience=patience))
+    job = replace(small_job(class_folder_once, recipe, validation=0.4), options=ClassifierOptions(patience=patience))
     assert job.validation
 
     fine_tune(job, tmp_path, frame_store())
