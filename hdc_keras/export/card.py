@@ -19,6 +19,7 @@ from hdc_keras.config import Experiment
 from hdc_keras.export.format import Format, Outputs
 from hdc_keras.export.networks import Model, Network, classes_of
 from hdc_keras.model import HDC
+from hdc_keras.results.card_tables import markdown_table, result_rows, results_table
 
 Facts = dict[str, Any]
 
@@ -38,8 +39,6 @@ _OF_CLASSIFIER = (
     "test",
     "seen_in_pretraining",
 )
-# Settings that a protocol selects. Results list them among the metrics.
-_NOT_METRICS = ("l2",)
 
 
 @dataclass(frozen=True)
@@ -193,31 +192,12 @@ def _meaning_of(output: str, shape: Sequence[int]) -> str:
     return f"features of stage {level}, averaged over time and space"
 
 
-def result_rows(result: Mapping[str, Any], weights_sha256: str | None) -> Iterator[Facts]:
-    """A row for each label column and feature source of one result."""
-    for column, sources in result["metrics"].items():
-        for source, metrics in sources.items():
-            random = result.get("random_weights", {}).get(column, {}).get(source, {})
-            yield {
-                "protocol": result["protocol"] + (" (differs from the publication)" if result.get("reduced") else ""),
-                "dataset": Path(str(result["dataset"])).stem,
-                "label": column,
-                "from": source,
-                "metrics": {name: value for name, value in metrics.items() if name not in _NOT_METRICS},
-                "random_weights": {name: value for name, value in random.items() if name not in _NOT_METRICS},
-                "deviation": result.get("deviation", {}).get("metrics", {}).get(column, {}).get(source, {}),
-                "chance": result.get("chance", {}).get(column),
-                "test_videos": result.get("split", {}).get("test"),
-                "of_these_weights": result.get("weights_sha256") == weights_sha256,
-            }
-
-
 def _paragraphs(facts: Facts) -> Iterator[str]:
     yield _title(facts)
     yield f"{_introduction(facts)} {facts['summary']}"
     yield "## Use\n\n```python\n" + facts["script"] + "```"
     yield "## Input\n\n" + _input_text(facts)
-    yield "## Outputs\n\nFloat32 arrays by name:\n\n" + _table(
+    yield "## Outputs\n\nFloat32 arrays by name:\n\n" + markdown_table(
         ("name", "shape", "meaning"),
         [(f"`{name}`", _shape(["batch", *found["shape"]]), found["what"]) for name, found in facts["outputs"].items()],
     )
@@ -333,7 +313,7 @@ def _pretraining(facts: Facts) -> str:
         ("SHA-256 of the checkpoint", facts["weights_sha256"] or "–"),
         ("weights", facts["weights"]),
     ]
-    return _table(("", ""), rows)
+    return markdown_table(("", ""), rows)
 
 
 def _pretrained_weights(found: Facts) -> str:
@@ -353,49 +333,7 @@ def _network(facts: Facts) -> str:
         *([("pretrained weights", _pretrained_weights(found))] if found else []),
         ("SHA-256 of the classifier", facts["weights_sha256"] or "–"),
     ]
-    return _table(("", ""), rows)
-
-
-def results_table(results: Sequence[Facts]) -> str:
-    """A table of the results of `result_rows`, with a sentence that explains it."""
-    rows = [
-        (
-            row["protocol"],
-            row["dataset"],
-            row["label"],
-            row["from"],
-            _metrics_text(row["metrics"], row["deviation"]),
-            _metrics_text(row["random_weights"], {}),
-            "–" if row["chance"] is None else f"{row['chance']:.3f}",
-            row["test_videos"] or "–",
-            "yes" if row["of_these_weights"] else "no",
-        )
-        for row in results
-    ]
-    titles = (
-        "protocol",
-        "data set",
-        "label",
-        "features",
-        "pretrained",
-        "random weights",
-        "chance",
-        "test videos",
-        "these weights",
-    )
-    introduction = (
-        "Measured by `hdc-keras evaluate`, as fractions of the test videos, beside the same network with random "
-        "weights and chance (always predicting the most frequent class). The last column says whether exactly these "
-        "weights were evaluated."
-    )
-    return f"{introduction}\n\n" + _table(titles, rows)
-
-
-def _metrics_text(metrics: Mapping[str, float], deviation: Mapping[str, float]) -> str:
-    return ", ".join(
-        f"{name} {value:.3f}" + (f" ± {deviation[name]:.3f}" if name in deviation else "")
-        for name, value in metrics.items()
-    )
+    return markdown_table(("", ""), rows)
 
 
 def _check(facts: Facts) -> str:
@@ -412,8 +350,3 @@ def _check(facts: Facts) -> str:
 
 def _shape(lengths: Sequence[Any]) -> str:
     return "(" + ", ".join(map(str, lengths)) + ")"
-
-
-def _table(titles: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    lines = [titles, ["---"] * len(titles), *rows]
-    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)

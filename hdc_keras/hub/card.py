@@ -6,7 +6,7 @@ from typing import Any
 import yaml
 
 from hdc_keras.config import Experiment
-from hdc_keras.export.card import result_rows, results_table
+from hdc_keras.results.card_tables import result_rows, results_table
 
 _METHOD = (
     "Hierarchically Decoupled Spatial-Temporal Contrast (Zhang and Crandall, WACV 2022, arXiv 2011.11261), with the "
@@ -14,8 +14,22 @@ _METHOD = (
 )
 
 
-def run_card(experiment: Experiment, results: Sequence[Mapping[str, Any]], repository: str, licence: str | None) -> str:
-    """The card of a pretraining run."""
+def run_card(
+    experiment: Experiment,
+    results: Sequence[Mapping[str, Any]],
+    weights_sha256: str,
+    repository: str,
+    licence: str | None,
+) -> str:
+    """The card of a pretraining run.
+
+    Args:
+        experiment: the experiment, without local paths.
+        results: its evaluation results.
+        weights_sha256: SHA-256 of the newest checkpoint.
+        repository: name of the repository.
+        licence: licence of the weights.
+    """
     train = experiment.train
     length = f"{train.steps} steps" if train.steps else f"{train.epochs} epochs"
     parts = [
@@ -27,7 +41,7 @@ def run_card(experiment: Experiment, results: Sequence[Mapping[str, Any]], repos
         "hdc-keras finetune --run runs/pulled --data path/to/labelled --out models/mine\n```",
         f"## Clips\n\n{_clips(experiment)}",
     ]
-    rows = [row for result in results for row in result_rows(result, None)]
+    rows = [row for result in results for row in result_rows(result, weights_sha256)]
     if rows:
         parts.append("## Results\n\n" + results_table(rows))
     return _head(licence, "feature-extraction") + "\n\n".join([*parts, _config(experiment)]) + "\n"

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from hdc_keras.classification.directory import ClassifierDirectory
 from hdc_keras.config import Experiment, dump_experiment
 from hdc_keras.errors import RunError
-from hdc_keras.files import link_or_copy
+from hdc_keras.files import digest, link_or_copy
 from hdc_keras.hub.card import classifier_card, export_card, run_card
 from hdc_keras.results.store import read_results
 from hdc_keras.runs.directory import RunDirectory
@@ -82,7 +82,7 @@ def _stage_run(folder: Path, place: Path, repository: str, licence: str | None) 
     (place / "results").mkdir()
     for result in results:
         _write_json(place / "results" / f"{result['name']}.json", _without_local(result))
-    return run_card(experiment, results, repository, licence)
+    return run_card(experiment, results, digest(run.checkpoints.files()[-1]), repository, licence)
 
 
 def _stage_classifier(folder: Path, place: Path, repository: str, licence: str | None) -> str:
