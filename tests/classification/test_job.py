@@ -40,6 +40,14 @@ def videos(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def finished(videos, tmp_path_factory):
+    """A finished classifier of these videos; read-only. Each worker has videos of its own, and so another one."""
+    folder = tmp_path_factory.mktemp("finished") / "made"
+    make_classifier(request_for(videos, "frozen"), folder)
+    return folder
+
+
 def request_for(folder, method="auto", is_pretrained=True, **facts):
     records = with_splits(read_records(folder), 0.25, 0)
     keras.utils.set_random_seed(0)
@@ -220,11 +228,8 @@ def test_unfinished_work_of_another_command_is_kept(videos, tmp_path):
         ("classifier.json", '{"format": 0}', "made by another version"),
     ],
 )
-def test_a_damaged_classifier_is_not_taken_for_a_finished_one(videos, tmp_path, once, name, content, says):
-    finished = once(
-        "finished-classifier", lambda folder: make_classifier(request_for(videos, "frozen"), folder / "made")
-    )
-    folder = shutil.copytree(finished / "made", tmp_path / "made")
+def test_a_damaged_classifier_is_not_taken_for_a_finished_one(videos, finished, tmp_path, name, content, says):
+    folder = shutil.copytree(finished, tmp_path / "made")
     (folder / name).unlink()
     if content is not None:
         (folder / name).write_text(content)
