@@ -9,9 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from hdc_keras.export import FORMATS
+from hdc_keras.runs.directory import RunDirectory
 from tests.export.small_exports import small_export
+from tests.training.small_runs import experiment_on
 
 ROOT = Path(__file__).parents[1]
 
@@ -54,6 +57,19 @@ def test_the_example_from_python_trains_and_saves_a_backbone(tmp_path):
     run_script(script, tmp_path)
 
     assert (tmp_path / "backbone.keras").exists()
+
+
+@pytest.mark.slow
+def test_a_callback_of_a_tracker_receives_every_epoch_of_a_run(tmp_path, class_folder):
+    script, _ = the_block_with(r"callbacks=\[follow\]")
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(experiment_on(class_folder).model_dump(mode="json")))
+
+    printed = run_script(script.replace("path/to/videos", str(class_folder)), tmp_path)
+
+    logged = [line.split() for line in printed.splitlines() if line]
+    rows = RunDirectory(tmp_path / "runs" / "mine").read_metrics()
+    assert [epoch for epoch, *_ in logged] == ["0", "1", "2", "3"]
+    assert [float(loss) for _, loss, _ in logged] == pytest.approx([float(row["loss"]) for row in rows], rel=1e-4)
 
 
 @pytest.mark.slow
