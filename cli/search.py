@@ -179,13 +179,14 @@ def _find_like(
 
 def _embedded(read: "VectorTable", files: list[str], run: Path | None) -> "dict[str, np.ndarray]":
     """The embeddings of video files, computed as those of the table."""
+    from hdc_keras.data.members import file_of
     from hdc_keras.errors import ConfigError, DataError, did_you_mean
     from hdc_keras.runs.directory import RunDirectory
 
     from .console import console, start_backend
 
     for file in files:
-        if not Path(file).is_file():
+        if not Path(file_of(file)).is_file():
             ids = [record.video_id for record in read.records[:_IDS_SUGGESTED]]
             raise DataError(
                 f"--like {file}: no video of the table has this id, and there is no such file.{did_you_mean(file, ids)}"

@@ -59,7 +59,20 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
 
-Layout = Literal["auto", "plain", "ucf101", "hmdb51", "kinetics", "something-something-v2", "jester", "diving48"]
+Layout = Literal[
+    "auto",
+    "plain",
+    "ucf101",
+    "hmdb51",
+    "kinetics",
+    "something-something-v2",
+    "jester",
+    "diving48",
+    "gym99",
+    "gym288",
+    "webdataset",
+    "huggingface",
+]
 
 
 class DataConfig(_Section):
@@ -72,7 +85,8 @@ class DataConfig(_Section):
     layout: Layout = Field(
         "auto",
         description="how the videos are organised: plain (class folders, loose videos or a manifest), auto (detected), "
-        "or the data set with official lists: ucf101, hmdb51, kinetics, something-something-v2, jester, diving48",
+        "the data set with official lists: ucf101, hmdb51, kinetics, something-something-v2, jester, diving48, gym99, "
+        "gym288 (FineGym), or the files that contain the videos: webdataset (tar), huggingface (Parquet or Arrow)",
     )
     annotations: str | None = Field(
         None,

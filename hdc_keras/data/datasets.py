@@ -5,7 +5,10 @@ from itertools import islice
 from pathlib import Path
 
 from hdc_keras.config import DataConfig
+from hdc_keras.data.finegym import detect_finegym, read_gym99, read_gym288
 from hdc_keras.data.folders import VideosBelow
+from hdc_keras.data.hugging_face import is_hugging_face, read_hugging_face
+from hdc_keras.data.members import member_of
 from hdc_keras.data.motion_datasets import (
     is_diving48,
     is_jester,
@@ -23,10 +26,18 @@ from hdc_keras.data.official_lists import (
     with_lists,
     without_lists,
 )
-from hdc_keras.data.records import VideoRecord, VideoSet, counted, label_name_problem, read_videos
+from hdc_keras.data.records import (
+    MANIFEST_SUFFIXES,
+    VideoRecord,
+    VideoSet,
+    counted,
+    label_name_problem,
+    read_videos,
+)
 from hdc_keras.data.remote import is_remote
 from hdc_keras.data.shards import is_prepared, read_prepared
 from hdc_keras.data.tables import Table, read_table, shown
+from hdc_keras.data.webdataset import is_webdataset, read_webdataset
 from hdc_keras.errors import DataError
 
 # v_{action}_g{group}_c{clip}. The action is spelled as in the lists, which may differ from the folder's name.
@@ -79,7 +90,7 @@ def read_dataset(data: DataConfig) -> VideoSet:
             share = f"{len(failed)} of {len(records) + len(failed)} videos could not be prepared"
             notes.append(f"{share}; {folder}/report.json lists the reasons")
         return VideoSet(records, notes)
-    if is_remote(data.path):
+    if is_remote(data.path) or member_of(data.path):
         return read_videos(data.path)
     path = Path(data.path)
     annotations = Path(data.annotations) if data.annotations else None
@@ -88,6 +99,8 @@ def read_dataset(data: DataConfig) -> VideoSet:
     layout = _detect(path, annotations) if data.layout == "auto" else data.layout
     if layout == "plain":
         return read_videos(path)
+    if layout in _IN_FILES:
+        return _IN_FILES[layout](path)
     if not path.is_dir():
         raise DataError(f"{path}: no such folder. The layout {layout} needs the folder that contains the videos.")
     if layout in _WITHOUT_NUMBERED_SPLITS:
@@ -267,13 +280,15 @@ def _detect(path: Path, annotations: Path | None) -> str:
     """Detect the layout from the names of some videos; for Kinetics, the CSV lists must exist too."""
     names = [video.stem for video in islice(map(Path, VideosBelow(path)), _NAMES_CHECKED)] if path.is_dir() else []
     if not names:
-        return "jester" if path.is_dir() and is_jester(path, annotations) else "plain"
+        return _detect_without_videos(path, annotations)
     if all(_UCF_NAME.fullmatch(name) for name in names):
         return "ucf101"
     if all(_HMDB_CODES.search(name) for name in names):
         return "hmdb51"
     if all(_KINETICS_NAME.fullmatch(name) for name in names) and _kinetics_lists(path, annotations):
         return "kinetics"
+    if layout := detect_finegym(names, path, annotations):
+        return layout
     if is_something_something_v2(names, path, annotations):
         return "something-something-v2"
     if is_diving48(names, path, annotations):
@@ -281,10 +296,25 @@ def _detect(path: Path, annotations: Path | None) -> str:
     return "plain"
 
 
+def _detect_without_videos(path: Path, annotations: Path | None) -> str:
+    """Detect the layout of a file, or of a folder that contains no video files."""
+    if not path.exists() or any((path / f"manifest{suffix}").exists() for suffix in MANIFEST_SUFFIXES):
+        return "plain"
+    if path.is_dir() and is_jester(path, annotations):
+        return "jester"
+    if is_webdataset(path):
+        return "webdataset"
+    return "huggingface" if is_hugging_face(path) else "plain"
+
+
+# Sets whose videos lie in other files.
+_IN_FILES = {"webdataset": read_webdataset, "huggingface": read_hugging_face}
 # Sets whose lists have one division into splits.
 _WITHOUT_NUMBERED_SPLITS = {
     "kinetics": read_kinetics,
     "something-something-v2": read_something_something_v2,
     "diving48": read_diving48,
     "jester": read_jester,
+    "gym99": read_gym99,
+    "gym288": read_gym288,
 }

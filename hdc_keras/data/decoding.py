@@ -1,7 +1,11 @@
-"""Decodes frames of video files with PyAV (FFmpeg), and of folders of images. Only the needed part is decoded."""
+"""Decodes frames of video files with PyAV (FFmpeg), and of folders of images. Only the needed part is decoded.
+
+A path may also name a video inside a tar, Parquet or Arrow file, as `members` describes.
+"""
 
 from collections import deque
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -12,6 +16,7 @@ from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
 from hdc_keras.data.folders import frames_in
+from hdc_keras.data.members import member_of, open_video_file
 from hdc_keras.errors import VideoDecodeError
 
 # Number of videos whose frame index is cached (about 2.5 kB each at 300 frames). A file is scanned only once if the set
@@ -104,7 +109,7 @@ def index_frames(path: str) -> FrameIndex:
             raise VideoDecodeError(path, "is a folder without images")
         return FrameIndex(count, None, np.zeros(1, np.int64), 0.0, 0.0)
     try:
-        with av.open(path) as container:
+        with open_container(path) as container:
             stream = _video_stream(container)
             packets = [(p.pts, p.dts, p.is_keyframe) for p in container.demux(stream) if p.size]
             is_avi = container.format.name == "avi"
@@ -125,6 +130,22 @@ def index_frames(path: str) -> FrameIndex:
     # If a damaged file marks no key frame, decoding starts at the first frame.
     key_frames = key_frames if key_frames.size else np.zeros(1, np.int64)
     return FrameIndex(len(packets), np.array(times)[order], key_frames, time_base, rate)
+
+
+@contextmanager
+def open_container(path: str) -> Iterator[av.container.InputContainer]:
+    """Open a video with PyAV.
+
+    Raises:
+        VideoDecodeError: the path names a video inside a file that does not hold it, or that is damaged.
+        av.FFmpegError, OSError, ValueError: it is not a video, or cannot be read.
+    """
+    if member_of(path) is None:  # FFmpeg reads files faster by itself
+        with av.open(path) as container:
+            yield container
+        return
+    with open_video_file(path) as file, av.open(file) as container:
+        yield container
 
 
 @lru_cache(maxsize=_INDEX_CACHE_SIZE)
@@ -223,7 +244,7 @@ def _decoded(
             yield position, convert(_read_image(path, _images(path)[position]))
         return
     try:
-        with av.open(path) as container:
+        with open_container(path) as container:
             stream = _video_stream(container)
             # Several videos are already decoded in parallel, so more threads for each would only compete.
             stream.codec_context.thread_count = 1

@@ -5,7 +5,7 @@ import heapq
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from hdc_keras.data.tables import UNUSABLE_CHARACTERS, shown
@@ -53,6 +53,7 @@ _SPLIT_FOLDERS = {"train": "train", "val": "val", "valid": "val", "validation": 
 _SUFFIX = re.compile(r"\.\w{1,8}")
 _SUFFIXES_SHOWN = 5
 _LINKS_SHOWN = 3
+_WORDS = re.compile(r"[^a-z0-9]+")
 
 
 def frames_in(folder: Path) -> list[str]:
@@ -202,12 +203,64 @@ def _entries(folder: str) -> list[os.DirEntry[str]]:
 def splits_of_folders(names: Sequence[str]) -> tuple[dict[str, str], list[str]]:
     """The split of each first-level folder (`train/`, ...), and a note; both empty unless all folders name splits."""
     counts = Counter("".join(name.partition("/")[:2]) for name in names)
-    splits = {top: _SPLIT_FOLDERS.get(top.removesuffix("/").casefold(), "") for top in sorted(counts)}
-    if not all(splits.values()) or not all(top.endswith("/") for top in splits):
+    if not all(top.endswith("/") for top in counts):
         return {}, []
-    note = "splits are taken from folders (number of videos): " + ", ".join(f"{top} ({counts[top]})" for top in splits)
+    return splits_named(counts, "folders", "folder test/")
+
+
+def splits_named(counts: Mapping[str, int], source: str, of_test: str) -> tuple[dict[str, str], list[str]]:
+    """The split that each name means, and a note; both empty unless all names mean splits.
+
+    Args:
+        counts: number of videos by name, such as `train/` or `validation`.
+        source: what has these names, for the note.
+        of_test: what the test split would be called there, for the note.
+    """
+    splits = {name: _SPLIT_FOLDERS.get(name.removesuffix("/").casefold(), "") for name in sorted(counts)}
+    if not all(splits.values()):
+        return {}, []
+    listed = ", ".join(f"{name} ({counts[name]})" for name in splits)
+    note = f"splits are taken from {source} (number of videos): {listed}"
     if "test" not in splits.values() and "val" in splits.values():
-        alone = ", ".join(top for top, split in splits.items() if split == "val")
-        note += f"; {alone} serves as the test split, because there is no folder test/"
-        splits = {top: "test" if split == "val" else split for top, split in splits.items()}
+        alone = ", ".join(name for name, split in splits.items() if split == "val")
+        note += f"; {alone} serves as the test split, because there is no {of_test}"
+        splits = {name: "test" if split == "val" else split for name, split in splits.items()}
     return splits, [note]
+
+
+def splits_in_names(counts: Mapping[str, int]) -> tuple[dict[str, str], list[str]]:
+    """The split of each file, from a word of its name or of its folder's, as in `train-00000.tar`; and notes.
+
+    Args:
+        counts: number of videos in each file, by its name relative to the set.
+
+    Returns:
+        Splits by name; empty unless the name of every file has the word of one split.
+    """
+    words = {name: {w for w in _WORDS.split(name.casefold()) if w in _SPLIT_FOLDERS} for name in counts}
+    if not any(words.values()):
+        return {}, []
+    unclear = next((name for name, found in words.items() if len({_SPLIT_FOLDERS[word] for word in found}) != 1), None)
+    if unclear is not None:
+        return {}, [f"no splits are taken from the names of files, because {unclear} does not name exactly one"]
+    word_of = {name: min(found) for name, found in words.items()}
+    of_word: Counter[str] = Counter()
+    for name, count in counts.items():
+        of_word[word_of[name]] += count
+    splits, notes = splits_named(of_word, "the names of files", "file of that name")
+    return {name: splits[word] for name, word in word_of.items()}, notes
+
+
+def files_below(folder: Path, suffixes: Collection[str]) -> list[str]:
+    """Names of the files with one of these suffixes in a folder and its sub-folders, relative to it, sorted.
+
+    The suffixes are in lower case and none is that of a video. Hidden files and folders are left out.
+    """
+    below = VideosBelow(folder)
+    for _ in below:
+        pass
+    return sorted(
+        name
+        for name in below.ignored
+        if name.lower().endswith(tuple(suffixes)) and not _is_hidden(name) and (folder / name).is_file()
+    )

@@ -6,10 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import av
 import numpy as np
 
-from hdc_keras.data.decoding import decode, frames_of_segment
+from hdc_keras.data.decoding import decode, frames_of_segment, open_container
 from hdc_keras.data.records import StoredVideo, VideoRecord
 from hdc_keras.data.shards import read_frames
 from hdc_keras.errors import VideoDecodeError
@@ -51,7 +50,7 @@ def inspect_video(record: VideoRecord) -> VideoFacts:
         shown = decode(record.path, part.start + np.array([0, frames // 2]))
         if Path(record.path).is_dir():
             return VideoFacts(record, frames, 0.0, shown.shape[1:3], "images")
-        with av.open(record.path) as container:
+        with open_container(record.path) as container:
             stream = container.streams.video[0]
             return VideoFacts(
                 record, frames, float(stream.average_rate or 0), shown.shape[1:3], stream.codec_context.name

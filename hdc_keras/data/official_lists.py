@@ -139,6 +139,15 @@ class SetFiles:
         self.missing.append(f"{folder}/{stems[0]}" if folder else stems[0])
         return None
 
+    def find_shared(self, name: str, *stems: str) -> Path | None:
+        """Like `find`, for a file that holds several listed videos. `name` is that of the video, if it is missing."""
+        for stem in stems:
+            if candidates := self.by_key.get(self._key("", stem)):
+                self.used.add(candidates[0])
+                return candidates[0]
+        self.missing.append(name)
+        return None
+
     def take(self, stem: str) -> bool:
         """Count a video as listed, although it is not used. Returns whether it exists."""
         found = self.by_key.get(self._key("", stem), ())
@@ -153,13 +162,13 @@ class SetFiles:
         """
         notes = []
         if self.missing:
-            notes.append(f"listed videos that are missing: {len(self.missing)} ({_first_names(self.missing)})")
+            notes.append(f"listed videos that are missing: {len(self.missing)} ({first_names(self.missing)})")
         if self.respelled:
-            names = _first_names(self.respelled)
+            names = first_names(self.respelled)
             notes.append(f"videos spelled differently than in the lists: {len(self.respelled)} ({names})")
         unlisted = [path.name for path in self.paths if path not in self.used]
         if self.used and unlisted:
-            notes.append(f"videos left out because no list names them: {len(unlisted)} ({_first_names(unlisted)})")
+            notes.append(f"videos left out because no list names them: {len(unlisted)} ({first_names(unlisted)})")
         used = [name for name in self.found.ignored if {self.folder / name, (self.folder / name).parent} & {*lists}]
         return notes + self.found.notes(used)
 
@@ -168,5 +177,6 @@ class SetFiles:
         return name if self.exact else re.sub(r"[^0-9a-z/]+", "_", name.casefold())
 
 
-def _first_names(names: Sequence[str]) -> str:
+def first_names(names: Sequence[str]) -> str:
+    """The first few names, for a note."""
     return ", ".join(names[:_NAMES_SHOWN]) + (", ..." if len(names) > _NAMES_SHOWN else "")

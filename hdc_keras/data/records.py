@@ -20,10 +20,11 @@ from hdc_keras.data.folders import (
     is_video,
     splits_of_folders,
 )
+from hdc_keras.data.members import file_of, member_of, member_path, require_member, resolved
 from hdc_keras.data.remote import is_remote, list_files, url_problem
 from hdc_keras.data.sampling import random_generator
 from hdc_keras.data.tables import Row, Table, read_table, shown
-from hdc_keras.errors import DataError, did_you_mean
+from hdc_keras.errors import DataError, VideoDecodeError, did_you_mean
 
 MANIFEST_SUFFIXES = (".csv", ".jsonl", ".parquet")
 SPLITS = ("train", "val", "test")
@@ -63,7 +64,7 @@ class VideoRecord:
     """One video: its location and what is known about it.
 
     Attributes:
-        path: path or URL of the file.
+        path: path or URL of the file, or of a video inside another file, as `members` describes.
         video_id: unique within the set. Sampling depends on it and not on `path`, so moving a set does not change its
             clips.
         labels: class name by label column; empty if unlabelled. The first entry is the main label.
@@ -117,6 +118,8 @@ def read_videos(path: str | Path) -> VideoSet:
         names = list_files(str(path))
         ignored = ignored_note(name for name in names if not is_video(name))
         return _from_names(str(path), list(filter(is_video, names)), f"{str(path).rstrip('/')}/", ignored)
+    if member_of(str(path)) and Path(file_of(str(path))).is_file():
+        return _one_member(str(path))
     path = Path(path)
     if not path.exists():
         raise DataError(
@@ -137,6 +140,13 @@ def read_videos(path: str | Path) -> VideoSet:
     return _read_folder(path)
 
 
+def _one_member(path: str) -> VideoSet:
+    require_member(path)
+    member = member_of(path)
+    assert member
+    return VideoSet([VideoRecord(path, member_path(Path(member.file).name, member.name))], [f"video: {path}"])
+
+
 def _from_manifest(path: Path) -> VideoSet:
     records = read_manifest(path)
     return VideoSet(records, [f"manifest: {path}, {counted(records, 'video')}"])
@@ -152,30 +162,49 @@ def read_manifest(path: Path) -> list[VideoRecord]:
     Raises:
         DataError: the manifest is not valid; the message lists every bad line with its number.
     """
+    table = _read_rows(path)
+    records = records_of(path, table.columns, ((f"line {row.line}", row) for row in table.rows))
+    if not records:
+        raise DataError(f"{path}: lists no videos. Expected one line per video{_below_header(path)}.")
+    return records
+
+
+def records_of(source: Path, columns: Iterable[str], rows: Iterable[tuple[str, Row]]) -> list[VideoRecord]:
+    """The videos that rows describe.
+
+    Args:
+        source: the file, or the folder of the files, to which the rows belong; for messages. Relative paths of videos
+            are relative to its folder, or to it.
+        columns: those of `read_manifest`, as far as the rows have them.
+        rows: each with its place in `source`, for messages.
+
+    Raises:
+        DataError: there are problems; the message lists them with their places.
+    """
+    folder = source if source.is_dir() else source.parent
     records: list[VideoRecord] = []
-    lines: list[int] = []
-    seen: dict[str, int] = {}
+    places: list[str] = []
+    seen: dict[str, str] = {}
     files: dict[tuple[int | str, Any], int] = {}  # row of each file, or part of one
     of_file: dict[int | str, list[int]] = {}
-    table = _read_rows(path)
-    label_columns = {c: "label" for c in table.columns if c == "label"} or {
-        c: c.removeprefix(_LABEL_PREFIX) for c in table.columns if c.startswith(_LABEL_PREFIX)
+    label_columns = {c: "label" for c in columns if c == "label"} or {
+        c: c.removeprefix(_LABEL_PREFIX) for c in columns if c.startswith(_LABEL_PREFIX)
     }
     problems = [problem for name in label_columns.values() if (problem := label_name_problem(name))]
-    for row in table.rows:
-        problem, record, file = _read_row(row, path.parent, label_columns)
+    for place, row in rows:
+        problem, record, file = _read_row(row, folder, label_columns)
         if record is None:
-            problems.append(f"line {row.line}: {problem}")
+            problems.append(f"{place}: {problem}")
             continue
         if record.video_id in seen:
-            problems.append(f"line {row.line}: `{record.video_id}` is already listed on line {seen[record.video_id]}")
+            problems.append(f"{place}: `{record.video_id}` is already listed on {seen[record.video_id]}")
         elif (same := files.get((file, record.segment))) is not None and _are_one_file(records[same].path, record.path):
-            problems.append(f"line {row.line}: the file of `{record.video_id}` is already listed on line {lines[same]}")
-        seen.setdefault(record.video_id, row.line)
+            problems.append(f"{place}: the file of `{record.video_id}` is already listed on {places[same]}")
+        seen.setdefault(record.video_id, place)
         files.setdefault((file, record.segment), len(records))
         of_file.setdefault(file, []).append(len(records))
         records.append(record)
-        lines.append(row.line)
+        places.append(place)
     _group_parts(records, of_file.values())
     divided = divided_groups(records)
     problems += [f"group `{group}` is in several splits ({', '.join(splits)})" for group, splits in divided]
@@ -184,14 +213,17 @@ def read_manifest(path: Path) -> list[VideoRecord]:
     if problems:
         listed = "\n  ".join(problems[:_ERRORS_SHOWN])
         more = f"\n  and {len(problems) - _ERRORS_SHOWN} more" if len(problems) > _ERRORS_SHOWN else ""
-        raise DataError(f"{path}: {len(problems)} problem(s):\n  {listed}{more}")
-    if not records:
-        raise DataError(f"{path}: lists no videos. Expected one line per video{_below_header(path)}.")
+        raise DataError(f"{source}: {len(problems)} problem(s):\n  {listed}{more}")
     return records
 
 
 def _read_rows(path: Path) -> Table:
-    return read_table(path, "path", lambda column: column in _COLUMNS or column.startswith(_LABEL_PREFIX))
+    return read_table(path, "path", lambda column: column in _COLUMNS or is_label_column(column))
+
+
+def is_label_column(name: str) -> bool:
+    """Whether a column or key of this name holds labels: `label`, or one of several `label_NAME`."""
+    return name == "label" or name.startswith(_LABEL_PREFIX)
 
 
 def _below_header(path: Path) -> str:
@@ -408,8 +440,7 @@ def _read_row(row: Row, folder: Path, label_columns: Mapping[str, str]) -> tuple
     path = _located(values["path"], folder)
     file = _identity(path)
     if file is None:
-        what = "neither a file nor a folder of images" if Path(path).is_dir() else "no such file"
-        return f"{what}: {shown(path, _CHARACTERS_SHOWN)}", None, 0
+        return _why_not(path), None, 0
     split = values.get("split") or None
     if split is not None and split not in SPLITS:
         meant = did_you_mean(split, SPLITS)
@@ -449,16 +480,30 @@ def _located(path: str, folder: Path) -> str:
 
 
 def _identity(path: str) -> int | str | None:
-    """The same for two paths of one file or folder of images: a URL itself, or device and inode. `None` if it is
-    neither."""
+    """The same for two paths of one video: a URL itself, or device and inode, and the name in that file. `None` if it
+    is not the path of a video."""
     if is_remote(path):
         return path
     try:
-        status = os.stat(path)  # noqa: PTH116
-    except OSError:
+        status = os.stat(file_of(path))  # noqa: PTH116
+        if member := member_of(path):
+            require_member(path)
+            return f"{status.st_dev} {status.st_ino} {member.name}"
+    except (OSError, VideoDecodeError):
         return None
     is_usable = stat.S_ISREG(status.st_mode) or (stat.S_ISDIR(status.st_mode) and bool(frames_in(Path(path))))
     return (status.st_dev << 64) + status.st_ino if is_usable else None
+
+
+def _why_not(path: str) -> str:
+    """Why a path is not that of a video."""
+    if member_of(path) and Path(file_of(path)).is_file():
+        try:
+            require_member(path)
+        except (OSError, VideoDecodeError) as error:
+            return shown(str(error), _CHARACTERS_SHOWN)
+    what = "neither a file nor a folder of images" if Path(path).is_dir() else "no such file"
+    return f"{what}: {shown(path, _CHARACTERS_SHOWN)}"
 
 
 def _are_one_file(path: str, other: str) -> bool:
@@ -466,7 +511,7 @@ def _are_one_file(path: str, other: str) -> bool:
 
     Some network disks also give two files one inode.
     """
-    return is_remote(path) or os.path.realpath(path) == os.path.realpath(other)
+    return is_remote(path) or resolved(path) == resolved(other)
 
 
 def _group_parts(records: list[VideoRecord], of_files: Iterable[Sequence[int]]) -> None:

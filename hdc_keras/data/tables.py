@@ -92,7 +92,7 @@ def _read_csv(path: Path, required: str, is_used: Callable[[str], bool]) -> Tabl
                     yield Row(line, {}, f"not readable as CSV ({error})")
                     continue
                 if len(cells) == len(columns):
-                    yield _checked(line, {column: cells[number].strip() for number, column in used.items()})
+                    yield checked_row(line, {column: cells[number].strip() for number, column in used.items()})
                 elif cells:
                     yield Row(
                         line, {}, f"{_more_or_fewer(len(cells), len(columns))} values than the header has columns"
@@ -131,7 +131,7 @@ def _read_jsonl(path: Path, required: str, is_used: Callable[[str], bool]) -> Ta
         for number, line in enumerate(file, 1):
             if not line.strip():
                 continue
-            row = _json_row(number, line, required, is_used)
+            row = json_row(number, line, is_used, required)
             columns.update(dict.fromkeys(row.values))
             rows.append(row)
     # A key that is missing from a line has an empty value.
@@ -141,21 +141,23 @@ def _read_jsonl(path: Path, required: str, is_used: Callable[[str], bool]) -> Ta
     )
 
 
-def _json_row(number: int, line: bytes, required: str, is_used: Callable[[str], bool]) -> Row:
+def json_row(number: int, line: bytes, is_used: Callable[[str], bool], required: str | None = None) -> Row:
+    """Read a JSON object as a row. Keys for which `is_used` is false are ignored, and may hold anything."""
     try:
         row = json.loads(line.decode("utf-8-sig"), object_pairs_hook=_unique_keys)
     except RecursionError:
         return Row(number, {}, "not readable as JSON (nested too deeply)")
     except ValueError as error:
         return Row(number, {}, f"not readable as JSON ({error})")
-    if not isinstance(row, dict) or required not in row:
+    if not isinstance(row, dict) or (required is not None and required not in row):
         received = shown(line.decode(errors="replace").strip())
-        return Row(number, {}, f"expected an object with a `{required}`. Received: {received}")
+        with_key = f" with a `{required}`" if required else ""
+        return Row(number, {}, f"expected an object{with_key}. Received: {received}")
     used = {key: value for key, value in row.items() if is_used(key)}
     for key, value in used.items():
         if isinstance(value, dict | list):
             return Row(number, {}, f"`{key}` must be a text or a number. Received: a {type(value).__name__}")
-    return _checked(number, {key: "" if value is None else str(value).strip() for key, value in used.items()})
+    return checked_row(number, {key: "" if value is None else str(value).strip() for key, value in used.items()})
 
 
 def _read_parquet(path: Path, required: str, is_used: Callable[[str], bool]) -> Table:
@@ -176,7 +178,7 @@ def _read_parquet(path: Path, required: str, is_used: Callable[[str], bool]) -> 
     return Table(
         list(columns),
         [
-            _checked(number, {key: (value or "").strip() for key, value in row.items()})
+            checked_row(number, {key: (value or "").strip() for key, value in row.items()})
             for number, row in enumerate(rows, 1)
         ],
     )
@@ -190,7 +192,8 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return values
 
 
-def _checked(line: int, values: dict[str, str]) -> Row:
+def checked_row(line: int, values: dict[str, str]) -> Row:
+    """A row of texts, or the problem if one contains a control character or is not UTF-8."""
     if UNUSABLE_CHARACTERS.search(" ".join(values.values())):
         column, found = next((c, found) for c, text in values.items() if (found := UNUSABLE_CHARACTERS.search(text)))
         code = ord(found[0])

@@ -8,10 +8,13 @@ import ctypes
 import sys
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
 import av
 import numpy as np
 
+from hdc_keras.data.decoding import open_container
+from hdc_keras.data.members import member_of, open_video_file
 from hdc_keras.errors import ConfigError, VideoDecodeError
 
 _WIDTH_MULTIPLE = 16
@@ -47,7 +50,7 @@ def _missing_part() -> str | None:
 def _width_and_rotation(path: str) -> tuple[int, int]:
     """Width in pixels and stored rotation in quarter turns, which tensorflow-io does not report."""
     try:
-        with av.open(path) as container:
+        with open_container(path) as container:
             frame = next(container.decode(video=0))
             return frame.width, round(frame.rotation / 90) % 4
     except (av.FFmpegError, OSError, ValueError, IndexError, StopIteration) as error:
@@ -72,7 +75,7 @@ def decode(path: str, indices: np.ndarray, size: tuple[int, int] | None = None) 
     try:
         # Keeps decoded frames out of GPU memory.
         with tf.device("CPU"):
-            frames = tfio.experimental.ffmpeg.decode_video(tf.io.read_file(path))
+            frames = tfio.experimental.ffmpeg.decode_video(_content(path))
             needed, places = np.unique(indices, return_inverse=True)
             # A container may list a few more frames than can be decoded; the last decoded frame replaces them.
             pixels = tf.gather(frames, np.minimum(needed, frames.shape[0] - 1))
@@ -82,3 +85,13 @@ def decode(path: str, indices: np.ndarray, size: tuple[int, int] | None = None) 
     except tf.errors.OpError as error:
         raise VideoDecodeError(path, str(error.message).rpartition("}} ")[2].split(" [Op:")[0]) from error
     return pixels.numpy()[places.reshape(indices.shape)]
+
+
+def _content(path: str) -> Any:
+    """The bytes of a video, as a tensor."""
+    import tensorflow as tf
+
+    if member_of(path) is None:
+        return tf.io.read_file(path)
+    with open_video_file(path) as file:
+        return tf.constant(file.read())

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hdc_keras.data.members import video_bytes
 from hdc_keras.data.records import VideoRecord
 from hdc_keras.evaluation.context import Asked, Evaluation
 from hdc_keras.evaluation.factors_chart import draw_factors
@@ -155,10 +156,7 @@ def digest_of_videos(splits: Splits) -> str:
 
 
 def _bytes(record: VideoRecord) -> int:
-    """Size of a video in bytes; 0 if there is no such file."""
+    """Size of a video in bytes; 0 if there is no such file, or if it is not known."""
     if record.stored:
         return record.stored.size
-    try:
-        return Path(record.path).stat().st_size
-    except OSError:
-        return 0
+    return video_bytes(record.path) or 0

@@ -16,6 +16,7 @@ import keras
 import numpy as np
 
 from hdc_keras.config import Experiment
+from hdc_keras.data.members import file_of
 from hdc_keras.data.records import VideoRecord
 from hdc_keras.errors import RunError, VideoDecodeError
 from hdc_keras.features.encoder import ClipEncoder
@@ -179,7 +180,7 @@ def identity(record: VideoRecord) -> list[str | int | float]:
 def _status(path: str) -> list[str | int]:
     path = os.path.abspath(path)  # noqa: PTH100
     try:
-        status = os.stat(path)  # noqa: PTH116
+        status = os.stat(file_of(path))  # noqa: PTH116
     except OSError:  # extraction will count it as failed
         return [path]
     return [path, status.st_size, status.st_mtime_ns]

@@ -6,7 +6,6 @@ A run without a table (version 0.1.0) is still read: its split is drawn anew fro
 import csv
 import hashlib
 import io
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -15,9 +14,10 @@ from typing import Any
 
 from hdc_keras.config import Experiment, load_experiment
 from hdc_keras.data.from_experiment import load_videos
+from hdc_keras.data.members import open_video_file, resolved, video_bytes
 from hdc_keras.data.records import VideoRecord, VideoSet
 from hdc_keras.data.remote import is_remote
-from hdc_keras.errors import ConfigError, RunError
+from hdc_keras.errors import ConfigError, RunError, VideoDecodeError
 from hdc_keras.files import write_text
 
 VIDEOS = "videos.csv"
@@ -115,10 +115,7 @@ def size_of(record: VideoRecord) -> int | None:
         return record.stored.size
     if is_remote(record.path):
         return None
-    try:
-        return Path(record.path).stat().st_size
-    except OSError:
-        return None
+    return video_bytes(record.path)
 
 
 def videos_before(init_from: str | None) -> list[KeptVideo]:
@@ -271,17 +268,17 @@ def _fingerprint(path: str, size: int) -> str | None:
     """Digest of a file's bytes at the beginning and in the middle; `None` if it cannot be read."""
     digest = hashlib.sha256()
     try:
-        with Path(path).open("rb") as file:
+        with open_video_file(path) as file:
             for place in (0, size // 2):
                 file.seek(place)
                 digest.update(file.read(_COMPARED_BYTES))
-    except OSError:
+    except (OSError, VideoDecodeError):
         return None
     return digest.hexdigest()
 
 
 def _resolved(path: str) -> str:
-    return path if is_remote(path) else os.path.realpath(path)
+    return path if is_remote(path) else resolved(path)
 
 
 def _flat(experiment: Experiment) -> dict[str, Any]:
