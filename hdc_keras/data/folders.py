@@ -205,16 +205,16 @@ def splits_of_folders(names: Sequence[str]) -> tuple[dict[str, str], list[str]]:
     counts = Counter("".join(name.partition("/")[:2]) for name in names)
     if not all(top.endswith("/") for top in counts):
         return {}, []
-    return splits_named(counts, "folders", "folder test/")
+    return splits_named(counts, "folders", "there is no folder test/")
 
 
-def splits_named(counts: Mapping[str, int], source: str, of_test: str) -> tuple[dict[str, str], list[str]]:
+def splits_named(counts: Mapping[str, int], source: str, no_test: str) -> tuple[dict[str, str], list[str]]:
     """The split that each name means, and a note; both empty unless all names mean splits.
 
     Args:
         counts: number of videos by name, such as `train/` or `validation`.
         source: what has these names, for the note.
-        of_test: what the test split would be called there, for the note.
+        no_test: what it means that there is no test split, for the note.
     """
     splits = {name: _SPLIT_FOLDERS.get(name.removesuffix("/").casefold(), "") for name in sorted(counts)}
     if not all(splits.values()):
@@ -223,7 +223,7 @@ def splits_named(counts: Mapping[str, int], source: str, of_test: str) -> tuple[
     note = f"splits are taken from {source} (number of videos): {listed}"
     if "test" not in splits.values() and "val" in splits.values():
         alone = ", ".join(name for name, split in splits.items() if split == "val")
-        note += f"; {alone} serves as the test split, because there is no {of_test}"
+        note += f"; {alone} serves as the test split, because {no_test}"
         splits = {name: "test" if split == "val" else split for name, split in splits.items()}
     return splits, [note]
 
@@ -247,7 +247,7 @@ def splits_in_names(counts: Mapping[str, int]) -> tuple[dict[str, str], list[str
     of_word: Counter[str] = Counter()
     for name, count in counts.items():
         of_word[word_of[name]] += count
-    splits, notes = splits_named(of_word, "the names of files", "file of that name")
+    splits, notes = splits_named(of_word, "the names of files", "no file is named test")
     return {name: splits[word] for name, word in word_of.items()}, notes
 
 

@@ -79,7 +79,7 @@ def read_hugging_face(path: Path) -> VideoSet:
         notes.append("no labels: expected a column `label`, columns `label_NAME` or a column of the type ClassLabel")
     records = records_of(path, columns, _rows(folder, parts, list(columns), of_file))
     if not records:
-        raise DataError(f"{path}: contains no videos; its {counted(names, 'file')} have no rows.")
+        raise DataError(f"{path}: contains no videos: its files have no rows.")
     return VideoSet(records, notes)
 
 
@@ -232,7 +232,7 @@ def _splits(parts: list[_Part], of_dict: dict[str, str]) -> tuple[dict[str, str]
     of_split: Counter[str] = Counter()
     for name, count in counts.items():
         of_split[of_dict[name]] += count
-    splits, notes = splits_named(of_split, "the DatasetDict", "split of that name")
+    splits, notes = splits_named(of_split, "the DatasetDict", "there is no split test")
     if not splits:
         return {}, [f"no splits are taken from the DatasetDict, because not all of {', '.join(of_split)} are known"]
     return {name: splits[split] for name, split in of_dict.items()}, notes

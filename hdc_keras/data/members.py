@@ -11,12 +11,12 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from hdc_keras.data.tar_files import tar_index
+from hdc_keras.data.tar_files import plain_name, tar_index
 from hdc_keras.data.video_columns import arrow_range, parquet_row, row_of, rows_in
 from hdc_keras.errors import VideoDecodeError
 
 _SEPARATOR = "::"
-_MEMBER = re.compile(r"(?P<file>.+?\.(tar|parquet|arrow))::(?P<name>.+)", re.IGNORECASE | re.DOTALL)
+_MEMBER = re.compile(r"(?P<file>.+?\.(?P<kind>tar|parquet|arrow))::(?P<name>.+)", re.IGNORECASE | re.DOTALL)
 
 
 class Member(NamedTuple):
@@ -45,7 +45,8 @@ def member_of(path: str) -> Member | None:
     """The file and the name that a path consists of; `None` if it is the path of a whole file or folder."""
     if _SEPARATOR not in path or not (found := _MEMBER.fullmatch(path)):
         return None
-    return Member(found["file"], found["name"])
+    name = found["name"]
+    return Member(found["file"], plain_name(name) if found["kind"].lower() == "tar" else name)
 
 
 def file_of(path: str) -> str:
@@ -108,7 +109,7 @@ def require_member(path: str) -> None:
     column, row = row_of(path, member.name)
     rows = rows_in(member.file, column)
     if row >= rows:
-        raise VideoDecodeError(path, f"there is no row {row}; the file has {rows}")
+        raise VideoDecodeError(path, f"there is no such row; the file has {rows}")
 
 
 def _beside(path: str, file: str, named: str) -> io.BufferedIOBase:

@@ -31,8 +31,8 @@ class TarIndex:
     is_complete: bool
 
     def range_of(self, name: str) -> tuple[int, int]:
-        """First byte and number of bytes of a file. Raises `VideoDecodeError` if the tar does not hold it."""
-        found = self.ranges.get(_plain(name))
+        """First byte and number of bytes of a file, by its plain name. Raises `VideoDecodeError` if there is none."""
+        found = self.ranges.get(name)
         if found is None:
             raise VideoDecodeError(f"{self.path}::{name}", "the tar holds no file of this name")
         return found
@@ -64,8 +64,8 @@ def tar_index(path: str) -> TarIndex:
                     end = tar.offset
                     # A sparse file is not stored as one range of bytes.
                     if entry.isreg() and not entry.issparse():
-                        names[_plain(entry.name)] += 1
-                        ranges[_plain(entry.name)] = entry.offset_data, entry.size
+                        names[plain_name(entry.name)] += 1
+                        ranges[plain_name(entry.name)] = entry.offset_data, entry.size
         except tarfile.TarError as error:
             size = Path(path).stat().st_size
             what = f"is truncated or damaged after {size:,} bytes" if ranges else "is not a tar"
@@ -78,6 +78,6 @@ def tar_index(path: str) -> TarIndex:
     return TarIndex(path, ranges, tuple(name for name, count in names.items() if count > 1), is_complete)
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
     """The name of a file in a tar without `./` and doubled slashes."""
     return str(PurePosixPath(name))

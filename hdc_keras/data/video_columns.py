@@ -3,6 +3,7 @@
 `bytes` holds a video file. If it is null, `path` names one.
 """
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -18,13 +19,14 @@ from hdc_keras.errors import VideoDecodeError
 _CACHE_SIZE = 4096
 # Pages of a Parquet file are read in pieces of this size, so that no whole row group is in memory.
 _BUFFER_BYTES = 2**20
+_ROW = re.compile(r"0|[1-9][0-9]*")
 _ARROW_FILE_MAGIC = b"ARROW1"
 
 
 def row_of(path: str, name: str) -> tuple[str, int]:
     """Read COLUMN/ROW. Raises `VideoDecodeError` if a name is not of this kind."""
     column, _, row = name.rpartition("/")
-    if not column or not (row.isascii() and row.isdigit()):
+    if not column or not _ROW.fullmatch(row):
         raise VideoDecodeError(path, f"expected FILE::COLUMN/ROW, where 0 is the first row. Received: {name}")
     return column, int(row)
 

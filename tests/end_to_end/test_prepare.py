@@ -1,6 +1,9 @@
 import json
+import shutil
 
 import pytest
+
+from tests.data.containers import write_tar
 
 pytestmark = pytest.mark.end_to_end
 
@@ -40,6 +43,48 @@ def test_a_prepared_set_is_trained_on_and_evaluated(prepared, hdc_keras_command,
     assert evaluated.code == 0, evaluated.out
     result = json.loads(next((tmp_path / "run" / "results").glob("knn*.json")).read_text())
     assert result["counts"] == {"asked": 8, "decoded": 8, "failed": {}}
+
+
+@pytest.fixture
+def shards(class_folder, tmp_path):
+    """The eight videos in two tar files, with their labels."""
+    for number in range(2):
+        clips = sorted(class_folder.glob(f"*/[{2 * number}{2 * number + 1}].mp4"))
+        files = {f"{clip.parent.name}{clip.name}": clip for clip in clips}
+        files |= {f"{clip.parent.name}{clip.stem}.cls": clip.parent.name for clip in clips}
+        write_tar(tmp_path / "shards" / f"{number:06d}.tar", files)
+    shutil.rmtree(class_folder)
+    return tmp_path / "shards"
+
+
+def test_a_set_is_prepared_from_tar_files(shards, hdc_keras_in_process):
+    prepared = hdc_keras_in_process("prepare", "--data", shards, "--out", "prepared", "--short-side", "32")
+    doctor = hdc_keras_in_process("doctor", "--data", shards)
+
+    assert prepared.code == 0, prepared.out
+    assert f"WebDataset: 2 tars in {shards}, 8 videos" in prepared.out
+    assert "Prepared 8 of 8 videos, 0 failed, 0 remaining: 192 frames" in prepared.out
+    assert doctor.code == 0 and "8 of 8 videos can be decoded" in doctor.out and "across" in doctor.out
+
+
+@pytest.mark.slow
+def test_tar_files_are_trained_on_evaluated_embedded_and_searched(
+    shards, hdc_keras_command, hdc_keras_in_process, tmp_path
+):
+    trained = hdc_keras_command("pretrain", "--config", "videos-cpu", "--data", "shards", "--run", "run", "--smoke")
+    evaluated = hdc_keras_in_process("evaluate", "--run", "run", "--protocol", "knn")
+    embedded = hdc_keras_in_process("embed", "--run", "run", "--data", "shards", "--out", "vectors.parquet")
+    like = f"{shards}/000001.tar::around3.mp4"
+    searched = hdc_keras_in_process("search", "vectors.parquet", "--like", like, "--by", "P5", "--html", "page.html")
+
+    assert trained.code == 0, trained.out
+    assert "6 for training, 2 held out" in trained.out
+    assert evaluated.code == 0, evaluated.out
+    result = json.loads(next((tmp_path / "run" / "results").glob("knn*.json")).read_text())
+    assert result["counts"] == {"asked": 8, "decoded": 8, "failed": {}}
+    assert embedded.code == 0, embedded.out
+    assert searched.code == 0, searched.out
+    assert "around3" in searched.out
 
 
 def test_a_remote_folder_has_to_be_prepared_before_training(class_folder, hdc_keras_in_process):
