@@ -21,7 +21,9 @@ _FILES_SHOWN = 5
 
 
 def doctor(
-    data: Annotated[str | None, typer.Option(help="Videos to check: a folder, a manifest or a prepared set.")] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Videos to check: a folder, a manifest, tar files or a prepared set.")
+    ] = None,
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", help="Override a config key, as in data.layout=ucf101. Repeatable."),

@@ -21,7 +21,7 @@ def embed(
     data: Annotated[
         str | None,
         typer.Option(
-            help="Videos to embed, with or without labels: a folder, a manifest or a prepared set.",
+            help="Videos to embed, with or without labels: a folder, a manifest, tar files or a prepared set.",
             show_default="the videos of the run",
         ),
     ] = None,

@@ -31,7 +31,7 @@ def evaluate(
     data: Annotated[
         str | None,
         typer.Option(
-            help="Labelled videos: a folder of class folders, a CSV manifest or a prepared set.",
+            help="Labelled videos: class folders, a manifest, tar files, a data set as published or a prepared set.",
             show_default="the videos of the run, or the labels in the file of --features",
         ),
     ] = None,

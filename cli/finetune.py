@@ -20,7 +20,7 @@ def finetune(
     run: Annotated[
         str, typer.Option(help="Run directory of a pretraining run; none trains from random weights, to compare with.")
     ],
-    data: Annotated[str, typer.Option(help="Labelled videos: class folders, a manifest or a prepared set.")],
+    data: Annotated[str, typer.Option(help="Labelled videos: class folders, a manifest, tar files or a prepared set.")],
     out: Annotated[
         Path | None, typer.Option(help="Folder of the classifier.", show_default="RUN/classifier-DATA")
     ] = None,

@@ -10,7 +10,7 @@ _FAILURES_SHOWN, _CLASSES_SHOWN = 20, 20
 
 def predict(
     model: Annotated[Path, typer.Option(help="Folder of a classifier that `hdc-keras finetune` made.")],
-    data: Annotated[str, typer.Option(help="Videos: a video file, a folder, a manifest or a prepared set.")],
+    data: Annotated[str, typer.Option(help="Videos: a video file, a folder, a manifest, tar files or a prepared set.")],
     out: Annotated[Path, typer.Option(help="File to write, .csv or .parquet.")],
     top: Annotated[int, typer.Option(min=1, help="Number of classes in a row, the most likely first.")] = 5,
     sliding: Annotated[

@@ -12,7 +12,9 @@ def prepare(
     out: Annotated[Path, typer.Option(help="Folder for the shards.")],
     data: Annotated[
         str | None,
-        typer.Option(help="Videos: a folder or its URL, a CSV manifest, or UCF101, HMDB51 or Kinetics as published."),
+        typer.Option(
+            help="Videos: a folder or its URL, a manifest, tar files, or a data set as published (UCF101, ...)."
+        ),
     ] = None,
     short_side: Annotated[
         int | None,

@@ -30,7 +30,7 @@ def pretrain(
     data: Annotated[
         str | None,
         typer.Option(
-            help="Videos: a folder, a folder of class folders, a CSV manifest or a prepared set.",
+            help="Videos: a folder, class folders, a manifest, tar files, a data set as published or a prepared set.",
             show_default="moving shapes",
         ),
     ] = None,

@@ -77,7 +77,7 @@ def read_hugging_face(path: Path) -> VideoSet:
         of_file = {}
     if not any(map(is_label_column, columns)):
         notes.append("no labels: expected a column `label`, columns `label_NAME` or a column of the type ClassLabel")
-    records = records_of(path, columns, _rows(folder, parts, list(columns), of_file))
+    records = records_of(path, columns, _rows(parts, list(columns), of_file))
     if not records:
         raise DataError(f"{path}: contains no videos: its files have no rows.")
     return VideoSet(records, notes)
@@ -238,7 +238,7 @@ def _splits(parts: list[_Part], of_dict: dict[str, str]) -> tuple[dict[str, str]
     return {name: splits[split] for name, split in of_dict.items()}, notes
 
 
-def _rows(folder: Path, parts: list[_Part], columns: list[str], of_file: dict[str, str]) -> Iterator[tuple[str, Row]]:
+def _rows(parts: list[_Part], columns: list[str], of_file: dict[str, str]) -> Iterator[tuple[str, Row]]:
     """A row for each video, with its place."""
     names = [name for part in parts for name in part.video_names]
     are_ids = all(names) and len(set(names)) == len(names)
@@ -246,7 +246,7 @@ def _rows(folder: Path, parts: list[_Part], columns: list[str], of_file: dict[st
         for row, name in enumerate(part.video_names):
             values = {column: part.columns[column][row] if column in part.columns else "" for column in columns}
             values |= {
-                "path": member_path(folder / part.name, f"{part.column}/{row}"),
+                "path": member_path(part.name, f"{part.column}/{row}"),
                 "video_id": name if are_ids else f"{part.name.rpartition('.')[0]}/{row}",
             }
             values |= {"split": of_file[part.name]} if of_file else {}

@@ -83,7 +83,7 @@ def read_webdataset(path: Path) -> VideoSet:
     if not with_videos and not problems:
         listed = "".join(f"\n  {note}" for note in notes)
         raise DataError(f"{path}: contains no videos in {counted(names, 'tar')}.{listed}")
-    rows, more_notes = _rows(folder, with_videos)
+    rows, more_notes = _rows(with_videos)
     columns = {column: None for _, row in rows for column in row.values}
     records = records_of(path, columns, _complete([*problems, *rows], columns))
     found = f"WebDataset: {counted(names, 'tar')} in {path}, {counted(records, 'video')}"
@@ -142,7 +142,7 @@ def _key_of(name: str) -> tuple[str, str]:
     return f"{folder}{slash}{stem}", suffix
 
 
-def _rows(folder: Path, samples: dict[tuple[str, str], _Sample]) -> tuple[list[tuple[str, Row]], list[str]]:
+def _rows(samples: dict[tuple[str, str], _Sample]) -> tuple[list[tuple[str, Row]], list[str]]:
     """A row for each video, with its place, and notes."""
     rows = [_annotated(sample) for sample in samples.values()]
     notes = _add_texts([*samples.values()], rows)
@@ -156,7 +156,7 @@ def _rows(folder: Path, samples: dict[tuple[str, str], _Sample]) -> tuple[list[t
     places = []
     for ((tar, key), sample), row in zip(samples.items(), rows, strict=True):
         if not row.problem:
-            row.values["path"] = member_path(folder / tar, sample.videos[0])
+            row.values["path"] = member_path(tar, sample.videos[0])
             row.values["video_id"] = key if is_unique else f"{tar.removesuffix(_SUFFIX)}/{key}"
             row.values.update({"split": splits[tar]} if splits else {})
             row = checked_row(0, row.values)

@@ -75,6 +75,15 @@ def test_a_saved_dataset_dict_has_splits(dataset, tmp_path):
     assert "no splits are taken from the DatasetDict, because not all of one, two are known" in others.notes
 
 
+def test_a_relative_path_is_relative_to_the_working_folder(dataset, tmp_path, monkeypatch):
+    dataset.save_to_disk(tmp_path / "saved")
+    dataset.to_parquet(tmp_path / "set" / "0.parquet")
+    monkeypatch.chdir(tmp_path)
+
+    for path in ("saved", "set", "set/0.parquet"):
+        check(read(path).records, range(6))
+
+
 def test_parquet_files_of_the_hub_are_read_with_their_splits(dataset, tmp_path):
     data = tmp_path / "set" / "data"
     dataset.select(range(4)).to_parquet(data / "train-00000-of-00001.parquet", batch_size=2)

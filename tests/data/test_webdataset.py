@@ -73,6 +73,14 @@ def test_one_tar_is_a_set_and_splits_may_be_folders(shards, clip):
     assert {one.video_id: one.split for one in read(shards / "in").records} == {"a": "train", "b": "test"}
 
 
+def test_a_relative_path_is_relative_to_the_working_folder(shards, monkeypatch):
+    monkeypatch.chdir(shards.parent)
+
+    for path in ("set", "set/train-000001.tar"):
+        record = next(one for one in read(path).records if one.video_id == "c")
+        assert record.path == "set/train-000001.tar::c.0.MP4" and decode(record.path, np.array([0])).shape[0] == 1
+
+
 def test_ids_do_not_depend_on_the_place_of_a_set_and_name_the_tar_only_if_needed(shards, clip, tmp_path):
     before = [one.video_id for one in read(shards).records]
     shards = shards.rename(tmp_path / "moved")

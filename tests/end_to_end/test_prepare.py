@@ -75,7 +75,9 @@ def test_tar_files_are_trained_on_evaluated_embedded_and_searched(
     evaluated = hdc_keras_in_process("evaluate", "--run", "run", "--protocol", "knn")
     embedded = hdc_keras_in_process("embed", "--run", "run", "--data", "shards", "--out", "vectors.parquet")
     like = f"{shards}/000001.tar::around3.mp4"
-    searched = hdc_keras_in_process("search", "vectors.parquet", "--like", like, "--by", "P5", "--html", "page.html")
+    searched = hdc_keras_in_process(
+        "search", "vectors.parquet", "--like", like, "--by", "temporal", "--html", "page.html"
+    )
 
     assert trained.code == 0, trained.out
     assert "6 for training, 2 held out" in trained.out
@@ -85,6 +87,7 @@ def test_tar_files_are_trained_on_evaluated_embedded_and_searched(
     assert embedded.code == 0, embedded.out
     assert searched.code == 0, searched.out
     assert "around3" in searched.out
+    assert (tmp_path / "page.html").read_text().count("data:image/") == 9  # the eight videos and the one from the tar
 
 
 def test_a_remote_folder_has_to_be_prepared_before_training(class_folder, hdc_keras_in_process):
