@@ -80,7 +80,8 @@ class DataConfig(_Section):
 
     path: str | None = Field(
         None,
-        description="folder of videos, manifest, tar file, saved data set or prepared set; empty: moving shapes, rendered locally",
+        description="folder of videos, manifest, tar file, saved data set or prepared set; empty: moving shapes, "
+        "rendered locally",
     )
     layout: Layout = Field(
         "auto",

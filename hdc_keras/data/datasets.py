@@ -1,6 +1,7 @@
 """The official layouts of data sets: folders of videos, and lists of their classes and splits."""
 
 import re
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -278,9 +279,10 @@ def _kinetics_table(file: Path) -> Table:
 
 def _detect(path: Path, annotations: Path | None) -> str:
     """Detect the layout from the names of some videos; for Kinetics, the CSV lists must exist too."""
-    names = [video.stem for video in islice(map(Path, VideosBelow(path)), _NAMES_CHECKED)] if path.is_dir() else []
+    found = VideosBelow(path)
+    names = [video.stem for video in islice(map(Path, found), _NAMES_CHECKED)] if path.is_dir() else []
     if not names:
-        return _detect_without_videos(path, annotations)
+        return _detect_without_videos(path, annotations, found.ignored if path.is_dir() else [path.name])
     if all(_UCF_NAME.fullmatch(name) for name in names):
         return "ucf101"
     if all(_HMDB_CODES.search(name) for name in names):
@@ -296,15 +298,15 @@ def _detect(path: Path, annotations: Path | None) -> str:
     return "plain"
 
 
-def _detect_without_videos(path: Path, annotations: Path | None) -> str:
-    """Detect the layout of a file, or of a folder that contains no video files."""
+def _detect_without_videos(path: Path, annotations: Path | None, files: Sequence[str]) -> str:
+    """Detect the layout of a file, or of a folder that contains no video files, from the names of other files."""
     if not path.exists() or any((path / f"manifest{suffix}").exists() for suffix in MANIFEST_SUFFIXES):
         return "plain"
     if path.is_dir() and is_jester(path, annotations):
         return "jester"
-    if is_webdataset(path):
+    if is_webdataset(files):
         return "webdataset"
-    return "huggingface" if is_hugging_face(path) else "plain"
+    return "huggingface" if is_hugging_face(path if path.is_dir() else path.parent, files) else "plain"
 
 
 # Sets whose videos lie in other files.

@@ -259,8 +259,9 @@ def files_below(folder: Path, suffixes: Collection[str]) -> list[str]:
     below = VideosBelow(folder)
     for _ in below:
         pass
-    return sorted(
-        name
-        for name in below.ignored
-        if name.lower().endswith(tuple(suffixes)) and not _is_hidden(name) and (folder / name).is_file()
-    )
+    return with_suffixes(below.ignored, suffixes)
+
+
+def with_suffixes(names: Iterable[str], suffixes: Collection[str]) -> list[str]:
+    """The names that end in one of these suffixes, which are in lower case, and are not hidden, sorted."""
+    return sorted(name for name in names if name.lower().endswith(tuple(suffixes)) and not _is_hidden(name))

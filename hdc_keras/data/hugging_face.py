@@ -6,12 +6,12 @@ video files, where clips are decoded from.
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from hdc_keras.data.folders import files_below, splits_in_names, splits_named
+from hdc_keras.data.folders import files_below, splits_in_names, splits_named, with_suffixes
 from hdc_keras.data.members import member_path
 from hdc_keras.data.records import VideoSet, counted, is_label_column, records_of
 from hdc_keras.data.tables import Row, checked_row
@@ -83,11 +83,9 @@ def read_hugging_face(path: Path) -> VideoSet:
     return VideoSet(records, notes)
 
 
-def is_hugging_face(path: Path) -> bool:
-    """Whether a path is a saved set, a Parquet file with a column of videos, or a folder that contains such a file."""
-    if path.is_file():
-        return path.suffix.lower() == _PARQUET and bool(_parquet_videos(path))
-    return _is_saved(path) or any(_parquet_videos(path / name) for name in files_below(path, (_PARQUET,)))
+def is_hugging_face(folder: Path, names: Iterable[str]) -> bool:
+    """Whether a folder is a saved set, or some names of files in it are those of Parquet files with videos."""
+    return _is_saved(folder) or any(_parquet_videos(folder / name) for name in with_suffixes(names, (_PARQUET,)))
 
 
 def _is_saved(folder: Path) -> bool:
@@ -102,7 +100,7 @@ def _parquet_videos(file: Path) -> list[str]:
 
     try:
         return video_columns(pq.read_schema(file))
-    except (pa.ArrowException, OSError):  # another file
+    except (pa.ArrowException, OSError, UnicodeDecodeError):  # another file
         return []
 
 
@@ -163,7 +161,7 @@ def _read_part(folder: Path, name: str) -> _Part:
         with arrow_table(str(file)) as (table, _):
             column, used = _used_columns(file, table.schema)
             return _part(name, column, table.schema, table.select([column, *used]))
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise VideoDecodeError(str(file), f"cannot be read ({' '.join(str(error).split())})") from error
 
 
@@ -203,7 +201,7 @@ def _part(name: str, column: str, schema: Any, table: Any) -> _Part:
     paths = pc.struct_field(table.column(column), "path").to_pylist()
     columns = {
         used if is_label_column(used) or used in ("split", "group") else f"label_{used}": _texts(
-            table.column(used), features.get(used, {})
+            name, table.column(used), features.get(used, {})
         )
         for used in table.column_names
         if used != column
@@ -211,7 +209,11 @@ def _part(name: str, column: str, schema: Any, table: Any) -> _Part:
     return _Part(name, column, [PurePosixPath(path or "").name for path in paths], columns)
 
 
-def _texts(values: Any, about: dict[str, Any]) -> list[str]:
+def _texts(file: str, values: Any, about: dict[str, Any]) -> list[str]:
+    import pyarrow as pa
+
+    if pa.types.is_nested(values.type) or pa.types.is_binary(values.type):
+        raise DataError(f"{file}: expected texts or numbers as labels, splits and groups. Received: {values.type}")
     names = about.get("names") if about.get("_type") == "ClassLabel" else None
     texts = []
     for value in values.to_pylist():

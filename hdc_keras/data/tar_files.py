@@ -61,6 +61,8 @@ def tar_index(path: str) -> TarIndex:
             with tarfile.open(fileobj=file, mode="r:") as tar:
                 while (entry := tar.next()) is not None:
                     tar.members.clear()  # type: ignore[attr-defined]  # tarfile keeps every header otherwise
+                    if tar.offset <= end:
+                        raise tarfile.ReadError("a header points backwards")
                     end = tar.offset
                     # A sparse file is not stored as one range of bytes.
                     if entry.isreg() and not entry.issparse():

@@ -57,7 +57,8 @@ def parquet_row(file: str, column: str, row: int) -> bytes | str:
         with pq.ParquetFile(file, buffer_size=_BUFFER_BYTES) as table:
             batches = table.iter_batches(batch_size=1, row_groups=[group], columns=[column], use_threads=False)
             value = next(islice(batches, place, None)).column(0)[0].as_py() or {}
-    except pa.ArrowException as error:
+    except (pa.ArrowException, OSError) as error:
+        _raise_missing(error)
         raise VideoDecodeError(f"{file}::{column}/{row}", f"cannot be read ({_one_line(error)})") from error
     return _content(f"{file}::{column}/{row}", value.get("bytes"), value.get("path"))
 
@@ -105,6 +106,8 @@ def arrow_table(file: str) -> Iterator[tuple[Any, int]]:
             mapped.seek(0)
             is_file = start.size > len(_ARROW_FILE_MAGIC) and start[: len(_ARROW_FILE_MAGIC)] == _ARROW_FILE_MAGIC
             table = (pa.ipc.open_file if is_file else pa.ipc.open_stream)(mapped).read_all()
+            # Otherwise a damaged file crashes the process. This reads no bytes of videos, only where they lie.
+            table.validate(full=True)
         except (pa.ArrowException, OSError) as error:
             raise VideoDecodeError(file, f"is damaged or not an Arrow file ({_one_line(error)})") from error
         yield table, start.address
@@ -120,7 +123,8 @@ def _row_groups(file: str, column: str) -> list[int]:
         with pq.ParquetFile(file) as table:
             _require_videos(file, column, table.schema_arrow)
             counts = [table.metadata.row_group(group).num_rows for group in range(table.num_row_groups)]
-    except pa.ArrowException as error:
+    except (pa.ArrowException, OSError) as error:
+        _raise_missing(error)
         raise VideoDecodeError(file, f"is damaged or not a Parquet file ({_one_line(error)})") from error
     return np.cumsum(counts or [0]).tolist()
 
@@ -138,7 +142,7 @@ def _arrow_ranges(file: str, column: str) -> tuple[np.ndarray, np.ndarray]:
             content = chunk.field("bytes")
             _, offsets, data = content.buffers()
             kind = np.int64 if pa.types.is_large_binary(content.type) else np.int32
-            bounds = np.frombuffer(offsets, kind).astype(np.int64)[content.offset : content.offset + len(content) + 1]
+            bounds = np.frombuffer(offsets, kind, content.offset + len(content) + 1).astype(np.int64)[content.offset :]
             is_null = np.asarray(content.is_null()) | np.asarray(chunk.is_null())
             starts.append(bounds[:-1] + (data.address - base if data is not None else 0))
             sizes.append(np.where(is_null, -1, np.diff(bounds)))
@@ -150,7 +154,10 @@ def _arrow_ranges(file: str, column: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _require_videos(file: str, column: str, schema: Any) -> None:
-    known = video_columns(schema)
+    try:
+        known = video_columns(schema)
+    except UnicodeDecodeError as error:
+        raise VideoDecodeError(file, f"is damaged: the name of a column is not UTF-8 ({_one_line(error)})") from error
     if column not in known:
         listed = ", ".join(known) or "none"
         raise VideoDecodeError(file, f"has no column of videos `{column}`. Columns of videos: {listed}")
@@ -167,6 +174,12 @@ def video_columns(schema: Any) -> list[str]:
         and {"bytes", "path"} <= {inner.name for inner in field.type}
         and field.type.field("bytes").type in (pa.binary(), pa.large_binary())
     ]
+
+
+def _raise_missing(error: BaseException) -> None:
+    """Raise an error of the operating system again. pyarrow's errors of this type about damage have no number."""
+    if isinstance(error, OSError) and error.errno:
+        raise error
 
 
 def _one_line(error: BaseException) -> str:

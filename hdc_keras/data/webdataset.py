@@ -1,12 +1,11 @@
 """Sets of tar files in the layout of WebDataset: a video, and what is known about it, under one key."""
 
-import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from hdc_keras.data.folders import files_below, is_video, splits_in_names
+from hdc_keras.data.folders import files_below, is_video, splits_in_names, with_suffixes
 from hdc_keras.data.members import member_path
 from hdc_keras.data.official_lists import first_names
 from hdc_keras.data.records import VideoSet, counted, is_label_column, records_of
@@ -15,8 +14,7 @@ from hdc_keras.data.tar_files import TarIndex, tar_index
 from hdc_keras.errors import DataError, VideoDecodeError
 
 _SUFFIX = ".tar"
-_COMPRESSED = re.compile(r"\.(tar\.(gz|bz2|xz|zst|lz4)|tgz|tbz2?|txz)", re.IGNORECASE)
-_COMPRESSED_SUFFIXES = (".tar.gz", ".tgz", ".tar.bz2", ".tbz", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tar.lz4")
+_COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tar.lz4")
 _ANNOTATIONS = ("cls", "txt", "json")
 # Our choice: what describes one video has a few hundred bytes.
 _ANNOTATION_BYTES = 2**20
@@ -90,11 +88,9 @@ def read_webdataset(path: Path) -> VideoSet:
     return VideoSet(records, [found, *more_notes, *notes])
 
 
-def is_webdataset(path: Path) -> bool:
-    """Whether a path is a tar, compressed or not, or a folder that contains one. Videos beside them do not count."""
-    if path.is_file():
-        return path.suffix.lower() == _SUFFIX or bool(_COMPRESSED.search(path.name))
-    return bool(files_below(path, (_SUFFIX, *_COMPRESSED_SUFFIXES)))
+def is_webdataset(names: Iterable[str]) -> bool:
+    """Whether some names of files are those of tars, compressed or not."""
+    return bool(with_suffixes(names, (_SUFFIX, *_COMPRESSED)))
 
 
 def _tars(path: Path) -> list[str]:
@@ -104,7 +100,7 @@ def _tars(path: Path) -> list[str]:
     names = [path.name] if path.is_file() else files_below(path, (_SUFFIX,))
     compressed = names if path.is_file() and path.suffix.lower() != _SUFFIX else []
     if not names:
-        compressed = files_below(path, _COMPRESSED_SUFFIXES)
+        compressed = files_below(path, _COMPRESSED)
     if compressed:
         raise DataError(
             f"{path}: {compressed[0]} is compressed, so single videos cannot be read. Decompress it to a plain .tar; "

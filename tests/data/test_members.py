@@ -1,9 +1,12 @@
 """Videos inside tar, Parquet and Arrow files, by a path FILE::MEMBER."""
 
 import pickle
+import random
 import re
 import tarfile
 import time
+from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +17,7 @@ from hdc_keras.data.loading import FrameStore
 from hdc_keras.data.members import open_video_file, video_bytes
 from hdc_keras.data.records import VideoRecord, read_manifest, read_videos
 from hdc_keras.data.tar_files import tar_index
+from hdc_keras.data.video_columns import _arrow_ranges, _row_groups
 from hdc_keras.errors import DataError, VideoDecodeError
 from hdc_keras.features.store import identity
 from hdc_keras.runs.directory import RunDirectory
@@ -199,3 +203,28 @@ def test_the_index_of_a_tar_reads_no_contents(tmp_path):
 
     assert time.monotonic() - started < 5
     assert [length for _, length in index.ranges.values()] == [size, size] and index.is_complete
+
+
+def test_a_damaged_file_is_read_or_refused(members, tmp_path):
+    """Without validation, pyarrow crashes the process on some damaged Arrow files."""
+    file, name = members[0].split("::")
+    content, damaged, generator = Path(file).read_bytes(), tmp_path / f"damaged{Path(file).suffix}", random.Random(0)
+    outcomes = Counter()
+    for _ in range(150):
+        changed = bytearray(content)
+        for _ in range(generator.choice([1, 2, 5])):
+            # What describes the content lies at the beginning or at the end.
+            place = generator.choice([generator.randrange(800), generator.randrange(len(content) - 600, len(content))])
+            changed[place] = generator.randrange(256)
+        damaged.write_bytes(
+            changed[: generator.choice([len(content), len(content), generator.randrange(len(content))])]
+        )
+        for cached in (tar_index, _row_groups, _arrow_ranges):
+            cached.cache_clear()
+        try:
+            with open_video_file(f"{damaged}::{name}") as opened:
+                outcomes["read"] += bool(opened.read())
+        except VideoDecodeError:
+            outcomes["refused"] += 1
+
+    assert outcomes["read"] > 10 and outcomes["refused"] > 10
