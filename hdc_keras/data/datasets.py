@@ -38,7 +38,7 @@ from hdc_keras.data.records import (
 from hdc_keras.data.remote import is_remote
 from hdc_keras.data.shards import is_prepared, read_prepared
 from hdc_keras.data.tables import Table, read_table, shown
-from hdc_keras.data.webdataset import is_webdataset, read_webdataset
+from hdc_keras.data.webdataset import is_list_of_tars, is_webdataset, read_webdataset
 from hdc_keras.errors import DataError
 
 # v_{action}_g{group}_c{clip}. The action is spelled as in the lists, which may differ from the folder's name.
@@ -304,7 +304,7 @@ def _detect_without_videos(path: Path, annotations: Path | None, files: Sequence
         return "plain"
     if path.is_dir() and is_jester(path, annotations):
         return "jester"
-    if is_webdataset(files):
+    if is_webdataset(files) or (path.is_file() and is_list_of_tars(path)):
         return "webdataset"
     return "huggingface" if is_hugging_face(path if path.is_dir() else path.parent, files) else "plain"
 

@@ -232,12 +232,16 @@ def splits_in_names(counts: Mapping[str, int]) -> tuple[dict[str, str], list[str
     """The split of each file, from a word of its name or of its folder's, as in `train-00000.tar`; and notes.
 
     Args:
-        counts: number of videos in each file, by its name relative to the set.
+        counts: number of videos in each file, by its name relative to the set. Of an absolute name, only the file and
+            its folder count.
 
     Returns:
         Splits by name; empty unless the name of every file has the word of one split.
     """
-    words = {name: {w for w in _WORDS.split(name.casefold()) if w in _SPLIT_FOLDERS} for name in counts}
+    words = {}
+    for name in counts:
+        relative = "/".join(PurePosixPath(name).parts[-2:]) if name.startswith("/") else name
+        words[name] = {word for word in _WORDS.split(relative.casefold()) if word in _SPLIT_FOLDERS}
     if not any(words.values()):
         return {}, []
     unclear = next((name for name, found in words.items() if len({_SPLIT_FOLDERS[word] for word in found}) != 1), None)

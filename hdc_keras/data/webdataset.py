@@ -7,13 +7,14 @@ from pathlib import Path, PurePosixPath
 
 from hdc_keras.data.folders import files_below, is_video, splits_in_names, with_suffixes
 from hdc_keras.data.members import member_path
-from hdc_keras.data.official_lists import first_names
+from hdc_keras.data.official_lists import Problems, first_names, lines_of
 from hdc_keras.data.records import VideoSet, counted, is_label_column, records_of
 from hdc_keras.data.tables import Row, checked_row, json_row
 from hdc_keras.data.tar_files import TarIndex, tar_index
 from hdc_keras.errors import DataError, VideoDecodeError
 
 _SUFFIX = ".tar"
+_LIST_SUFFIX = ".txt"
 _COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tar.lz4")
 _ANNOTATIONS = ("cls", "txt", "json")
 # Our choice: what describes one video has a few hundred bytes.
@@ -54,7 +55,8 @@ def read_webdataset(path: Path) -> VideoSet:
     or their folders (`train-00000.tar`, `val/00000.tar`).
 
     Args:
-        path: a `.tar`, or a folder with `.tar` files, which may be in sub-folders.
+        path: a `.tar`; a folder with `.tar` files, which may be in sub-folders; or a `.txt` with the path of a `.tar`
+            on each line, absolute or relative to it.
 
     Raises:
         DataError: there are no videos; a tar is compressed or damaged, two videos have one key, or an annotation is not
@@ -93,21 +95,32 @@ def is_webdataset(names: Iterable[str]) -> bool:
     return bool(with_suffixes(names, (_SUFFIX, *_COMPRESSED)))
 
 
+def is_list_of_tars(file: Path) -> bool:
+    """Whether the first line of a `.txt` is the path of a tar."""
+    if file.suffix.lower() != _LIST_SUFFIX:
+        return False
+    first = next((line for _, line in lines_of(file, Problems())), "")
+    return is_webdataset([first.rpartition("/")[2]])
+
+
 def _tars(path: Path) -> list[str]:
     """Names of the tars, relative to the folder."""
     if not path.exists():
         raise DataError(f"{path}: no such file or folder. Expected a .tar, or a folder that contains some.")
-    names = [path.name] if path.is_file() else files_below(path, (_SUFFIX,))
-    compressed = names if path.is_file() and path.suffix.lower() != _SUFFIX else []
-    if not names:
-        compressed = files_below(path, _COMPRESSED)
-    if compressed:
+    if path.suffix.lower() == _LIST_SUFFIX and path.is_file():
+        names = [line for _, line in lines_of(path, Problems())]
+    else:
+        names = [path.name] if path.is_file() else files_below(path, (_SUFFIX,)) or files_below(path, _COMPRESSED)
+    if compressed := [name for name in names if name.lower().endswith(_COMPRESSED)]:
         raise DataError(
             f"{path}: {compressed[0]} is compressed, so single videos cannot be read. Decompress it to a plain .tar; "
             "videos are compressed already."
         )
     if not names:
         raise DataError(f"{path}: contains no tar files. Expected files ending in .tar.")
+    repeated = [name for name, count in Counter(names).items() if count > 1]
+    if repeated:
+        raise DataError(f"{path}: lists {repeated[0]} more than once.")
     return names
 
 

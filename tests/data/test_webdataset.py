@@ -73,6 +73,21 @@ def test_one_tar_is_a_set_and_splits_may_be_folders(shards, clip):
     assert {one.video_id: one.split for one in read(shards / "in").records} == {"a": "train", "b": "test"}
 
 
+def test_a_list_of_tars_is_a_set(shards, tmp_path):
+    (tmp_path / "list.txt").write_text(f"set/train-000001.tar\n\n{shards}/val-000000.tar\n")
+    (tmp_path / "wrong.txt").write_text("set/train-000001.tar\nset/gone.tar\nlist.txt\n")
+    (tmp_path / "twice.txt").write_text("set/train-000001.tar\nset/train-000001.tar\n")
+
+    videos = read(tmp_path / "list.txt")
+
+    assert [(one.video_id, one.split) for one in videos.records] == [("c", "train"), ("d", "test"), ("e", "test")]
+    assert [decode(one.path, np.array([0])).shape for one in videos.records] == [(1, 48, 64, 3)] * 3
+    with pytest.raises(DataError, match=r"gone\.tar: No such file or directory\n  list\.txt: is not a tar"):
+        read(tmp_path / "wrong.txt")
+    with pytest.raises(DataError, match=r"twice\.txt: lists set/train-000001\.tar more than once"):
+        read(tmp_path / "twice.txt")
+
+
 def test_a_relative_path_is_relative_to_the_working_folder(shards, monkeypatch):
     monkeypatch.chdir(shards.parent)
 
