@@ -31,7 +31,16 @@ BackboneName = Literal[
     "c3d_tiny",
     "s3d",
     "s3d_tiny",
+    "videomae_vit_s",
+    "videomae_vit_b",
+    "videomae_vit_tiny",
 ]
+# Numbers of frames and pixels that a token of a transformer sees; clips must be multiples of them.
+CLIP_MULTIPLES: dict[str, tuple[int, int]] = {
+    "videomae_vit_s": (2, 16),
+    "videomae_vit_b": (2, 16),
+    "videomae_vit_tiny": (2, 8),
+}
 Level = Literal["P2", "P3", "P4", "P5"]
 LEVELS: tuple[Level, ...] = get_args(Level)
 
@@ -575,6 +584,17 @@ class Experiment(_Section):
     def _frames_have_differences(self) -> "Experiment":
         if self.model.backbone == "r3d_small_motion" and self.data.frames < 2:
             raise ValueError("data.frames (1): r3d_small_motion sees differences between frames, so it needs 2 or more")
+        return self
+
+    @model_validator(mode="after")
+    def _clips_consist_of_whole_tubelets(self) -> "Experiment":
+        frames, pixels = CLIP_MULTIPLES.get(self.model.backbone, (1, 1))
+        for key, length, multiple in (
+            ("data.frames", self.data.frames, frames),
+            ("views.size", self.views.size, pixels),
+        ):
+            if length % multiple:
+                raise ValueError(f"{key} ({length}): {self.model.backbone} needs a multiple of {multiple}")
         return self
 
     @model_validator(mode="after")

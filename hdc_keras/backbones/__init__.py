@@ -1,4 +1,4 @@
-"""3D convolutional networks with stages P2 to P5, by name."""
+"""3D convolutional networks and video transformers with stages P2 to P5, by name."""
 
 from hdc_keras.backbones.c3d import C3D, C3DTiny
 from hdc_keras.backbones.r2plus1d import R2Plus1D, R2Plus1D18, R2Plus1DTiny
@@ -17,6 +17,7 @@ from hdc_keras.backbones.resnet3d import (
 )
 from hdc_keras.backbones.s3d import S3D, S3DTiny
 from hdc_keras.backbones.video_backbone import VideoBackbone
+from hdc_keras.backbones.video_vit import VideoMAEViTB, VideoMAEViTS, VideoMAEViTTiny, VideoViT
 
 __all__ = [
     "BACKBONES",
@@ -38,5 +39,9 @@ __all__ = [
     "R3DTiny",
     "S3DTiny",
     "VideoBackbone",
+    "VideoMAEViTB",
+    "VideoMAEViTS",
+    "VideoMAEViTTiny",
+    "VideoViT",
     "build_backbone",
 ]

@@ -34,10 +34,12 @@ class VideoBackbone(keras.Model):
     Attributes:
         pyramid_outputs: see above.
         block_outputs: see above.
+        clip_multiples: (time, height, width) of which a clip's lengths must be multiples; 1 for any length.
     """
 
     pyramid_outputs: dict[str, Tensor]
     block_outputs: list[Tensor]
+    clip_multiples: tuple[int, int, int] = (1, 1, 1)
 
     def __init__(
         self,

@@ -110,8 +110,14 @@ class Format:
         height, width = network.frame_size if self.takes_video else (network.view_size, network.view_size)
         # The second clip is longer, because temporal pooling would reduce a shorter one to nothing. Its frames are
         # taller and narrower, so that one axis is shrunk and the other enlarged.
-        shapes = (2, frames, height, width, 3), (1, frames + frames // 2 + 1, height * 3 // 2, width * 3 // 4, 3)
-        clips = [_drifting_pattern(rng, shape) for shape in shapes]
+        longer, other_size = frames + frames // 2 + 1, (height * 3 // 2, width * 3 // 4)
+        time, rows, columns = network.backbone.clip_multiples
+        longer += -longer % time
+        if not self.takes_video:  # and does not crop
+            other_size = (other_size[0] + -other_size[0] % rows, other_size[1] + -other_size[1] % columns)
+        clips = [
+            _drifting_pattern(rng, shape) for shape in ((2, frames, height, width, 3), (1, longer, *other_size, 3))
+        ]
         return [(clip * 255).astype(np.uint8) for clip in clips] if self.takes_video else clips
 
 

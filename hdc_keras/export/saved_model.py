@@ -36,11 +36,14 @@ def _write(network: Network, experiment: Experiment, path: Path) -> None:
 
     classes = classes_of(network)
     signature = tf.TensorSpec((None, None, None, None, 3), tf.uint8, name="video")
-    least = SAVED_MODEL.least_frames(network)
+    least, multiple = SAVED_MODEL.least_frames(network), network.backbone.clip_multiples[0]
 
     def serve(video: tf.Tensor) -> dict[str, tf.Tensor]:
         expected = f"expected video (batch, time, height, width, 3) of {least} or more frames, of any size but 0 x 0"
         tf.debugging.assert_greater_equal(tf.shape(video)[1:4], [least, 1, 1], expected)
+        if multiple > 1:
+            expected = f"expected video whose number of frames is a multiple of {multiple}"
+            tf.debugging.assert_equal(tf.shape(video)[1] % multiple, 0, expected)
         outputs = network.call(video)
         if classes:  # for every video, because TensorFlow Serving expects outputs to have the batch axis
             outputs[LABELS] = tf.tile(tf.constant(classes)[None], (tf.shape(video)[0], 1))

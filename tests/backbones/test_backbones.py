@@ -18,15 +18,18 @@ def trainable(model):
     return sum(int(np.prod(variable.shape)) for variable in model.trainable_variables)
 
 
-# Number of weights including the published classifier, and of the classifier alone. All but C3D's are torchvision's
-# exact numbers for Kinetics-400. Tran et al. 2018 print 33.4 million for R3D-18, 63.6 million for R3D-34 and 31.5
+# Number of weights including the published classifier, and of the classifier alone. Those of the residual networks and of
+# S3D are torchvision's exact numbers for Kinetics-400. Tran et al. 2018 print 33.4 million for R3D-18, 63.6 million for R3D-34 and 31.5
 # million for R(2+1)D-18. C3D has the 78.4 million of Tran et al. 2015, with three fully connected layers and the 101
-# classes of UCF101. `r3d10` has one block per stage; VCOP prints 14.4 million for it, without a classifier.
+# classes of UCF101. `r3d10` has one block per stage; VCOP prints 14.4 million for it, without a classifier. VideoMAE's
+# repository prints 22 and 87 million for ViT-S and ViT-B.
 PUBLISHED = {
     "r3d18": (33_371_472, 512 * 400 + 400),
     "r2plus1d18": (31_505_325, 512 * 400 + 400),
     "mc3_18": (11_695_440, 512 * 400 + 400),
     "s3d": (8_320_048, 1024 * 400 + 400),
+    "videomae_vit_s": (22_033_936, 384 * 400 + 400),
+    "videomae_vit_b": (86_534_800, 768 * 400 + 400),
     "c3d": (78_409_573, (8192 + 1) * 4096 + (4096 + 1) * 4096 + (4096 + 1) * 101),
 }
 PUBLISHED_MILLIONS = {"r3d34": (63.6, 512 * 400 + 400), "r3d10": (14.4, 0)}
@@ -40,6 +43,15 @@ STAGES = {
     "mc3_18": {"P2": (16, 56, 56, 64), "P3": (16, 28, 28, 128), "P4": (16, 14, 14, 256), "P5": (16, 7, 7, 512)},
     "c3d": {"P2": (16, 56, 56, 128), "P3": (8, 28, 28, 256), "P4": (4, 14, 14, 512), "P5": (2, 7, 7, 512)},
     "s3d": {"P2": (8, 28, 28, 192), "P3": (8, 14, 14, 480), "P4": (4, 7, 7, 832), "P5": (2, 3, 3, 1024)},
+    "videomae_vit_s": dict.fromkeys(("P2", "P3", "P4", "P5"), (8, 7, 7, 384)),
+    "videomae_vit_b": dict.fromkeys(("P2", "P3", "P4", "P5"), (8, 7, 7, 768)),
+}
+# Time, height and width of P2 of 8 x 32 x 32 clips, where they are not (8, 16, 16).
+FIRST_SIZES = {
+    "s3d_tiny": (4, 8, 8),
+    "r3d_small": (8, 8, 8),
+    "r3d_small_motion": (8, 8, 8),
+    "videomae_vit_tiny": (4, 4, 4),
 }
 TINY = sorted(name for name in BACKBONES if name.endswith(("_tiny", "_small", "_motion")))
 
@@ -75,10 +87,9 @@ def test_each_stage_halves_the_frames_and_the_last_is_the_output(name):
     maps = backbone.level_model(("P2", "P3", "P4", "P5"))(CLIPS)
 
     sizes = [tuple(maps[level].shape[1:4]) for level in maps]
-    assert sizes[0] == {"s3d_tiny": (4, 8, 8), "r3d_small": (8, 8, 8), "r3d_small_motion": (8, 8, 8)}.get(
-        name, (8, 16, 16)
-    )
-    assert all(new[1] == old[1] // 2 and new[2] == old[2] // 2 for old, new in pairwise(sizes))
+    assert sizes[0] == FIRST_SIZES.get(name, (8, 16, 16))
+    shrink = 1 if name == "videomae_vit_tiny" else 2  # a plain transformer keeps its tokens
+    assert all(new[1] == old[1] // shrink and new[2] == old[2] // shrink for old, new in pairwise(sizes))
     np.testing.assert_allclose(ops.convert_to_numpy(backbone(CLIPS)), ops.convert_to_numpy(maps["P5"]), atol=1e-4)
 
 
