@@ -164,7 +164,7 @@ def _require_whole(lengths: Sequence[int | None], tubelet: Sequence[int]) -> Non
         time, height, width = tubelet
         raise ValueError(
             f"clips must consist of whole tubelets of {time} frames and {height} x {width} pixels. Received clips of "
-            f"{lengths[0]} frames and {lengths[1]} x {lengths[2]} pixels. Choose multiples (`data.frames`, `views.size`)."
+            f"{lengths[0]} frames and {lengths[1]} x {lengths[2]} pixels. Choose other `data.frames` and `views.size`."
         )
 
 
@@ -242,5 +242,5 @@ def VideoMAEViTB(name: str = "videomae_vit_b", **kwargs: Any) -> VideoViT:
 
 
 def VideoMAEViTTiny(name: str = "videomae_vit_tiny", **kwargs: Any) -> VideoViT:
-    """VideoMAE's network with 4 narrow blocks and smaller tubelets, for small clips on a CPU. Not a published network."""
+    """VideoMAE's network with 4 narrow blocks and smaller tubelets, for small clips on a CPU. Not published."""
     return VideoViT(96, 4, 3, tubelet=(2, 8, 8), name=name, **kwargs)

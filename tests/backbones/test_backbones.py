@@ -18,11 +18,11 @@ def trainable(model):
     return sum(int(np.prod(variable.shape)) for variable in model.trainable_variables)
 
 
-# Number of weights including the published classifier, and of the classifier alone. Those of the residual networks and of
-# S3D are torchvision's exact numbers for Kinetics-400. Tran et al. 2018 print 33.4 million for R3D-18, 63.6 million for R3D-34 and 31.5
-# million for R(2+1)D-18. C3D has the 78.4 million of Tran et al. 2015, with three fully connected layers and the 101
-# classes of UCF101. `r3d10` has one block per stage; VCOP prints 14.4 million for it, without a classifier. VideoMAE's
-# repository prints 22 and 87 million for ViT-S and ViT-B.
+# Number of weights including the published classifier, and of the classifier alone. Those of the residual networks and
+# of S3D are torchvision's exact numbers for Kinetics-400. Tran et al. 2018 print 33.4 million for R3D-18, 63.6 million
+# for R3D-34 and 31.5 million for R(2+1)D-18. C3D has the 78.4 million of Tran et al. 2015, with three fully connected
+# layers and the 101 classes of UCF101. `r3d10` has one block per stage; VCOP prints 14.4 million for it, without a
+# classifier. Tong et al. 2022 print 22 and 87 million for VideoMAE's ViT-S and ViT-B.
 PUBLISHED = {
     "r3d18": (33_371_472, 512 * 400 + 400),
     "r2plus1d18": (31_505_325, 512 * 400 + 400),

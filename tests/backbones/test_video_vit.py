@@ -156,7 +156,7 @@ def test_a_tiny_graph_of_unknown_lengths_refuses_them_too():
 
 
 def test_small_arguments_that_cannot_be_divided_are_refused():
-    with pytest.raises(ValueError, match="`num_blocks` must be a multiple of 4. Received: 6"):
+    with pytest.raises(ValueError, match=r"`num_blocks` must be a multiple of 4\. Received: 6"):
         VideoViT(12, num_blocks=6)
     with pytest.raises(ValueError, match=r"multiple of 2 and of `num_heads` \(5\). Received: 12"):
         VideoViT(12, num_heads=5)
