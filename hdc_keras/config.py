@@ -31,6 +31,8 @@ BackboneName = Literal[
     "c3d_tiny",
     "s3d",
     "s3d_tiny",
+    "x3d_s",
+    "x3d_tiny",
     "videomae_vit_s",
     "videomae_vit_b",
     "videomae_vit_tiny",

@@ -18,6 +18,7 @@ from hdc_keras.backbones.resnet3d import (
 from hdc_keras.backbones.s3d import S3D, S3DTiny
 from hdc_keras.backbones.video_backbone import VideoBackbone
 from hdc_keras.backbones.video_vit import VideoMAEViTB, VideoMAEViTS, VideoMAEViTTiny, VideoViT
+from hdc_keras.backbones.x3d import X3D, X3DS, X3DTiny
 
 __all__ = [
     "BACKBONES",
@@ -29,6 +30,8 @@ __all__ = [
     "R3D18",
     "R3D34",
     "S3D",
+    "X3D",
+    "X3DS",
     "C3DTiny",
     "MC3Tiny",
     "R2Plus1D",
@@ -43,5 +46,6 @@ __all__ = [
     "VideoMAEViTS",
     "VideoMAEViTTiny",
     "VideoViT",
+    "X3DTiny",
     "build_backbone",
 ]

@@ -9,6 +9,7 @@ from hdc_keras.backbones.resnet3d import MC318, R3D10, R3D18, R3D34, MC3Tiny, R3
 from hdc_keras.backbones.s3d import S3D, S3DTiny
 from hdc_keras.backbones.video_backbone import VideoBackbone
 from hdc_keras.backbones.video_vit import VideoMAEViTB, VideoMAEViTS, VideoMAEViTTiny
+from hdc_keras.backbones.x3d import X3DS, X3DTiny
 from hdc_keras.errors import ConfigError, did_you_mean
 
 BACKBONES: dict[str, Callable[..., VideoBackbone]] = {
@@ -26,6 +27,8 @@ BACKBONES: dict[str, Callable[..., VideoBackbone]] = {
     "c3d_tiny": C3DTiny,
     "s3d": lambda **kwargs: S3D(**{"name": "s3d", **kwargs}),
     "s3d_tiny": S3DTiny,
+    "x3d_s": X3DS,
+    "x3d_tiny": X3DTiny,
     "videomae_vit_s": VideoMAEViTS,
     "videomae_vit_b": VideoMAEViTB,
     "videomae_vit_tiny": VideoMAEViTTiny,

@@ -22,12 +22,14 @@ def trainable(model):
 # of S3D are torchvision's exact numbers for Kinetics-400. Tran et al. 2018 print 33.4 million for R3D-18, 63.6 million
 # for R3D-34 and 31.5 million for R(2+1)D-18. C3D has the 78.4 million of Tran et al. 2015, with three fully connected
 # layers and the 101 classes of UCF101. `r3d10` has one block per stage; VCOP prints 14.4 million for it, without a
-# classifier. Tong et al. 2022 print 22 and 87 million for VideoMAE's ViT-S and ViT-B.
+# classifier. Tong et al. 2022 print 22 and 87 million for VideoMAE's ViT-S and ViT-B,
+# Feichtenhofer 2020 3.76 million for X3D-S, and its author's repository 3.8.
 PUBLISHED = {
     "r3d18": (33_371_472, 512 * 400 + 400),
     "r2plus1d18": (31_505_325, 512 * 400 + 400),
     "mc3_18": (11_695_440, 512 * 400 + 400),
     "s3d": (8_320_048, 1024 * 400 + 400),
+    "x3d_s": (3_794_322, 192 * 432 + 2 * 432 + 432 * 2048 + 2048 * 400 + 400),
     "videomae_vit_s": (22_033_936, 384 * 400 + 400),
     "videomae_vit_b": (86_534_800, 768 * 400 + 400),
     "c3d": (78_409_573, (8192 + 1) * 4096 + (4096 + 1) * 4096 + (4096 + 1) * 101),
@@ -43,12 +45,14 @@ STAGES = {
     "mc3_18": {"P2": (16, 56, 56, 64), "P3": (16, 28, 28, 128), "P4": (16, 14, 14, 256), "P5": (16, 7, 7, 512)},
     "c3d": {"P2": (16, 56, 56, 128), "P3": (8, 28, 28, 256), "P4": (4, 14, 14, 512), "P5": (2, 7, 7, 512)},
     "s3d": {"P2": (8, 28, 28, 192), "P3": (8, 14, 14, 480), "P4": (4, 7, 7, 832), "P5": (2, 3, 3, 1024)},
+    "x3d_s": {"P2": (16, 28, 28, 24), "P3": (16, 14, 14, 48), "P4": (16, 7, 7, 96), "P5": (16, 4, 4, 192)},
     "videomae_vit_s": dict.fromkeys(("P2", "P3", "P4", "P5"), (8, 7, 7, 384)),
     "videomae_vit_b": dict.fromkeys(("P2", "P3", "P4", "P5"), (8, 7, 7, 768)),
 }
 # Time, height and width of P2 of 8 x 32 x 32 clips, where they are not (8, 16, 16).
 FIRST_SIZES = {
     "s3d_tiny": (4, 8, 8),
+    "x3d_tiny": (8, 8, 8),
     "r3d_small": (8, 8, 8),
     "r3d_small_motion": (8, 8, 8),
     "videomae_vit_tiny": (4, 4, 4),

@@ -47,7 +47,7 @@ def require_equal(network, clips, tolerance=1e-3):
         assert float((value - found[name]).detach().abs().max()) <= allowed, name
 
 
-@pytest.mark.parametrize("name", ["r3d_tiny", "r2plus1d_tiny", "c3d_tiny", "s3d_tiny", "videomae_vit_tiny"])
+@pytest.mark.parametrize("name", ["r3d_tiny", "r2plus1d_tiny", "c3d_tiny", "s3d_tiny", "x3d_tiny", "videomae_vit_tiny"])
 def test_a_backbone_gives_the_same_features_statistics_and_gradients(name):
     backbone = build_backbone(name, dtype="float64")
 
