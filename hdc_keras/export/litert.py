@@ -54,7 +54,9 @@ def _write(network: Network, experiment: Experiment, path: Path) -> None:
     )
     with temporary_folder(path) as folder:
         # The converter keeps output names only if it reads a SavedModel.
-        tf.saved_model.save(module, str(folder), signatures={_SIGNATURE: module.encode})
+        # Without gradients: that of swish refers to a part of the graph that was not frozen.
+        options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
+        tf.saved_model.save(module, str(folder), signatures={_SIGNATURE: module.encode}, options=options)
         converter = tf.lite.TFLiteConverter.from_saved_model(str(folder), signature_keys=[_SIGNATURE])
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
         try:

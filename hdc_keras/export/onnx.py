@@ -49,6 +49,7 @@ def _write(network: Network, experiment: Experiment, path: Path) -> None:
     import onnx
     import tf2onnx
 
+    _convert_erfc()
     frozen = freeze(network)
     inputs = [tensor.name for tensor in frozen.function.inputs]
     outputs = [tensor.name for tensor in frozen.function.outputs]
@@ -72,6 +73,24 @@ def _write(network: Network, experiment: Experiment, path: Path) -> None:
     except onnx.checker.ValidationError as error:
         raise ExportError(f"the backbone `{network.backbone.name}` cannot be converted to ONNX: {error}") from error
     onnx.save(converted, path)
+
+
+def _convert_erfc() -> None:
+    """Teach tf2onnx the operation Erfc, of which TensorFlow composes GELU: erfc(x) = 1 - erf(x)."""
+    from tf2onnx.handler import tf_op
+    from tf2onnx.utils import make_name
+
+    class ComplementaryErrorFunction:
+        @classmethod
+        def version_9(cls, graph: Any, node: Any, **_: Any) -> None:
+            shapes, dtypes = node.output_shapes, node.output_dtypes
+            one = graph.make_const(make_name("one"), np.float32(1))
+            erf = graph.make_node("Erf", [node.input[0]], shapes=shapes, dtypes=dtypes)
+            graph.remove_node(node.name)
+            inputs = [one.output[0], erf.output[0]]
+            graph.make_node("Sub", inputs, name=node.name, outputs=node.output, shapes=shapes, dtypes=dtypes)
+
+    tf_op("Erfc")(ComplementaryErrorFunction)
 
 
 def _name_axes(value: Any, names: tuple[str, ...]) -> None:
