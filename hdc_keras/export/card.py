@@ -17,7 +17,7 @@ import yaml
 from hdc_keras.classification.network import SCORES
 from hdc_keras.config import Experiment
 from hdc_keras.export.format import Format, Outputs
-from hdc_keras.export.networks import Model, Network, classes_of
+from hdc_keras.export.networks import Model, Network, classes_of, has_own_layers
 from hdc_keras.model import HDC
 from hdc_keras.results.card_tables import markdown_table, result_rows, results_table
 
@@ -110,8 +110,8 @@ def describe(
         "format": format.name,
         "file": file_name,
         "bytes": size,
-        "summary": format.summary,
-        "script": (format.class_script if classes_of(network) else format.script).replace("FILE", file_name),
+        "summary": f"{format.summary} {_layers_text(network)}" if not format.takes_video else format.summary,
+        "script": _script(network, format).replace("FILE", file_name),
         "backbone": model.backbone.name,
         "levels": list(network.levels),
         "tasks": list(model.objective.tasks) if isinstance(model, HDC) else [],
@@ -120,6 +120,7 @@ def describe(
         "input": _input(format),
         "outputs": {name: {"shape": shape, "what": _meaning_of(name, shape)} for name, shape in trial.outputs.items()},
         "least_frames": {"value": format.least_frames(network), "refused_below": format.refuses_short_clips},
+        "clip_multiples": list(network.backbone.clip_multiples),
         "resized_to": list(experiment.data.decode_size),
         "cropped_to": network.view_size,
         "focus": network.focus,
@@ -161,6 +162,18 @@ def _config(experiment: Experiment) -> dict[str, Any]:
 def render(facts: Facts) -> str:
     """Write the facts as a Markdown model card."""
     return "\n\n".join(_paragraphs(facts)) + "\n"
+
+
+def _script(network: Network, format: Format) -> str:
+    script = format.class_script if classes_of(network) else format.script
+    needs_package = not format.takes_video and has_own_layers(network)
+    return "import hdc_keras.backbones  # the network's layers\n" + script if needs_package else script
+
+
+def _layers_text(network: Network) -> str:
+    if has_own_layers(network):
+        return "It contains layers of hdc-keras, which must be installed to load it."
+    return "It contains only layers that are part of Keras."
 
 
 def _input(format: Format) -> dict[str, Any]:
@@ -268,14 +281,18 @@ def _input_text(facts: Facts) -> str:
     least = facts["least_frames"]
     shorter = "is refused" if least["refused_below"] else "gives empty or non-finite outputs, so check the length first"
     training = "Training" if facts["classes"] else "Pretraining"
-    clips = (
-        f"{training} used clips of {frames} frames, {spacing}. Other lengths of {least['value']} or more "
-        f"frames work; a shorter clip {shorter}."
-    )
+    lengths = f"Other lengths of {least['value']} or more frames work; a shorter clip {shorter}."
+    if (multiple := facts["clip_multiples"][0]) > 1:
+        lengths = f"Other multiples of {multiple} frames work; any other length is refused."
+    clips = f"{training} used clips of {frames} frames, {spacing}. {lengths}"
     text = (
         f"`{input_facts['name']}`: {input_facts['dtype']}, {_shape(input_facts['shape'])}, RGB. Any batch size, "
-        "length, height and width. "
+        "length, height and width"
     )
+    _, *sides = facts["clip_multiples"]
+    if input_facts["dtype"] != "uint8" and max(sides) > 1:  # clips, which the model does not resize
+        text += f" (height and width in multiples of {sides[0]} and {sides[1]})"
+    text += ". "
     crop = f"crops the middle {size} x {size}"
     cropped = f" and used crops of {size} x {size} pixels"
     if facts["focus"]:

@@ -37,7 +37,7 @@ print(dict(zip(labels, scores.tolist())))
 
 
 def _write(network: Network, experiment: Experiment, path: Path) -> None:
-    # A plain `keras.Model` instead of a `VideoBackbone`, so that it loads without this package.
+    # A plain `keras.Model` instead of a `VideoBackbone`, so that it loads without this package if its layers do.
     plain_network(network).save(path)
     append_labels(path, classes_of(network))
 
@@ -51,7 +51,7 @@ KERAS_BACKBONE = Format(
     name="keras",
     file_name="backbone.keras",
     summary="A Keras 3 file for TensorFlow, JAX and PyTorch, to fine-tune or to build other models on. It takes clips "
-    "that are cropped already, and contains only layers that are part of Keras.",
+    "that are cropped already.",
     takes_video=False,
     write=_write,
     open=_open,

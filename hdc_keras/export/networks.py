@@ -33,8 +33,14 @@ def classes_of(network: Network) -> list[str]:
     return list(network.classes) if isinstance(network, ClassNetwork) else []
 
 
+def has_own_layers(network: Network) -> bool:
+    """Whether the backbone has layers of this package, so that a Keras file of it does not load without the package."""
+    names = (keras.saving.get_registered_name(type(layer)) for layer in network.backbone.layers)
+    return any(name.startswith("hdc_keras>") for name in names)
+
+
 def plain_network(network: Network) -> keras.Model:
-    """The network on clips (batch, time, height, width, 3) in [0, 1], built only of layers that are part of Keras.
+    """The network on clips (batch, time, height, width, 3) in [0, 1], without classes of this package but the layers.
 
     It returns the feature map of each level by name or, if it is a classifier, `scores`.
     """

@@ -13,6 +13,8 @@ from typing import Any
 import keras
 from keras import layers
 
+from hdc_keras.backbones.depthwise import DepthwiseConvolution
+
 Tensor = Any
 Values = list[Tensor]
 Operation = Callable[..., Tensor]
@@ -103,6 +105,8 @@ def _kernel(layer: Any, writable: Sequence[bool], training: bool) -> Operation:
     """
     if _is_convolution(layer):
         return _convolution(layer, [size // 2 if layer.padding == "same" else 0 for size in layer.kernel_size])
+    if type(layer) is DepthwiseConvolution:
+        return _depthwise_convolution(layer)
     if type(layer) is layers.BatchNormalization and not (layer.renorm or layer.synchronized):
         return _batch_norm(layer, training)
     if type(layer) is layers.ReLU and layer.max_value is None and not layer.negative_slope and not layer.threshold:
@@ -162,6 +166,18 @@ def _convolution(layer: Any, padding: Sequence[int]) -> Operation:
         kernel = kernel.contiguous(memory_format=torch.channels_last_3d)
         bias = _cast(_value(layer.bias), layer) if layer.use_bias else None
         return layer.activation(conv3d(x, kernel, bias, layer.strides, padding, groups=layer.groups))
+
+    return run
+
+
+def _depthwise_convolution(layer: DepthwiseConvolution) -> Operation:
+    from torch.nn.functional import conv3d
+
+    strides, padding = (1, layer.stride, layer.stride), [size // 2 for size in layer.kernel_size]
+
+    def run(x: Tensor) -> Tensor:
+        kernel = _cast(_value(layer.kernel), layer).permute(3, 0, 1, 2).unsqueeze(1)
+        return conv3d(_cast(x, layer), kernel, None, strides, padding, groups=x.shape[1])
 
     return run
 

@@ -184,11 +184,38 @@ def test_the_card_names_the_shortest_clip(exports, format):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("format", ["onnx", "litert"])
-@pytest.mark.parametrize("backbone", ["r2plus1d_tiny", "c3d_tiny", "s3d_tiny"])
+@pytest.mark.parametrize("backbone", ["r2plus1d_tiny", "c3d_tiny", "s3d_tiny", "x3d_tiny", "videomae_vit_tiny"])
 def test_every_kind_of_backbone_is_converted(backbone, format, tmp_path):
     exported = export(small_model(backbone), small_experiment(backbone), format, tmp_path / FORMATS[format].file_name)
 
     assert exported.difference < 1e-4 and exported.path.exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("format", VIDEO_FORMATS)
+def test_an_exported_transformer_refuses_clips_that_are_not_whole_tubelets(format, tmp_path):
+    model, experiment = small_model("videomae_vit_tiny"), small_experiment("videomae_vit_tiny")
+
+    exported = export(model, experiment, format, tmp_path / FORMATS[format].file_name)
+
+    encode = FORMATS[format].open(exported.path)
+    assert np.isfinite(encode(np.zeros((1, 6, 40, 48, 3), np.uint8))["P5"]).all()
+    with pytest.raises(Exception, match=r"(?i)multiple of 2|reshape"):  # each runtime has errors of its own
+        encode(np.zeros((1, 7, 40, 48, 3), np.uint8))
+    assert "Other multiples of 2 frames work; any other length is refused." in exported.card.read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backbone", ["x3d_tiny", "videomae_vit_tiny"])
+def test_the_cards_script_loads_a_backbone_with_layers_of_this_package(backbone, tmp_path):
+    exported = export(small_model(backbone), small_experiment(backbone), "keras", tmp_path / "backbone.keras")
+
+    script = script_in(exported.card)
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "'P5': (1, " in done.stdout
+    assert "It contains layers of hdc-keras, which must be installed to load it." in exported.card.read_text()
 
 
 @pytest.mark.slow
