@@ -12,7 +12,7 @@ from hdc_keras.backbones.video_backbone import PIXEL_MEAN, PIXEL_STD
 CLIPS = np.random.default_rng(0).random((2, 5, 48, 40, 3)).astype("float32")
 LEVELS = ("P2", "P3", "P4", "P5")
 # Of the author's code: channels between the two layers of squeeze-and-excitation, by channels of the bottleneck.
-SQUEEZED = {18: 8, 36: 8, 54: 8, 72: 8, 108: 8, 144: 8, 216: 16, 432: 32}
+SQUEEZED = {18: 8, 36: 8, 54: 8, 72: 8, 108: 8, 144: 16, 216: 16, 432: 32}
 
 
 def plain_network(torch, filters, blocks):
