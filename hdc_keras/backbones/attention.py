@@ -77,7 +77,7 @@ class SelfAttention(layers.Layer):
         attended = ops.dot_product_attention(query, key, value)
         return ops.reshape(attended, (batch, time, height, width, channels))
 
-    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+    def compute_output_shape(self, input_shape: tuple[Any, ...]) -> tuple[Any, ...]:
         """The input's shape with a third of the channels."""
         return (*input_shape[:-1], input_shape[-1] // 3)
 
