@@ -36,6 +36,7 @@ def test_steps_train_all_weights_of_a_tiny_network(name):
     require_all_trained(*trained(name))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_steps_train_all_weights_of_a_published_network(name):
     require_all_trained(*trained(name))

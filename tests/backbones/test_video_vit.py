@@ -120,6 +120,7 @@ def test_the_tiny_network_agrees_with_pytorch_at_any_length_and_size():
         require_agreement(backbone, clips, network, torch)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "channels", "num_heads"), [("videomae_vit_s", 384, 6), ("videomae_vit_b", 768, 12)])
 def test_a_published_network_agrees_with_pytorch(name, channels, num_heads):
     torch = pytest.importorskip("torch")

@@ -116,6 +116,7 @@ def test_the_tiny_network_agrees_with_pytorch():
     require_agreement("x3d_tiny", (8, 16, 32, 64), (1, 2, 1, 1))
 
 
+@pytest.mark.slow
 def test_the_published_network_agrees_with_pytorch():
     require_agreement("x3d_s", (24, 48, 96, 192), (3, 5, 11, 7))
 

@@ -211,7 +211,7 @@ def test_the_cards_script_loads_a_backbone_with_layers_of_this_package(backbone,
     exported = export(small_model(backbone), small_experiment(backbone), "keras", tmp_path / "backbone.keras")
 
     script = script_in(exported.card)
-    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=300)
 
     assert done.returncode == 0, done.stderr[-3000:]
     assert "'P5': (1, " in done.stdout
