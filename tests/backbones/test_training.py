@@ -42,6 +42,7 @@ def test_steps_train_all_weights_of_a_published_network(name):
     require_all_trained(*trained(name))
 
 
+@pytest.mark.skipif(keras.backend.backend() == "jax", reason="JAX compiles it for minutes on a CPU")
 @pytest.mark.parametrize("name", TINY)
 def test_rematerialising_a_tiny_network_changes_nothing(name):
     usual, _ = trained(name)
