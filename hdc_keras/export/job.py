@@ -60,7 +60,7 @@ def export(
       normalise it, and return what `ClipEncoder` returns, or `scores` of each class if the model is a classifier. They
       compute in float32, whatever precision the model was trained in.
     - `keras`: for `keras.models.load_model`: from (batch, time, height, width, 3) float in [0, 1] to the feature map of
-      each level, or to `scores`. It contains only layers that are part of Keras.
+      each level, or to `scores`. Its layers are those of the backbone.
 
     The class names of a classifier are inside: as output `labels` of a SavedModel, as metadata `labels` (JSON) of an
     ONNX model, and as `labels.json` in a zip archive, which a Keras file is and a LiteRT file ends with.
