@@ -9,7 +9,7 @@ _FAILURES_SHOWN = 20
 
 
 def prepare(
-    out: Annotated[Path, typer.Option(help="Folder for the shards.")],
+    out: Annotated[str, typer.Option(help="Folder for the shards, or its URL in an object store.")],
     data: Annotated[
         str | None,
         typer.Option(
@@ -51,7 +51,8 @@ def prepare(
     Examples:
       hdc-keras prepare --data path/to/videos --out prepared
       hdc-keras pretrain --data prepared
-      hdc-keras prepare --data s3://bucket/videos --out prepared
+      hdc-keras prepare --data s3://bucket/videos --out s3://bucket/prepared
+      hdc-keras pretrain --data s3://bucket/prepared
       hdc-keras prepare --data path/to/videos --out prepared --part 1/4
       hdc-keras prepare --data kinetics --out prepared \\
         --part $((SLURM_ARRAY_TASK_ID + 1))/$SLURM_ARRAY_TASK_COUNT
@@ -75,7 +76,7 @@ def prepare(
     raise typer.Exit(_prepare(data, set_ or [], out, short_side, options))
 
 
-def _prepare(data: str, overrides: list[str], out: Path, short_side: int | None, options: dict[str, Any]) -> int:
+def _prepare(data: str, overrides: list[str], out: str, short_side: int | None, options: dict[str, Any]) -> int:
     """Prepare the videos, print the outcome, and return the exit code."""
     from hdc_keras.data.datasets import read_dataset
     from hdc_keras.data.preparing import prepare as prepare_videos
@@ -85,11 +86,10 @@ def _prepare(data: str, overrides: list[str], out: Path, short_side: int | None,
     from .console import print_notes, progress_bar, start_backend
     from .experiments import absolute, resolve
 
-    if ":/" in out.as_posix():  # Path("s3://bucket") becomes "s3:/bucket"
-        raise ConfigError(f"--out {out}: expected a local or mounted folder. Copy the shards from there.")
+    place = _place(out)
     if is_prepared(data):
         raise ConfigError(f"--data {data}: already prepared. Train on it with `hdc-keras pretrain --data {data}`.")
-    if out.resolve() == Path(absolute(data)):
+    if place == absolute(data).rstrip("/"):
         raise ConfigError(f"--out {out}: expected another folder than --data, for shards only.")
     config = resolve("videos", None, data, overrides, smoke=False).data
     records, notes = read_dataset(config)
@@ -105,13 +105,25 @@ def _prepare(data: str, overrides: list[str], out: Path, short_side: int | None,
     return _print_outcome(report, out)
 
 
-def _print_outcome(report: dict[str, Any], out: Path) -> int:
+def _place(out: str) -> str:
+    """The absolute path of `--out`, or its URL. Raises `ConfigError` if a set cannot be prepared there."""
+    from hdc_keras.data.remote import is_remote
+    from hdc_keras.data.storage import writable_problem
+    from hdc_keras.errors import ConfigError
+
+    problem = writable_problem(out)
+    if problem:
+        raise ConfigError(f"--out {out}: {problem}.")
+    return out.rstrip("/") if is_remote(out) else str(Path(out).resolve())
+
+
+def _print_outcome(report: dict[str, Any], out: str) -> int:
     """Print what was prepared, and return the exit code: 1 if every video failed."""
     from .console import console, print_failures
 
     print_failures([f"{failure['path']}: {failure['cause']}" for failure in report["failed"]], _FAILURES_SHOWN)
     if report["failed"]:
-        console.print(f"{out / 'report.json'} lists every failure.", style="red", soft_wrap=True)
+        console.print(f"{out}/report.json lists every failure.", style="red", soft_wrap=True)
     console.print(
         f"Prepared {report['videos_read']} of {report['videos_asked']} videos, {report['videos_failed']} failed, "
         f"{report['videos_to_come']} remaining: {report['frames']:,} frames, {report['bytes'] / 1e9:.2f} GB, "
@@ -125,7 +137,7 @@ def _print_outcome(report: dict[str, Any], out: Path) -> int:
     return 1 if report["videos_failed"] and not report["videos_read"] else 0
 
 
-def _verify(out: Path) -> int:
+def _verify(out: str) -> int:
     """Check the shards, print every problem, and return the exit code."""
     from hdc_keras.data.preparing import verify
     from hdc_keras.data.shards import is_prepared

@@ -1,6 +1,5 @@
 """Loads video records as uint8 clips, on any backend. `pipeline` provides the same batches through tf.data."""
 
-import os
 import threading
 import time
 from collections import deque
@@ -25,6 +24,7 @@ from hdc_keras.data.sampling import (
     video_keys,
 )
 from hdc_keras.data.shards import read_frames, resampled_count, resampled_positions
+from hdc_keras.data.storage import parallel_reads
 from hdc_keras.errors import DataError, VideoDecodeError
 
 # Enough to hide one slow video; more would only use memory.
@@ -80,19 +80,20 @@ class DecodeFailures:
                 )
                 raise self.fatal
 
+    def end(self, error: DataError) -> DataError:
+        """End reading with an error that no other video can replace. Returns the first of such errors, to be raised."""
+        with self._lock:
+            self.fatal = self.fatal or DataError(str(error))
+            return self.fatal
+
     @contextmanager
     def named(self) -> Iterator[None]:
-        """Context for reading from tf.data: replaces its errors by `fatal`, or by a `DataError` for a damaged shard."""
+        """Context for reading from tf.data, whose errors hide those of Python: replaces them by `fatal`."""
         try:
             yield
-        except Exception as error:
+        except Exception:
             if self.fatal:
                 raise self.fatal from None
-            if type(error).__name__ == "DataLossError":  # From TensorFlow, which may not be installed.
-                raise DataError(
-                    "a shard of the prepared set is damaged. Run `hdc-keras prepare --out FOLDER --verify` to find it. "
-                    f"TensorFlow reports: {str(error).splitlines()[0].rpartition('} ')[2]}"
-                ) from None
             raise
 
 
@@ -318,7 +319,7 @@ class WindowBatches(keras.utils.PyDataset):
     Args:
         loader: loads the windows.
         start_step: number of the first batch, to resume an interrupted run.
-        workers: number of videos decoded in parallel; one per core when `None`.
+        workers: number of videos decoded in parallel; one per core when `None`, and more if they are in a store.
         clock: measures how long training waits for each batch.
         share: the part of each batch to load, if several processes share a batch.
 
@@ -341,7 +342,7 @@ class WindowBatches(keras.utils.PyDataset):
         self.start_step = start_step
         self.clock = clock or WaitClock()
         self.rows = share.rows(loader.batch_size)
-        self._videos = ThreadPoolExecutor(workers or os.cpu_count())
+        self._videos = ThreadPoolExecutor(workers or _parallel_videos(loader.records))
         # Two, so that the videos of the next batch are decoded while the slowest one of a batch is.
         self._batches = ThreadPoolExecutor(2)
         self._ahead: dict[int, Future[Any]] = {}
@@ -375,6 +376,13 @@ def _make_batch(
     loaded = list(threads.map(loader.load, [first + row for row in rows]))
     windows = np.stack([clips for _, clips in loaded])
     return windows if loader.labels is None else (windows, loader.labels[[row for row, _ in loaded]])
+
+
+def _parallel_videos(records: Sequence[VideoRecord]) -> int:
+    """How many videos to read at the same time."""
+    return max(
+        (parallel_reads(record.stored.shard if record.stored else record.path) for record in records[:1]), default=1
+    )
 
 
 class ClipBatch(NamedTuple):
@@ -414,7 +422,7 @@ def clip_batches(
         frames: frames per clip.
         stride: source frames from one frame of a clip to the next.
         batch_size: videos per batch.
-        workers: number of videos decoded in parallel; one per core when `None`.
+        workers: number of videos decoded in parallel; one per core when `None`, and more if they are in a store.
 
     Raises:
         DataError: too many videos cannot be decoded.
@@ -427,7 +435,7 @@ def clip_batches(
             failures.add(error, record.video_id)
             return None
 
-    with ThreadPoolExecutor(workers or os.cpu_count()) as threads:
+    with ThreadPoolExecutor(workers or _parallel_videos(records)) as threads:
         pending = deque(threads.submit(load, record) for record in records[: PREFETCH_BATCHES * batch_size])
         for first in range(0, len(records), batch_size):
             batch = records[first : first + batch_size]

@@ -3,7 +3,7 @@
 import atexit
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,11 +12,10 @@ import tensorflow as tf
 from hdc_keras.data.host_policy import HostPolicy
 from hdc_keras.data.loading import PREFETCH_BATCHES, Share, WaitClock, WindowLoader
 from hdc_keras.data.records import StoredVideo
-from hdc_keras.data.shards import FRAMES, resampled_count, resampled_positions
+from hdc_keras.data.remote import is_remote
+from hdc_keras.data.shards import needed_jpegs, resampled_count, resampled_positions
+from hdc_keras.data.storage import parallel_reads
 from hdc_keras.errors import DataError, VideoDecodeError
-
-# Size of the buffer for reading shards. A video of a few seconds takes a few such reads.
-_READ_BYTES = 1 << 18
 
 
 def windows_dataset(
@@ -113,11 +112,7 @@ def _parallel(workers: int | None) -> int:
 def _from_shards(
     loader: WindowLoader, stored: list[StoredVideo], start_step: int, workers: int | None, places: range
 ) -> tf.data.Dataset:
-    """(row, windows) of prepared videos. Python chooses the frames of a batch; the graph reads and decodes them."""
-    shards = sorted({video.shard for video in stored})
-    numbers = {shard: number for number, shard in enumerate(shards)}
-    shard_of = np.array([numbers[video.shard] for video in stored])
-    offset_of = np.array([video.offset for video in stored])
+    """(row, windows) of prepared videos. Python reads the needed frames; the graph decodes them."""
     fps = loader.store.fps
     try:
         frame_counts = np.array([resampled_count(video, fps) for video in stored])
@@ -125,41 +120,33 @@ def _from_shards(
         raise DataError(f"{error}. Leave `data.fps` empty, or prepare the set with --fps.") from error
 
     def plan(step: np.int64) -> list[np.ndarray]:
-        rows, windows = (planned[places.start : places.stop] for planned in loader.plan(step, frame_counts))
-        shown = [resampled_positions(stored[row], fps, window) for row, window in zip(rows, windows, strict=True)]
-        return [rows, shard_of[rows], offset_of[rows], np.stack(shown)]
+        return [planned[places.start : places.stop] for planned in loader.plan(int(step), frame_counts)]
+
+    def fetch(row: np.int64, indices: np.ndarray) -> list[np.ndarray]:
+        video = stored[row]
+        try:
+            # The two windows of a short video overlap; frames in both are read and decoded once.
+            jpegs, positions = needed_jpegs(video, resampled_positions(video, fps, indices))
+        except DataError as error:
+            raise loader.failures.end(error) from error
+        return [np.array([bytes(jpeg) for jpeg in jpegs], object), positions.ravel()]
 
     batch, (windows, frames, height, width, _) = len(places), loader.shape
-    planned = [*[((batch,), tf.int64)] * 3, ((batch, windows, frames), tf.int64)]
+    planned = [((batch,), tf.int64), ((batch, windows, frames), tf.int64)]
     dataset = tf.data.Dataset.range(start_step, np.iinfo(np.int64).max).map(_in_graph(plan, planned)).unbatch()
-    names = tf.constant(shards)
+    fetched = _in_graph(fetch, [((None,), tf.string), ((windows * frames,), tf.int64)])
 
-    def read(row: tf.Tensor, shard: tf.Tensor, offset: tf.Tensor, indices: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        # The two windows of a short video overlap; frames in both are decoded once.
-        needed, places = tf.unique(tf.reshape(indices, [-1]))
-        jpegs = tf.gather(_jpegs_at(names[shard], offset), needed)
+    def read(row: tf.Tensor, indices: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        jpegs, positions = fetched(row, indices)
         pixels = tf.map_fn(lambda jpeg: tf.io.decode_jpeg(jpeg, channels=3), jpegs, fn_output_signature=tf.uint8)
         has_size = tf.reduce_all(tf.shape(pixels)[1:3] == (height, width))
         resized = tf.cond(has_size, lambda: pixels, lambda: _resized(pixels, (height, width)))
-        return row, tf.ensure_shape(tf.reshape(tf.gather(resized, places), loader.shape), loader.shape)
+        return row, tf.ensure_shape(tf.reshape(tf.gather(resized, positions), loader.shape), loader.shape)
 
+    # tf.data chooses as many as there are cores, at most, which is too few if each read waits for a network.
+    if workers is None and is_remote(stored[0].shard):
+        workers = parallel_reads(stored[0].shard)
     return dataset.map(read, _parallel(workers), deterministic=True)
-
-
-def _jpegs_at(shard: tf.Tensor, offset: tf.Tensor) -> tf.Tensor:
-    """The JPEGs of the video whose record begins at byte `offset`: (frames,) strings.
-
-    Creates a dataset of one record inside the graph, because no other TensorFlow op reads from the middle of a file.
-    """
-    variant = tf.raw_ops.TFRecordDatasetV2(
-        filenames=[shard], compression_type="", buffer_size=_READ_BYTES, byte_offsets=[offset]
-    )
-    records = tf.data.experimental.from_variant(variant, tf.TensorSpec((), tf.string))
-    _, lists = tf.io.parse_single_sequence_example(
-        records.take(1).get_single_element(),
-        sequence_features={FRAMES: tf.io.FixedLenSequenceFeature((), tf.string)},
-    )
-    return lists[FRAMES]
 
 
 def _resized(pixels: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
@@ -172,16 +159,16 @@ def _resized(pixels: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
 
 
 def _in_graph(
-    function: Callable[[np.int64], list[Any]], outputs: list[tuple[tuple[int, ...], tf.DType]]
-) -> Callable[[tf.Tensor], tuple[tf.Tensor, ...]]:
-    """Wrap a Python function of a number as a graph function; `outputs` are the shapes and types of its results."""
+    function: Callable[..., list[Any]], outputs: Sequence[tuple[tuple[int | None, ...], tf.DType]]
+) -> Callable[..., tuple[tf.Tensor, ...]]:
+    """Wrap a Python function of arrays as a graph function; `outputs` are the shapes and types of its results."""
 
-    def guarded(number: np.int64) -> list[Any]:
+    def guarded(*arguments: Any) -> list[Any]:
         with _exit_guard:
-            return function(number)
+            return function(*arguments)
 
-    def call(number: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        results = tf.numpy_function(guarded, [number], [dtype for _, dtype in outputs])
+    def call(*arguments: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        results = tf.numpy_function(guarded, arguments, [dtype for _, dtype in outputs])
         return tuple(tf.ensure_shape(result, shape) for result, (shape, _) in zip(results, outputs, strict=True))
 
     return call

@@ -3,7 +3,8 @@
 If decoding a video hangs, crashes or needs too much memory, only that video fails, and the report gives the reason. The
 content of a shard depends only on the list of videos. Parts prepared on several machines are therefore identical to a
 set prepared on one machine, and an interrupted job continues with the first missing shard. Several processes may work
-in one folder at once: each shard is locked by the process that prepares it.
+in one folder at once: each shard is locked by the process that prepares it. An object store has no locks; there,
+processes write the same bytes again unless `Part` divides the shards among them.
 """
 
 import hashlib
@@ -28,22 +29,36 @@ from PIL import Image
 
 from hdc_keras.data.decoding import FrameSize, Segment, index_frames, stream_frames
 from hdc_keras.data.records import VideoRecord
-from hdc_keras.data.remote import local_copy
+from hdc_keras.data.remote import is_remote, local_copy
+from hdc_keras.data.set_index import SET_INDEX, index_writer, same_index
 from hdc_keras.data.shards import (
     SET_FILE,
     EncodedVideo,
     PreparedSet,
+    complete_shards,
+    each_index,
     index_path,
     is_prepared,
     read_frames,
-    read_indexes,
     read_set,
     stored_video,
     write_shard,
 )
-from hdc_keras.errors import ConfigError, DataError, RunError, VideoDecodeError
-from hdc_keras.files import digest, remove_leftovers, write_text
-from hdc_keras.locks import exclusive, remove_dead_locks, try_exclusive
+from hdc_keras.data.storage import (
+    exclusive,
+    local_file,
+    make_folder,
+    read_bytes,
+    remove,
+    remove_leftovers,
+    replacing,
+    size_of,
+    try_exclusive,
+    write_text,
+)
+from hdc_keras.errors import ConfigError, DataError, VideoDecodeError
+from hdc_keras.files import digest
+from hdc_keras.locks import remove_dead_locks
 
 REPORT_FILE = "report.json"
 # Limit on the address space of a decoding process, in bytes. Imports take about 1 GB; 8K video with 16 reference frames
@@ -86,7 +101,7 @@ class Part:
 
 def prepare(
     records: Sequence[VideoRecord],
-    folder: Path,
+    folder: str | Path,
     *,
     size: FrameSize = (128, 171),
     quality: int = 90,
@@ -97,14 +112,15 @@ def prepare(
     time_limit: float = 600.0,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Write the missing shards of a set.
+    """Write the missing shards of a set, and its index when all of them exist.
 
-    Several processes may prepare the same shards at once. Each shard is prepared by one of them; if that process is
-    killed, another one takes over.
+    Several processes may prepare the same shards in one folder at once. Each shard is prepared by one of them; if that
+    process is killed, another one takes over.
 
     Args:
         records: all videos of the set, in any order.
-        folder: where to write shards, `prepared.json` and `report.json`.
+        folder: where to write shards, `prepared.json`, `report.json` and `index.parquet`: a folder, or the URL of one
+            in an object store.
         size: (height, width) of the stored frames in pixels, preferably the size used for training; or the maximum
             length of the shorter side, which keeps aspect ratios.
         quality: JPEG quality, 1 to 95.
@@ -121,7 +137,7 @@ def prepare(
     Raises:
         DataError: `folder` contains a set of other videos, or one prepared with other options.
         ConfigError: TensorFlow is not installed.
-        RunError: `folder` cannot be created, or a lock cannot be written there.
+        RunError: `folder` cannot be created or written, or a lock cannot be written there.
     """
     if find_spec("tensorflow") is None:
         raise ConfigError(
@@ -130,27 +146,29 @@ def prepare(
         )
     records = sorted(records, key=lambda record: record.video_id)
     prepared = PreparedSet(len(records), videos_per_shard, size, quality, fps, _digest(records))
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunError(f"{folder} cannot be written ({error.strerror}). Choose another with --out.") from error
-    with exclusive(folder / SET_FILE):
-        remove_leftovers(folder / SET_FILE)
+    folder = str(folder).rstrip("/")
+    make_folder(folder)
+    set_file, set_index = (f"{folder}/{name}" for name in (SET_FILE, SET_INDEX))
+    with exclusive(set_file):
+        remove_leftovers(set_file)
         _claim(folder, prepared)
     shards = {
         number: records[number * videos_per_shard : (number + 1) * videos_per_shard]
         for number in range(prepared.shards)
         if part.holds(number)
     }
+    if len(complete_shards(folder, prepared, shards)) < len(shards):
+        remove(set_index)  # Shards whose index was deleted may get other videos now.
     _write_missing(shards, folder, prepared, processes, time_limit, progress)
     report = write_report(folder)
-    remove_dead_locks(folder, {SET_FILE, REPORT_FILE, *map(prepared.shard_name, shards)})
+    if not is_remote(folder):
+        remove_dead_locks(Path(folder), {SET_FILE, REPORT_FILE, *map(prepared.shard_name, shards)})
     return report
 
 
 def _write_missing(
     shards: Mapping[int, Sequence[VideoRecord]],
-    folder: Path,
+    folder: str,
     prepared: PreparedSet,
     processes: int | None,
     time_limit: float,
@@ -169,15 +187,15 @@ def _write_missing(
             progress(finished, total, failed)
 
     def count_finished() -> None:
-        done = read_indexes(folder, prepared, missing)
-        show(sum(len(missing.pop(number)) for number in done), sum(len(index["failed"]) for index in done.values()))
+        for number, index in each_index(folder, prepared, list(missing)):
+            show(len(missing.pop(number)), len(index["failed"]))
 
     def locked_videos() -> Iterator[tuple[int, VideoRecord]]:
         """The videos of each missing shard, which is locked when the first of them is needed."""
         for number, videos in list(missing.items()):
-            shard = folder / prepared.shard_name(number)
+            shard = f"{folder}/{prepared.shard_name(number)}"
             with ExitStack() as lock:
-                if not lock.enter_context(try_exclusive(shard)) or Path(index_path(str(shard))).exists():
+                if not lock.enter_context(try_exclusive(shard)) or size_of(index_path(shard)) is not None:
                     continue
                 locks[number] = lock.pop_all()
             for video in videos:
@@ -195,7 +213,7 @@ def _write_missing(
         encoded = _encode_all(locked_videos(), prepared.size, prepared.quality, prepared.fps, at_once, time_limit)
         try:
             for number, of_shard in groupby(encoded, key=lambda one: one[0]):
-                write_shard(folder / prepared.shard_name(number), with_progress(of_shard))
+                write_shard(f"{folder}/{prepared.shard_name(number)}", with_progress(of_shard))
                 del missing[number]
                 locks.pop(number).close()
         finally:
@@ -208,60 +226,96 @@ def _write_missing(
             time.sleep(_POLL_S)
 
 
-def write_report(folder: Path) -> dict[str, Any]:
-    """Write a summary of the shards that exist to `report.json`, and return it."""
-    with exclusive(folder / REPORT_FILE):
-        remove_leftovers(folder / REPORT_FILE)
-        return _write_report(folder)
-
-
-def _write_report(folder: Path) -> dict[str, Any]:
-    prepared = read_set(folder)
-    indexes = read_indexes(folder, prepared)
-    videos = [video for index in indexes.values() for video in index["videos"]]
-    failed = [failure for index in indexes.values() for failure in index["failed"]]
-    report = {
-        "videos_asked": prepared.videos,
-        "videos_read": len(videos),
-        "videos_failed": len(failed),
-        "videos_to_come": prepared.videos - len(videos) - len(failed),
-        "shards": len(indexes),
-        "shards_in_all": prepared.shards,
-        "frames": sum(video["frames"] for video in videos),
-        "bytes": sum(index["bytes"] for index in indexes.values()),
-        "failed": [{key: failure[key] for key in ("path", "video_id", "cause")} for failure in failed],
-    }
-    write_text(folder / REPORT_FILE, json.dumps(report, indent=1))
+def write_report(folder: str) -> dict[str, Any]:
+    """Write a summary of the shards that exist to `report.json`, and return it. If all exist, write the set's index."""
+    report_file, set_index = (f"{folder}/{name}" for name in (REPORT_FILE, SET_INDEX))
+    with exclusive(report_file):
+        remove_leftovers(report_file)
+        remove_leftovers(set_index)
+        prepared = read_set(folder)
+        complete = complete_shards(folder, prepared, range(prepared.shards))
+        if len(complete) < prepared.shards:
+            report = _summary(prepared, each_index(folder, prepared, complete))
+        else:
+            with replacing(set_index) as file, index_writer(file, prepared.listing) as add:
+                report = _summary(prepared, each_index(folder, prepared, complete), add)
+        write_text(report_file, json.dumps(report, indent=1))
     return report
 
 
-def verify(folder: Path, progress: Callable[[int, int], None] | None = None) -> list[str]:
+def _summary(
+    prepared: PreparedSet,
+    indexes: Iterable[tuple[int, dict[str, Any]]],
+    add: Callable[[int, dict[str, Any]], None] = lambda number, index: None,
+) -> dict[str, Any]:
+    """The content of `report.json`. Every index is passed to `add` too."""
+    shards = videos = frames = size = 0
+    failed = []
+    for number, index in indexes:
+        add(number, index)
+        shards += 1
+        videos += len(index["videos"])
+        frames += sum(video["frames"] for video in index["videos"])
+        size += index["bytes"]
+        failed += [{key: failure[key] for key in ("path", "video_id", "cause")} for failure in index["failed"]]
+    return {
+        "videos_asked": prepared.videos,
+        "videos_read": videos,
+        "videos_failed": len(failed),
+        "videos_to_come": prepared.videos - videos - len(failed),
+        "shards": shards,
+        "shards_in_all": prepared.shards,
+        "frames": frames,
+        "bytes": size,
+        "failed": failed,
+    }
+
+
+def verify(folder: str | Path, progress: Callable[[int, int], None] | None = None) -> list[str]:
     """Read a prepared set back and check it.
 
     Compares the checksum of every shard, finds every frame of every video, and decodes each video's first and last
-    frame.
+    frame. Compares the set's index with those of the shards.
 
     Args:
-        folder: the set.
+        folder: the set: a folder, or the URL of one. Each shard in a store is downloaded to a temporary file.
         progress: called with (shards done, total shards).
 
     Returns:
         The problems found, one line each.
     """
+    folder = str(folder).rstrip("/")
     prepared = read_set(folder)
-    indexes = read_indexes(folder, prepared)
     problems = []
-    for number in range(prepared.shards):
-        shard = folder / prepared.shard_name(number)
-        if number not in indexes:
-            problems.append(f"{shard.name}: is missing")
-        elif not shard.exists():
-            problems.append(f"{shard.name}: is missing, but its index exists")
+    indexes = dict.fromkeys(range(prepared.shards)) | dict(each_index(folder, prepared, range(prepared.shards)))
+    for number, index in indexes.items():
+        name = prepared.shard_name(number)
+        if index is None:
+            problems.append(f"{name}: is missing")
+        elif size_of(f"{folder}/{name}") is None:
+            problems.append(f"{name}: is missing, but its index exists")
         else:
-            problems += _check_shard(shard, indexes[number])
+            with local_file(f"{folder}/{name}") as shard:
+                problems += _check_shard(shard, index)
         if progress:
             progress(number + 1, prepared.shards)
-    return problems
+    found = {number: index for number, index in indexes.items() if index}
+    return problems + (_check_set_index(folder, prepared, found) if len(found) == prepared.shards else [])
+
+
+def _check_set_index(folder: str, prepared: PreparedSet, indexes: Mapping[int, dict[str, Any]]) -> list[str]:
+    """Compare the set's index, if there is one, with the indexes of the shards."""
+    set_index = f"{folder}/{SET_INDEX}"
+    if size_of(set_index) is None:
+        return []
+    with tempfile.TemporaryDirectory() as temporary:
+        expected = Path(temporary) / SET_INDEX
+        with index_writer(expected, prepared.listing) as add:
+            for number, index in indexes.items():
+                add(number, index)
+        if same_index(read_bytes(set_index), expected.read_bytes()):
+            return []
+    return [f"{SET_INDEX}: differs from the indexes of the shards. Remove it and prepare again"]
 
 
 def _check_shard(shard: Path, index: dict[str, Any]) -> list[str]:
@@ -294,11 +348,10 @@ def _digest(records: Sequence[VideoRecord]) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
-def _claim(folder: Path, prepared: PreparedSet) -> None:
-    """Write the set's description to `folder`, or check that it equals the description already there."""
+def _claim(folder: str, prepared: PreparedSet) -> None:
+    """Write the set's description to `folder`, unless one is there, and check that it is the one that is read back."""
     if not is_prepared(folder):
-        write_text(folder / SET_FILE, json.dumps(asdict(prepared), indent=1))
-        return
+        write_text(f"{folder}/{SET_FILE}", json.dumps(asdict(prepared), indent=1))
     existing = asdict(read_set(folder))
     changed = [
         f"{key}: {existing[key]} before, {value} now"

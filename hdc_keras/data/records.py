@@ -40,7 +40,8 @@ _ERRORS_SHOWN = 20
 _CHARACTERS_SHOWN = 300
 
 
-@dataclass(frozen=True)
+# Records have slots, because sets have millions of them.
+@dataclass(frozen=True, slots=True)
 class StoredVideo:
     """Location of a prepared video's frames: one record of a TFRecord shard.
 
@@ -50,6 +51,7 @@ class StoredVideo:
         size: number of bytes of the record, including its length and checksums.
         frames: number of frames.
         rate: frames per second; 0 if unknown.
+        table: position of the table of frames in the record; 0 if it has none, as in sets of version 0.1.0.
     """
 
     shard: str
@@ -57,9 +59,10 @@ class StoredVideo:
     size: int
     frames: int
     rate: float
+    table: int = 0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class VideoRecord:
     """One video: its location and what is known about it.
 

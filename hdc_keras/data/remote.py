@@ -1,6 +1,7 @@
 """Videos in object stores and on web servers: `s3://`, `gs://`, `az://`, `hf://`, `https://`, read through fsspec.
 
-`hdc-keras prepare` downloads one video at a time to a temporary file. Training reads only the prepared set.
+`hdc-keras prepare` downloads one video at a time to a temporary file. Training reads only the prepared set, which
+may be in a store too (`storage`).
 """
 
 import re
@@ -21,6 +22,14 @@ PROTOCOLS = ("http", "https", "s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "
 # Our choice: an hour of 4K video takes about 8 GiB, and training sets consist of short clips.
 MAX_BYTES = 8 * 2**30
 _SUFFIX = re.compile(r"\.\w{1,8}")
+# What to install for the URLs of a store.
+_PACKAGES = {
+    "s3fs, with pip install 'hdc-keras[s3]'": ("s3", "s3a"),
+    "gcsfs": ("gs", "gcs"),
+    "adlfs": ("az", "abfs", "abfss"),
+    "huggingface_hub, with pip install 'hdc-keras[hub]'": ("hf",),
+    "aiohttp": ("http", "https"),
+}
 
 
 def is_remote(path: str) -> bool:
@@ -36,6 +45,30 @@ def url_problem(url: str) -> str:
     return ""
 
 
+def store_problem(url: str, done: str, error: Exception) -> str:
+    """One line that says why a store refused, for an error message.
+
+    Args:
+        url: what was read or written.
+        done: what was tried, such as "read".
+        error: what fsspec raised.
+    """
+    protocol, _, place = url.partition("://")
+    if isinstance(error, ImportError):
+        package = next((name for name, protocols in _PACKAGES.items() if protocol in protocols), str(error))
+        return f"{url}: cannot be {done}, because a package is missing. Install {package}."
+    said = " ".join(str(error).split())
+    if isinstance(error, FileNotFoundError):
+        bucket = f"{protocol}://{place.partition('/')[0]}"
+        return f"{url}: cannot be {done} ({said}). Check the spelling, and that {bucket} exists."
+    if isinstance(error, PermissionError) or "credentials" in said:
+        return (
+            f"{url}: cannot be {done}, because access is denied ({said}). Give this machine credentials of the store "
+            "that allow it."
+        )
+    return f"{url}: cannot be {done} ({type(error).__name__}: {said})."
+
+
 def list_files(url: str) -> list[str]:
     """Names of all files in a remote folder and its sub-folders, relative to it, sorted.
 
@@ -49,8 +82,8 @@ def list_files(url: str) -> list[str]:
     try:
         system, folder = url_to_fs(url)
         files = system.find(folder)
-    except Exception as error:  # Every store raises its own errors. The message names the package if one is missing.
-        raise DataError(f"{url}: cannot be listed ({type(error).__name__}: {error}).") from error
+    except Exception as error:  # Every store raises its own errors.
+        raise DataError(store_problem(url, "listed", error)) from error
     prefix = f"{folder.rstrip('/')}/"  # A web page also lists links to other places.
     return sorted(name.removeprefix(prefix) for name in files if name.startswith(prefix))
 

@@ -1,14 +1,19 @@
 """Writes and reads prepared video sets: TFRecord shards of JPEG frames, each with an index.
 
 A shard contains one `tf.train.SequenceExample` per video. JPEG frames are in the feature list `frames`; the context has
-the fields of a `VideoRecord`, plus `height`, `width`, `frame_count` and `rate`. The index of a shard says at which byte
-each record begins, so that videos can be read in any order. It also lists the videos that could not be decoded. A shard
-without an index is incomplete and ignored.
+the fields of a `VideoRecord`, plus `height`, `width`, `frame_count`, `rate` and `frame_table` (`stored_frames`). The
+index of a shard says at which byte each record begins, so that videos can be read in any order. It also lists the
+videos that could not be decoded. A shard without an index is incomplete and ignored. A complete set also has one index
+of all shards (`set_index`), which is faster to read.
+
+A set is in a folder, or in an object store: all paths here may be URLs (`storage`).
 """
 
 import io
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,18 +23,26 @@ from PIL import Image
 
 from hdc_keras.data.decoding import FrameSize
 from hdc_keras.data.records import StoredVideo, VideoRecord
-from hdc_keras.data.storage import read_bytes, size_of
+from hdc_keras.data.remote import is_remote
+from hdc_keras.data.set_index import SET_INDEX, read_index
+from hdc_keras.data.storage import (
+    parallel_reads,
+    read_bytes,
+    remove_leftovers,
+    replacing,
+    size_of,
+    sizes_in,
+    write_text,
+)
+from hdc_keras.data.stored_frames import FOOTER_BYTES, FRAMES, HEADER_BYTES, TABLE, read_jpegs, table_of
 from hdc_keras.errors import DataError, VideoDecodeError
-from hdc_keras.files import digest, remove_leftovers, replacing, write_text
+from hdc_keras.files import digest
 
 FORMAT = 1
 SET_FILE = "prepared.json"
-FRAMES = "frames"
 LABEL_PREFIX = "label/"
 # Corrects moments that rounding put just before their frame. In frames.
 _ROUNDING = 1e-6
-# A record of a TFRecord file: length of the data (8 bytes), checksum of the length (4), data, checksum of the data (4).
-_HEADER_BYTES, _FOOTER_BYTES = 12, 4
 
 
 @dataclass(frozen=True)
@@ -84,19 +97,21 @@ def index_path(shard: str) -> str:
     return f"{shard.removesuffix('.tfrecord')}.json"
 
 
-def write_shard(shard: Path, videos: Iterable[tuple[VideoRecord, EncodedVideo | str]]) -> dict[str, Any]:
+def write_shard(shard: str | Path, videos: Iterable[tuple[VideoRecord, EncodedVideo | str]]) -> dict[str, Any]:
     """Write a shard, then its index, both atomically.
 
-    No other process may write this shard at the same time: temporary files that a killed process left are removed.
+    No other process may write this shard to a local folder at the same time: temporary files that a killed process left
+    are removed.
 
     Args:
-        shard: path of the shard.
+        shard: path or URL of the shard.
         videos: each with its frames, or with the reason why it could not be decoded.
 
     Returns:
         The index.
     """
-    index_file = Path(index_path(str(shard)))
+    shard = str(shard)
+    index_file = index_path(shard)
     remove_leftovers(shard)
     remove_leftovers(index_file)
     with replacing(shard) as temporary:
@@ -122,17 +137,19 @@ def _write_records(file: Path, videos: Iterable[tuple[VideoRecord, EncodedVideo 
             if isinstance(video, str):
                 index["failed"].append(about | {"cause": video})
                 continue
-            data = _serialised(record, video)
+            table = table_of(video.frames)
+            data = _serialised(record, video, table)
             writer.write(data)
-            size = _HEADER_BYTES + len(data) + _FOOTER_BYTES
+            size = HEADER_BYTES + len(data) + FOOTER_BYTES
             height, width = video.size
             stored = {"offset": offset, "size": size, "frames": len(video.frames), "rate": video.rate}
+            stored["table"] = HEADER_BYTES + data.index(table)
             index["videos"].append(about | stored | {"height": height, "width": width})
             offset += size
     return index | {"bytes": offset}
 
 
-def _serialised(record: VideoRecord, video: EncodedVideo) -> bytes:
+def _serialised(record: VideoRecord, video: EncodedVideo, table: bytes) -> bytes:
     import tensorflow as tf
 
     example = tf.train.SequenceExample()
@@ -150,15 +167,17 @@ def _serialised(record: VideoRecord, video: EncodedVideo) -> bytes:
     for name, number in zip(("height", "width", "frame_count"), (*video.size, len(video.frames)), strict=True):
         context[name].int64_list.value.append(number)
     context["rate"].float_list.value.append(video.rate)
+    context[TABLE].bytes_list.value.append(table)
     frames = example.feature_lists.feature_list[FRAMES].feature
     for jpeg in video.frames:
         frames.add().bytes_list.value.append(jpeg)
-    # The context is an unordered map. Deterministic serialisation gives the same bytes for the same video.
+    # The context is an unordered map. Deterministic serialisation gives the same bytes for the same video, with the
+    # context before the frames.
     return example.SerializeToString(deterministic=True)
 
 
 def is_prepared(folder: str | Path) -> bool:
-    """Whether a folder, or a `gs://` URL, contains a prepared set."""
+    """Whether a folder or its URL contains a prepared set."""
     return size_of(f"{folder}/{SET_FILE}") is not None
 
 
@@ -177,26 +196,44 @@ def read_set(folder: str | Path) -> PreparedSet:
         raise DataError(f"{folder}/{SET_FILE}: cannot be read ({error}).") from error
 
 
-def read_indexes(
-    folder: str | Path, prepared: PreparedSet, numbers: Iterable[int] | None = None
-) -> dict[int, dict[str, Any]]:
-    """The indexes of all complete shards, or of those with these numbers. Raises `DataError` if one is unreadable."""
-    indexes = {}
-    for number in range(prepared.shards) if numbers is None else numbers:
+def each_index(
+    folder: str | Path, prepared: PreparedSet, numbers: Iterable[int]
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The number and the index of each complete shard among these, in their order.
+
+    Raises:
+        DataError: an index cannot be read.
+    """
+    folder = str(folder)
+
+    def read(number: int) -> tuple[int, dict[str, Any]]:
         path = index_path(f"{folder}/{prepared.shard_name(number)}")
-        if size_of(path) is not None:
-            try:
-                indexes[number] = json.loads(read_bytes(path))
-            except (OSError, ValueError) as error:
-                raise DataError(
-                    f"{path}: cannot be read ({error}). Remove it and run `hdc-keras prepare` again."
-                ) from error
-    return indexes
+        try:
+            return number, json.loads(read_bytes(path))
+        except (OSError, ValueError) as error:
+            raise DataError(
+                f"{path}: cannot be read ({error}). Remove it and run `hdc-keras prepare` again."
+            ) from error
+
+    complete = complete_shards(folder, prepared, numbers)
+    at_once = parallel_reads(folder)
+    with ThreadPoolExecutor(at_once) as threads:
+        for first in range(0, len(complete), 8 * at_once):  # few at once: the indexes of millions of videos are large
+            yield from threads.map(read, complete[first : first + 8 * at_once])
+
+
+def complete_shards(folder: str | Path, prepared: PreparedSet, numbers: Iterable[int]) -> list[int]:
+    """Which of these shards are complete, that is, have an index."""
+    names = {number: index_path(prepared.shard_name(number)) for number in numbers}
+    if not is_remote(str(folder)):  # of a large set, often only a few shards are asked for
+        return [number for number, name in names.items() if size_of(f"{folder}/{name}") is not None]
+    present = sizes_in(str(folder))
+    return [number for number, name in names.items() if name in present]
 
 
 def stored_video(shard: str, entry: dict[str, Any]) -> StoredVideo:
     """Location of the frames of a video, from its entry in the index of a shard."""
-    return StoredVideo(shard, entry["offset"], entry["size"], entry["frames"], entry["rate"])
+    return StoredVideo(shard, entry["offset"], entry["size"], entry["frames"], entry["rate"], entry.get("table", 0))
 
 
 def read_prepared(folder: str | Path) -> tuple[list[VideoRecord], list[dict[str, Any]]]:
@@ -205,22 +242,37 @@ def read_prepared(folder: str | Path) -> tuple[list[VideoRecord], list[dict[str,
     Raises:
         DataError: a shard is missing, its size differs from the index, or an index cannot be read.
     """
+    folder = str(folder).rstrip("/")
     prepared = read_set(folder)
-    indexes = read_indexes(folder, prepared)
+    sizes = sizes_in(folder)
+    shards = [f"{folder}/{prepared.shard_name(number)}" for number in range(prepared.shards)]
+    if SET_INDEX in sizes:
+        records, failed, written = read_index(f"{folder}/{SET_INDEX}", prepared.listing, shards)
+    else:
+        records, failed, written = _read_every_index(folder, prepared, shards)
+    for shard, expected in zip(shards, written, strict=True):
+        size = sizes.get(shard.rpartition("/")[2], 0)
+        if size is not None and size != expected:
+            raise DataError(
+                f"{shard}: is {size:,} bytes long, but {expected:,} bytes were written. Copy it again, or remove "
+                f"{index_path(shard)} and run `hdc-keras prepare` again."
+            )
+    if not records:
+        raise DataError(f"{folder}: none of the {prepared.videos} videos could be prepared; see report.json there.")
+    return records, failed
+
+
+def _read_every_index(
+    folder: str, prepared: PreparedSet, shards: Sequence[str]
+) -> tuple[list[VideoRecord], list[dict[str, Any]], list[int]]:
+    """The videos, the failed ones, and the bytes of each shard, from the indexes of the shards."""
+    indexes = dict(each_index(folder, prepared, range(prepared.shards)))
     missing = [number for number in range(prepared.shards) if number not in indexes]
     if missing:
         raise DataError(
             f"{folder}: {len(missing)} of {prepared.shards} shards are missing; the first is "
             f"{prepared.shard_name(missing[0])}. Run `hdc-keras prepare` again with the same options, for all parts."
         )
-    for number, index in indexes.items():
-        shard = f"{folder}/{prepared.shard_name(number)}"
-        size = size_of(shard) or 0
-        if size != index["bytes"]:
-            raise DataError(
-                f"{shard}: is {size:,} bytes long, but {index['bytes']:,} bytes were written. Copy it again, or remove "
-                f"{index_path(shard)} and run `hdc-keras prepare` again."
-            )
     records = [
         VideoRecord(
             video["path"],
@@ -228,15 +280,14 @@ def read_prepared(folder: str | Path) -> tuple[list[VideoRecord], list[dict[str,
             video["labels"],
             video["split"],
             video["group"],
-            stored_video(f"{folder}/{prepared.shard_name(number)}", video),
+            stored_video(shards[number], video),
             tuple(video["segment"]) if "segment" in video else None,
         )
         for number, index in indexes.items()
         for video in index["videos"]
     ]
-    if not records:
-        raise DataError(f"{folder}: none of the {prepared.videos} videos could be prepared; see report.json there.")
-    return records, [failure for index in indexes.values() for failure in index["failed"]]
+    failed = [failure for index in indexes.values() for failure in index["failed"]]
+    return records, failed, [index["bytes"] for index in indexes.values()]
 
 
 def resampled_count(stored: StoredVideo, fps: float | None) -> int:
@@ -273,18 +324,30 @@ def read_frames(stored: StoredVideo, indices: np.ndarray, size: tuple[int, int] 
     Raises:
         VideoDecodeError: the record cannot be read, or a frame is damaged.
     """
-    indices = np.asarray(indices)
+    jpegs, places = needed_jpegs(stored, indices)
+    with _damage_named(stored):
+        return np.stack([_decode_jpeg(jpeg, size) for jpeg in jpegs])[places]
+
+
+def needed_jpegs(stored: StoredVideo, indices: np.ndarray) -> tuple[list[memoryview], np.ndarray]:
+    """The JPEGs of the frames at `indices`, each once, and the place of every index among them, in the same shape.
+
+    Raises:
+        VideoDecodeError: the record cannot be read, or is damaged.
+    """
+    needed, places = np.unique(indices, return_inverse=True)
+    with _damage_named(stored):
+        return read_jpegs(stored, needed.tolist()), places.reshape(np.shape(indices))
+
+
+@contextmanager
+def _damage_named(stored: StoredVideo) -> Iterator[None]:
+    """Turn errors of reading a record into a `VideoDecodeError` that names it."""
     try:
-        data = read_bytes(stored.shard, stored.offset, stored.size)[_HEADER_BYTES:-_FOOTER_BYTES]
-        jpegs = list(_feature_list(memoryview(data), FRAMES))
-        if len(jpegs) != stored.frames:
-            raise ValueError(f"contains {len(jpegs)} frames, but its index says {stored.frames}")
-        decoded = {position: _decode_jpeg(jpegs[position], size) for position in np.unique(indices).tolist()}
+        yield
     except (OSError, ValueError, IndexError, SyntaxError) as error:  # Pillow raises SyntaxError for some broken files.
         location = f"{stored.shard}, byte {stored.offset}"
         raise VideoDecodeError(location, f"{error}. `hdc-keras prepare --verify` checks the whole set") from error
-    stacked = np.stack([decoded[position] for position in indices.ravel().tolist()])
-    return stacked.reshape(*indices.shape, *stacked.shape[1:])
 
 
 def _decode_jpeg(jpeg: memoryview, size: tuple[int, int] | None) -> np.ndarray:
@@ -294,50 +357,3 @@ def _decode_jpeg(jpeg: memoryview, size: tuple[int, int] | None) -> np.ndarray:
             filter_ = Image.Resampling.BOX if shrinks else Image.Resampling.BILINEAR
             return np.asarray(image.resize((size[1], size[0]), filter_))
         return np.asarray(image)
-
-
-def _feature_list(example: memoryview, name: str) -> Iterator[memoryview]:
-    """Yield the byte strings of one feature list of a serialised `SequenceExample`.
-
-    Parses the wire format of protocol buffers, which needs neither TensorFlow nor generated classes. Every message on
-    the way to the bytes (FeatureLists 2, entry 1, FeatureList 2, Feature 1, BytesList 1, bytes 1) is a length-delimited
-    field.
-    """
-    for lists in _fields(example, 2):
-        for entry in _fields(lists, 1):
-            if bytes(_field(entry, 1)) == name.encode():
-                for feature in _fields(_field(entry, 2), 1):
-                    yield _field(_field(feature, 1), 1)
-
-
-def _fields(message: memoryview, number: int) -> Iterator[memoryview]:
-    """Yield the contents of the fields with that number. All fields of the message must be length-delimited."""
-    position = 0
-    while position < len(message):
-        tag, position = _varint(message, position)
-        if tag & 7 != 2:
-            raise ValueError("is not a SequenceExample")
-        size, position = _varint(message, position)
-        if position + size > len(message):
-            raise ValueError("is truncated")
-        if tag >> 3 == number:
-            yield message[position : position + size]
-        position += size
-
-
-def _field(message: memoryview, number: int) -> memoryview:
-    content = next(_fields(message, number), None)
-    if content is None:
-        raise ValueError("is not a SequenceExample of frames")
-    return content
-
-
-def _varint(message: memoryview, position: int) -> tuple[int, int]:
-    """Read a variable-length integer. Returns it and the position after it."""
-    value = shift = 0
-    while True:
-        byte = message[position]
-        value |= (byte & 0x7F) << shift
-        position, shift = position + 1, shift + 7
-        if not byte & 0x80:
-            return value, position

@@ -18,6 +18,7 @@ import numpy as np
 from hdc_keras.config import Experiment
 from hdc_keras.data.members import file_of
 from hdc_keras.data.records import VideoRecord
+from hdc_keras.data.remote import is_remote
 from hdc_keras.errors import RunError, VideoDecodeError
 from hdc_keras.features.encoder import ClipEncoder
 from hdc_keras.features.video_features import Arrays, VideoFeatures
@@ -178,6 +179,8 @@ def identity(record: VideoRecord) -> list[str | int | float]:
 
 
 def _status(path: str) -> list[str | int]:
+    if is_remote(path):
+        return [path]
     path = os.path.abspath(path)  # noqa: PTH100
     try:
         status = os.stat(file_of(path))  # noqa: PTH116
