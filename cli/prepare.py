@@ -140,12 +140,13 @@ def _print_outcome(report: dict[str, Any], out: str) -> int:
 def _verify(out: str) -> int:
     """Check the shards, print every problem, and return the exit code."""
     from hdc_keras.data.preparing import verify
+    from hdc_keras.data.remote import is_remote
     from hdc_keras.data.shards import is_prepared
     from hdc_keras.errors import DataError
 
     from .console import console, progress_bar
 
-    if not is_prepared(out):
+    if not is_remote(out) and not is_prepared(out):
         raise DataError(f"{out}: not a prepared set (there is no prepared.json).")
     with progress_bar() as bar:
         task = bar.add_task("checking shards", total=None, note="")
