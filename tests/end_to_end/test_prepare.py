@@ -110,6 +110,11 @@ def test_wrong_usage_is_explained(refused, class_folder):
         (("--data", class_folder / "nowhere", "--out", "out"), 1, "no such file or folder"),
         (("--data", "nostore://bucket/videos", "--out", "out"), 1, "nostore://bucket/videos: expected a local path"),
         (("--data", class_folder, "--out", class_folder), 2, "expected another folder than --data"),
-        (("--data", class_folder, "--out", "s3://bucket/out"), 2, "expected a local or mounted folder"),
+        (
+            ("--data", class_folder, "--out", "ssh://host/out"),
+            2,
+            "expected a local or mounted folder, or a URL with one",
+        ),
+        (("--data", class_folder, "--out", ""), 2, "expected a folder or its URL"),
     ):
         refused("prepare", *arguments, code=code, says=[expected])
