@@ -30,7 +30,8 @@ def pretrain(
     data: Annotated[
         str | None,
         typer.Option(
-            help="Videos: a folder, class folders, a manifest, tar files, a data set as published or a prepared set.",
+            help="Videos: a folder, class folders, a manifest, tar files, a data set as published or a prepared set "
+            "(or its URL).",
             show_default="moving shapes",
         ),
     ] = None,
@@ -91,6 +92,7 @@ def pretrain(
       hdc-keras pretrain
       hdc-keras pretrain --data path/to/videos --run runs/mine
       hdc-keras pretrain --data path/to/videos --time-budget 30m
+      hdc-keras pretrain --data s3://bucket/prepared --run runs/mine
       hdc-keras pretrain --config videos --data videos.csv \\
         --set train.epochs=100 --set train.batch_size=32
       hdc-keras pretrain --preset coupled

@@ -187,7 +187,7 @@ def _write_missing(
             progress(finished, total, failed)
 
     def count_finished() -> None:
-        for number, index in each_index(folder, prepared, list(missing)):
+        for number, index in each_index(folder, prepared, complete_shards(folder, prepared, missing)):
             show(len(missing.pop(number)), len(index["failed"]))
 
     def locked_videos() -> Iterator[tuple[int, VideoRecord]]:
@@ -286,39 +286,39 @@ def verify(folder: str | Path, progress: Callable[[int, int], None] | None = Non
     """
     folder = str(folder).rstrip("/")
     prepared = read_set(folder)
+    complete = complete_shards(folder, prepared, range(prepared.shards))
+    missing = {*range(prepared.shards)}.difference(complete)
+    indexes = each_index(folder, prepared, complete)
     problems = []
-    indexes = dict.fromkeys(range(prepared.shards)) | dict(each_index(folder, prepared, range(prepared.shards)))
-    for number, index in indexes.items():
-        name = prepared.shard_name(number)
-        if index is None:
-            problems.append(f"{name}: is missing")
-        elif size_of(f"{folder}/{name}") is None:
-            problems.append(f"{name}: is missing, but its index exists")
-        else:
-            with local_file(f"{folder}/{name}") as shard:
-                problems += _check_shard(shard, index)
-        if progress:
-            progress(number + 1, prepared.shards)
-    found = {number: index for number, index in indexes.items() if index}
-    return problems + (_check_set_index(folder, prepared, found) if len(found) == prepared.shards else [])
-
-
-def _check_set_index(folder: str, prepared: PreparedSet, indexes: Mapping[int, dict[str, Any]]) -> list[str]:
-    """Compare the set's index, if there is one, with the indexes of the shards."""
-    set_index = f"{folder}/{SET_INDEX}"
-    if size_of(set_index) is None:
-        return []
     with tempfile.TemporaryDirectory() as temporary:
         expected = Path(temporary) / SET_INDEX
         with index_writer(expected, prepared.listing) as add:
-            for number, index in indexes.items():
-                add(number, index)
-        if same_index(read_bytes(set_index), expected.read_bytes()):
-            return []
-    return [f"{SET_INDEX}: differs from the indexes of the shards. Remove it and prepare again"]
+            for number in range(prepared.shards):
+                name = prepared.shard_name(number)
+                if number in missing:
+                    problems.append(f"{name}: is missing")
+                else:
+                    _, index = next(indexes)
+                    add(number, index)
+                    problems += _check_shard(f"{folder}/{name}", index)
+                if progress:
+                    progress(number + 1, prepared.shards)
+        set_index = f"{folder}/{SET_INDEX}"
+        is_checked = not missing and size_of(set_index) is not None
+        if is_checked and not same_index(read_bytes(set_index), expected.read_bytes()):
+            problems.append(f"{SET_INDEX}: differs from the indexes of the shards. Remove it and prepare again")
+    return problems
 
 
-def _check_shard(shard: Path, index: dict[str, Any]) -> list[str]:
+def _check_shard(path: str, index: dict[str, Any]) -> list[str]:
+    name = path.rpartition("/")[2]
+    if size_of(path) is None:
+        return [f"{name}: is missing, but its index exists"]
+    with local_file(path) as shard:
+        return _check_records(shard, index)
+
+
+def _check_records(shard: Path, index: dict[str, Any]) -> list[str]:
     if digest(shard) != index["sha256"]:
         advice = f"Remove {index_path(shard.name)} and prepare again"
         return [f"{shard.name}: its checksum differs from the one in its index. {advice}"]

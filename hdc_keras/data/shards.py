@@ -197,9 +197,9 @@ def read_set(folder: str | Path) -> PreparedSet:
 
 
 def each_index(
-    folder: str | Path, prepared: PreparedSet, numbers: Iterable[int]
+    folder: str | Path, prepared: PreparedSet, numbers: Sequence[int]
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The number and the index of each complete shard among these, in their order.
+    """Each of these numbers, of complete shards, with the index of its shard.
 
     Raises:
         DataError: an index cannot be read.
@@ -215,11 +215,10 @@ def each_index(
                 f"{path}: cannot be read ({error}). Remove it and run `hdc-keras prepare` again."
             ) from error
 
-    complete = complete_shards(folder, prepared, numbers)
     at_once = parallel_reads(folder)
     with ThreadPoolExecutor(at_once) as threads:
-        for first in range(0, len(complete), 8 * at_once):  # few at once: the indexes of millions of videos are large
-            yield from threads.map(read, complete[first : first + 8 * at_once])
+        for first in range(0, len(numbers), 8 * at_once):  # few at once: the indexes of millions of videos are large
+            yield from threads.map(read, numbers[first : first + 8 * at_once])
 
 
 def complete_shards(folder: str | Path, prepared: PreparedSet, numbers: Iterable[int]) -> list[int]:
@@ -266,13 +265,14 @@ def _read_every_index(
     folder: str, prepared: PreparedSet, shards: Sequence[str]
 ) -> tuple[list[VideoRecord], list[dict[str, Any]], list[int]]:
     """The videos, the failed ones, and the bytes of each shard, from the indexes of the shards."""
-    indexes = dict(each_index(folder, prepared, range(prepared.shards)))
-    missing = [number for number in range(prepared.shards) if number not in indexes]
+    complete = complete_shards(folder, prepared, range(prepared.shards))
+    missing = sorted({*range(prepared.shards)}.difference(complete))
     if missing:
         raise DataError(
             f"{folder}: {len(missing)} of {prepared.shards} shards are missing; the first is "
             f"{prepared.shard_name(missing[0])}. Run `hdc-keras prepare` again with the same options, for all parts."
         )
+    indexes = dict(each_index(folder, prepared, complete))
     records = [
         VideoRecord(
             video["path"],

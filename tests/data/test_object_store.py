@@ -31,7 +31,7 @@ from tests.conftest import call_command, numbered_frames, run_command
 from tests.object_store import running_store
 
 # How often `prepare` is killed.
-KILLS = int(os.environ.get("HDC_KERAS_KILLS", "3"))
+KILLS = int(os.environ.get("HDC_KERAS_KILLS", "2"))
 OPTIONS = {"size": (32, 48), "videos_per_shard": 2}
 
 
@@ -311,8 +311,8 @@ def test_a_set_in_a_store_is_prepared_verified_and_trained_on(
     monkeypatch.setenv("KERAS_BACKEND", backend)
     url = f"{bucket}/prepared"
 
-    prepared = run_command(tmp_path, "prepare", "--data", class_folder, "--out", url, "--short-side", "32")
-    verified = run_command(tmp_path, "prepare", "--out", url, "--verify")
+    prepared = call_command(tmp_path, "prepare", "--data", class_folder, "--out", url, "--short-side", "32")
+    verified = call_command(tmp_path, "prepare", "--out", url, "--verify")
     shutil.rmtree(class_folder)
     trained = run_command(
         tmp_path, "pretrain", "--config", "videos-cpu", "--data", url, "--run", "run", "--smoke", timeout=400

@@ -1,12 +1,13 @@
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from hdc_keras.data import set_index
-from hdc_keras.data.preparing import prepare, verify
+from hdc_keras.data.preparing import prepare, verify, write_report
 from hdc_keras.data.records import read_records
 from hdc_keras.data.set_index import SET_INDEX, index_writer, read_index
 from hdc_keras.data.shards import read_prepared
@@ -122,6 +123,17 @@ def test_a_set_whose_index_was_not_copied_is_read_all_the_same(prepared):
 
     assert read_prepared(prepared)[0] == expected
     assert verify(prepared) == []
+
+
+def test_a_set_of_an_earlier_version_gets_an_index(tmp_path):
+    shutil.copytree(Path(__file__).parents[1] / "fixtures" / "prepared-0.1.0", tmp_path / "old")
+    expected = read_prepared(tmp_path / "old")
+
+    write_report(str(tmp_path / "old"))
+
+    assert (tmp_path / "old" / SET_INDEX).exists()
+    assert read_prepared(tmp_path / "old") == expected
+    assert verify(tmp_path / "old") == []
 
 
 def test_a_shard_without_any_good_video_is_empty(tmp_path):
