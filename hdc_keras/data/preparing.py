@@ -39,6 +39,7 @@ from hdc_keras.data.shards import (
     each_index,
     index_path,
     is_prepared,
+    needed_jpegs,
     read_frames,
     read_set,
     stored_video,
@@ -274,8 +275,8 @@ def _summary(
 def verify(folder: str | Path, progress: Callable[[int, int], None] | None = None) -> list[str]:
     """Read a prepared set back and check it.
 
-    Compares the checksum of every shard, finds every frame of every video, and decodes each video's first and last
-    frame. Compares the set's index with those of the shards.
+    Compares the checksum of every shard and of every frame, decodes each video's first and last frame, and compares the
+    set's index with those of the shards.
 
     Args:
         folder: the set: a folder, or the URL of one. Each shard in a store is downloaded to a temporary file.
@@ -324,8 +325,10 @@ def _check_records(shard: Path, index: dict[str, Any]) -> list[str]:
         return [f"{shard.name}: its checksum differs from the one in its index. {advice}"]
     problems = []
     for video in index["videos"]:
+        stored = stored_video(str(shard), video)
         try:
-            size = read_frames(stored_video(str(shard), video), np.array([0, video["frames"] - 1])).shape[1:3]
+            needed_jpegs(stored, np.arange(stored.frames))
+            size = read_frames(stored, np.array([0, stored.frames - 1])).shape[1:3]
             expected = video["height"], video["width"]
             if size != expected:
                 problems.append(

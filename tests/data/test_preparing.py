@@ -1,3 +1,4 @@
+import hashlib
 import json
 import os
 import random
@@ -258,6 +259,21 @@ def test_verify_finds_shards_that_are_missing_changed_or_truncated(prepared):
     assert [problem.split(":")[0] for problem in problems] == [file.name for file in files]
     assert "checksum" in problems[0] and "checksum" in problems[1] and "missing" in problems[2]
     assert problems[3].endswith(": is missing")
+
+
+def test_verify_checks_every_frame_whatever_the_checksum_of_the_shard_says(prepared):
+    stored = read_prepared(prepared)[0][0].stored
+    shard = Path(stored.shard)
+    data = bytearray(shard.read_bytes())
+    data[(stored.table + 8 * stored.frames + stored.size) // 2] ^= 1
+    shard.write_bytes(data)
+    index = json.loads(shard.with_suffix(".json").read_text())
+    index["sha256"] = hashlib.sha256(data).hexdigest()
+    shard.with_suffix(".json").write_text(json.dumps(index))
+
+    (problem,) = verify(prepared)
+
+    assert problem.startswith(f"{shard.name}: {index['videos'][0]['video_id']}: frame ") and "is damaged" in problem
 
 
 def test_a_shard_that_was_not_copied_completely_is_named_before_training(prepared):
