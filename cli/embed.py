@@ -37,6 +37,13 @@ def embed(
         Path | None,
         typer.Option(help="Folder that keeps the extracted features.", show_default="features/ of the run"),
     ] = None,
+    on: Annotated[
+        str,
+        typer.Option(
+            help="Where to work: here; ray, the Ray cluster of this machine, or a new one; or the address of a Ray "
+            "cluster, HOST:PORT or ray://HOST:PORT. All its nodes must share --run, --features and --data."
+        ),
+    ] = "here",
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", help="Override a config key, as in evaluate.clips=5. Repeatable."),
@@ -50,8 +57,9 @@ def embed(
     the tasks. Vectors are averaged over evenly spaced clips.
 
     After an interruption, run the same command again to resume. Several processes may run the same command at once,
-    also on machines that share a disk: they divide the videos among themselves. Videos that cannot be decoded are
-    printed, and listed in a CSV file next to the Parquet file.
+    also on machines that share a disk: they divide the videos among themselves. With --on, the machines of a Ray
+    cluster do (see docs/machines.md). Videos that cannot be decoded are printed, and listed in a CSV file next to the
+    Parquet file.
 
     Examples:
       hdc-keras embed --run runs/mine --data path/to/videos --out videos.parquet
@@ -59,10 +67,13 @@ def embed(
         --set evaluate.clips=5
       hdc-keras embed --run runs/mine --data path/to/videos --out videos.parquet \\
         --part $((SLURM_ARRAY_TASK_ID + 1))/$SLURM_ARRAY_TASK_COUNT
+      hdc-keras embed --run runs/mine --data path/to/videos --out videos.parquet \\
+        --on 10.0.0.1:6379
     """
     from hdc_keras.config import load_experiment
     from hdc_keras.data.from_experiment import load_undivided_videos, load_videos
     from hdc_keras.data.preparing import Part
+    from hdc_keras.engines import engine_on
     from hdc_keras.errors import ConfigError
     from hdc_keras.runs.checkpoints import is_best, require_weights
     from hdc_keras.runs.directory import RunDirectory
@@ -84,7 +95,7 @@ def embed(
     check_free(out)
     directory.require_network_of(experiment)
     directory.checkpoints.require(best)
-    with progress_bar() as bar:
+    with engine_on(on) as engine, progress_bar() as bar:
         rendering = partial(NamedBars(bar), "rendering moving shapes")
         records, notes = load_undivided_videos(experiment) if data else load_videos(experiment, rendering)
         print_notes(notes)
@@ -102,6 +113,7 @@ def embed(
             part=share,
             progress=_EmbeddingBar(bar),
             warn=lambda message: errors.print(message, style="yellow"),
+            engine=engine,
         )
     if outcome is None:
         console.print(f"Part {part} is extracted. Once all parts are, run the command without --part to write {out}.")

@@ -9,6 +9,7 @@ _FAILURES_SHOWN, _CLASSES_SHOWN = 20, 20
 
 
 def predict(
+    context: typer.Context,
     model: Annotated[Path, typer.Option(help="Folder of a classifier that `hdc-keras finetune` made.")],
     data: Annotated[str, typer.Option(help="Videos: a video file, a folder, a manifest, tar files or a prepared set.")],
     out: Annotated[Path, typer.Option(help="File to write, .csv or .parquet.")],
@@ -21,6 +22,13 @@ def predict(
         str,
         typer.Option(help="I/N: score only the I-th of N parts and write no file. Run without --part afterwards."),
     ] = "1/1",
+    on: Annotated[
+        str,
+        typer.Option(
+            help="Where to work: here; ray, the Ray cluster of this machine, or a new one; or the address of a Ray "
+            "cluster, HOST:PORT or ray://HOST:PORT. All its nodes must share --model, --data and the folder of --out."
+        ),
+    ] = "here",
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", help="Override a config key, as in evaluate.clips=5. Repeatable."),
@@ -31,8 +39,9 @@ def predict(
     The file has a row for each video: video_id, file, class_1, score_1, class_2, ... The scores of all classes add up
     to 1. With --sliding there is a row for each part of a video, with its start and end in seconds.
 
-    After an interruption, run the same command again to resume. Videos that cannot be decoded are printed, and listed
-    in a CSV file next to the other one.
+    After an interruption, run the same command again to resume. With --on, the machines of a Ray cluster share the
+    work (see docs/machines.md). Videos that cannot be decoded are printed, and listed in a CSV file next to the other
+    one.
 
     Examples:
       hdc-keras predict --model models/strokes --data videos --out named.csv
@@ -40,12 +49,15 @@ def predict(
         --out when.csv
       hdc-keras predict --model models/strokes --data videos.csv \\
         --out named.parquet --top 1
+      hdc-keras predict --model models/strokes --data videos --out named.csv \\
+        --on 10.0.0.1:6379
     """
     from hdc_keras.classification.directory import ClassifierDirectory
     from hdc_keras.config import load_experiment
     from hdc_keras.data.from_experiment import load_undivided_videos
     from hdc_keras.data.preparing import Part
     from hdc_keras.data.records import counted
+    from hdc_keras.engines import engine_on
     from hdc_keras.errors import ConfigError, RunError
     from hdc_keras.files import require_creatable
 
@@ -69,6 +81,8 @@ def predict(
         raise RunError(f"--out {out} exists and is not overwritten. Choose another file.")
     records, notes = load_undivided_videos(experiment)
     print_notes(notes)
+    # Before the backend, which then leaves the GPUs to the workers of a cluster.
+    engine = context.with_resource(engine_on(on))
     start_backend()
     from hdc_keras.classification.prediction import check_free, clip_seconds, failures_file
     from hdc_keras.classification.prediction import predict as predict_videos
@@ -96,6 +110,7 @@ def predict(
             sliding=seconds,
             part=share,
             progress=lambda count, total: bar.update(task, completed=count, total=total),
+            engine=engine,
         )
     if done is None:
         console.print(f"Part {part} is scored. Once all parts are, run the command without --part to write {out}.")

@@ -29,8 +29,16 @@ def prepare(
         str, typer.Option(help="I/N: write only the I-th of N parts of the shards, to share the work among N machines.")
     ] = "1/1",
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Videos decoded in parallel.", show_default="one per core")
+        int | None,
+        typer.Option(min=1, help="Videos decoded in parallel.", show_default="one per core, of all nodes with --on"),
     ] = None,
+    on: Annotated[
+        str,
+        typer.Option(
+            help="Where to work: here; ray, the Ray cluster of this machine, or a new one; or the address of a Ray "
+            "cluster, HOST:PORT or ray://HOST:PORT. All its nodes must share --out and --data."
+        ),
+    ] = "here",
     time_limit: Annotated[float, typer.Option(min=1, help="Seconds to decode one video; a slower one fails.")] = 600,
     verify: Annotated[
         bool, typer.Option("--verify", help="Prepare nothing: read the shards in --out and check them.")
@@ -45,8 +53,10 @@ def prepare(
     Frames are stored as JPEG in the size that training reads (`data.decode_size`), which is fastest. With --short-side
     they keep their aspect ratio and are resized when they are read.
 
-    After an interruption, run the same command again to resume. Videos that cannot be decoded are listed with the
-    reason in `report.json`. With --verify, the exit code is 1 if a shard is damaged or missing.
+    After an interruption, run the same command again to resume. Several processes may run the same command at once,
+    also on machines that share a disk. With --on, the machines of a Ray cluster share the work (see docs/machines.md).
+    Videos that cannot be decoded are listed with the reason in `report.json`. With --verify, the exit code is 1 if a
+    shard is damaged or missing.
 
     Examples:
       hdc-keras prepare --data path/to/videos --out prepared
@@ -56,6 +66,7 @@ def prepare(
       hdc-keras prepare --data path/to/videos --out prepared --part 1/4
       hdc-keras prepare --data kinetics --out prepared \\
         --part $((SLURM_ARRAY_TASK_ID + 1))/$SLURM_ARRAY_TASK_COUNT
+      hdc-keras prepare --data path/to/videos --out prepared --on 10.0.0.1:6379
       hdc-keras prepare --out prepared --verify
     """
     from hdc_keras.data.preparing import Part
@@ -73,14 +84,17 @@ def prepare(
         "processes": workers,
         "time_limit": time_limit,
     }
-    raise typer.Exit(_prepare(data, set_ or [], out, short_side, options))
+    raise typer.Exit(_prepare(data, set_ or [], out, short_side, on, options))
 
 
-def _prepare(data: str, overrides: list[str], out: str, short_side: int | None, options: dict[str, Any]) -> int:
+def _prepare(
+    data: str, overrides: list[str], out: str, short_side: int | None, on: str, options: dict[str, Any]
+) -> int:
     """Prepare the videos, print the outcome, and return the exit code."""
     from hdc_keras.data.datasets import read_dataset
     from hdc_keras.data.preparing import prepare as prepare_videos
     from hdc_keras.data.shards import is_prepared
+    from hdc_keras.engines import HERE, engine_on
     from hdc_keras.errors import ConfigError
 
     from .console import print_notes, progress_bar, start_backend
@@ -94,14 +108,22 @@ def _prepare(data: str, overrides: list[str], out: str, short_side: int | None, 
     config = resolve("videos", None, data, overrides, smoke=False).data
     records, notes = read_dataset(config)
     print_notes(notes)
-    start_backend()  # before the worker processes fork, so that they need not import TensorFlow each
-    with progress_bar() as bar:
+    if on == HERE:
+        start_backend()  # so that its notices do not disturb the progress bar
+    with engine_on(on) as engine, progress_bar() as bar:
         task = bar.add_task("preparing videos", total=None, note="")
 
         def show(done: int, total: int, failed: int) -> None:
             bar.update(task, completed=done, total=total, note=f"{failed} failed" if failed else "")
 
-        report = prepare_videos(records, out, size=short_side or config.decode_size, **options, progress=show)
+        report = prepare_videos(
+            records,
+            out,
+            size=short_side or config.decode_size,
+            **options,
+            progress=show,
+            engine=engine,
+        )
     return _print_outcome(report, out)
 
 

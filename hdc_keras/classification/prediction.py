@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from glob import escape
 from itertools import pairwise
 from pathlib import Path
@@ -22,9 +23,10 @@ from hdc_keras.data.from_experiment import frame_store
 from hdc_keras.data.loading import DecodeFailures
 from hdc_keras.data.preparing import Part
 from hdc_keras.data.records import VideoRecord
+from hdc_keras.engines.work import Engine
 from hdc_keras.errors import DataError, RunError, VideoDecodeError
 from hdc_keras.features.embedding_table import failure_row, write_failures
-from hdc_keras.features.extraction import Extraction
+from hdc_keras.features.extraction import Cluster, Extraction
 from hdc_keras.features.store import FeatureStore, digest_of_weights, identity
 from hdc_keras.features.video_features import VideoFeatures
 from hdc_keras.files import replacing, write_text
@@ -62,6 +64,7 @@ def predict(
     sliding: float | None = None,
     part: Part = Part(),
     progress: Progress | None = None,
+    engine: Engine | None = None,
 ) -> Predicted | None:
     """Write the most likely classes of each video to a CSV or Parquet file.
 
@@ -83,6 +86,7 @@ def predict(
         sliding: classify every `sliding` seconds of a video by itself.
         part: with more than one part, score the videos of this part only, and write no file.
         progress: called with (videos or parts of videos done, total).
+        engine: the cluster that scores the videos, from `hdc_keras.engines.engine_on`; this process when `None`.
 
     Returns:
         What was done; `None` if only a part was scored.
@@ -100,7 +104,8 @@ def predict(
     work = file.with_name(f".{file.name}.{_digest(model, records)}.unfinished")
     store = FeatureStore(work, network, experiment)
     extraction = Extraction(network, records, experiment, frame_store(experiment, keeps=False), store)
-    extraction.run(part, progress)
+    load = partial(_network_of, directory.path.absolute(), experiment)
+    extraction.run(part, progress, Cluster(engine, load, [directory.facts_file]) if engine else None)
     if part.of > 1:
         return None
     with exclusive(file):
@@ -131,6 +136,12 @@ def predict(
     best = [model.classes[column] for column in scores.arrays[SCORES].argmax(axis=1)]
     first = {name: best.count(name) for name in model.classes if name in best}
     return Predicted(len(scores.records), failed, min(top, len(model.classes)), first)
+
+
+def _network_of(folder: Path, experiment: Experiment) -> ClassNetwork:
+    """The network that `predict` uses, in another process."""
+    model = ClassifierDirectory(folder).load()
+    return ClassNetwork(model, experiment.data.decode_size, experiment.evaluate.crops)
 
 
 def failures_file(file: Path) -> Path:

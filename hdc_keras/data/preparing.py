@@ -8,28 +8,24 @@ processes write the same bytes again unless `Part` divides the shards among them
 """
 
 import hashlib
-import io
 import json
-import multiprocessing
 import os
 import tempfile
-import time
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import CancelledError, Future, TimeoutError
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.util import find_spec
-from itertools import chain, groupby, pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from hdc_keras.data.decoding import FrameSize, Segment, index_frames, stream_frames
-from hdc_keras.data.records import VideoRecord
-from hdc_keras.data.remote import is_remote, local_copy
+from hdc_keras.data.decoding import FrameSize
+from hdc_keras.data.encoding import Decoders
+from hdc_keras.data.records import VideoRecord, sample_files
+from hdc_keras.data.remote import is_remote
 from hdc_keras.data.set_index import SET_INDEX, index_writer, same_index
 from hdc_keras.data.shards import (
     SET_FILE,
@@ -57,22 +53,15 @@ from hdc_keras.data.storage import (
     try_exclusive,
     write_text,
 )
+from hdc_keras.engines.here import Here
+from hdc_keras.engines.work import Engine, Report, RunPart, Tally
 from hdc_keras.errors import ConfigError, DataError, VideoDecodeError
 from hdc_keras.files import digest
 from hdc_keras.locks import remove_dead_locks
 
 REPORT_FILE = "report.json"
-# Limit on the address space of a decoding process, in bytes. Imports take about 1 GB; 8K video with 16 reference frames
-# takes 2 GB.
-_WORKER_MEMORY = 6_000_000_000
-# Videos per process that are decoded ahead of the writer. With this many, one slow video does not stall the others.
-_VIDEOS_AHEAD = 4
-# Seconds between two looks at the shards that other processes are preparing.
-_POLL_S = 1.0
 
 Progress = Callable[[int, int, int], None]
-# Number of its shard, the video, and its frames or the reason why it failed.
-_Encoded = tuple[int, VideoRecord, EncodedVideo | str]
 
 
 @dataclass(frozen=True)
@@ -112,6 +101,7 @@ def prepare(
     processes: int | None = None,
     time_limit: float = 600.0,
     progress: Progress | None = None,
+    engine: Engine | None = None,
 ) -> dict[str, Any]:
     """Write the missing shards of a set, and its index when all of them exist.
 
@@ -128,9 +118,10 @@ def prepare(
         fps: frames per second; `None` keeps every frame.
         videos_per_shard: videos assigned to each shard, which leaves out the ones that fail.
         part: which shards to write.
-        processes: number of videos decoded in parallel; one per core when `None`.
+        processes: number of videos decoded in parallel; one per core when `None`, of the whole cluster if there is one.
         time_limit: seconds after which decoding a video is stopped and the video counts as failed.
         progress: called with (videos done, total videos of this part, videos failed).
+        engine: the cluster that writes the shards, from `hdc_keras.engines.engine_on`; this process when `None`.
 
     Returns:
         The report on all shards that exist, which is also written to `report.json`.
@@ -160,11 +151,58 @@ def prepare(
     }
     if len(complete_shards(folder, prepared, shards)) < len(shards):
         remove(set_index)  # Shards whose index was deleted may get other videos now.
-    _write_missing(shards, folder, prepared, processes, time_limit, progress)
+    _write_missing(shards, folder, prepared, processes, time_limit, progress, engine)
     report = write_report(folder)
     if not is_remote(folder):
         remove_dead_locks(Path(folder), {SET_FILE, REPORT_FILE, *map(prepared.shard_name, shards)})
     return report
+
+
+@dataclass(frozen=True)
+class _ShardWriting:
+    """Writes shards; a part is a shard and contains its videos. See `Work`."""
+
+    target: str
+    prepared: PreparedSet
+    processes: int
+    time_limit: float
+    shards: int
+    files: Sequence[str]
+    runs_network = False
+
+    @property
+    def folder(self) -> Path | None:
+        """The shared folder; `None` for a store, which all machines reach in the same way."""
+        return None if is_remote(self.target) else Path(self.target)
+
+    @contextmanager
+    def open(self) -> Iterator[RunPart[Sequence[VideoRecord]]]:
+        with Decoders(self.processes, self.time_limit, self.shards) as decoders:
+            yield partial(self._write, decoders)
+
+    def _write(self, decoders: Decoders, number: int, videos: Sequence[VideoRecord], report: Report) -> bool:
+        shard = f"{self.target}/{self.prepared.shard_name(number)}"
+        with try_exclusive(shard) as is_mine:
+            complete = complete_shards(self.target, self.prepared, [number])
+            index = dict(each_index(self.target, self.prepared, complete)).get(number)
+            if index is None and is_mine:
+                options = self.prepared.size, self.prepared.quality, self.prepared.fps
+                with closing(decoders.encode(videos, *options)) as encoded:
+                    index = write_shard(shard, _reported(encoded, report))
+        if index is None:
+            return False
+        report(len(videos), len(index["failed"]))
+        return True
+
+
+def _reported(
+    encoded: Iterable[tuple[VideoRecord, EncodedVideo | str]], report: Report
+) -> Iterator[tuple[VideoRecord, EncodedVideo | str]]:
+    failed = 0
+    for done, (record, outcome) in enumerate(encoded, 1):
+        yield record, outcome
+        failed += isinstance(outcome, str)
+        report(done, failed)
 
 
 def _write_missing(
@@ -174,57 +212,31 @@ def _write_missing(
     processes: int | None,
     time_limit: float,
     progress: Progress | None,
+    engine: Engine | None,
 ) -> None:
     """Write the missing shards that no other process is preparing, and wait for those that another one is."""
     total = sum(map(len, shards.values()))
-    finished = failed = 0
-    missing = dict(shards)
-    locks: dict[int, ExitStack] = {}
+    missing, failed_before = dict(shards), 0
+    for number, index in each_index(folder, prepared, complete_shards(folder, prepared, shards)):
+        del missing[number]
+        failed_before += len(index["failed"])
 
-    def show(videos: int = 0, failures: int = 0) -> None:
-        nonlocal finished, failed
-        finished, failed = finished + videos, failed + failures
+    def show(done: int, failed: int) -> None:
         if progress:
-            progress(finished, total, failed)
+            progress(done, total, failed)
 
-    def count_finished() -> None:
-        for number, index in each_index(folder, prepared, complete_shards(folder, prepared, missing)):
-            show(len(missing.pop(number)), len(index["failed"]))
+    remaining = sum(map(len, missing.values()))
+    tally = Tally(show, total - remaining, failed_before)
+    # In a cluster, every worker writes one shard at a time and decodes one video at a time.
+    here = 1 if engine else min(processes or os.cpu_count() or 1, remaining)
+    at_once = processes if engine else min(here, len(missing))
+    files = sample_files(chain(*shards.values()))
+    work = _ShardWriting(_absolute(folder), prepared, here, time_limit, len(missing), files)
+    (engine or Here()).run(work, missing, at_once, tally.report)
 
-    def locked_videos() -> Iterator[tuple[int, VideoRecord]]:
-        """The videos of each missing shard, which is locked when the first of them is needed."""
-        for number, videos in list(missing.items()):
-            shard = f"{folder}/{prepared.shard_name(number)}"
-            with ExitStack() as lock:
-                if not lock.enter_context(try_exclusive(shard)) or size_of(index_path(shard)) is not None:
-                    continue
-                locks[number] = lock.pop_all()
-            for video in videos:
-                yield number, video
 
-    def with_progress(encoded: Iterable[_Encoded]) -> Iterator[tuple[VideoRecord, EncodedVideo | str]]:
-        for _, record, outcome in encoded:
-            yield record, outcome
-            show(1, isinstance(outcome, str))
-
-    count_finished()
-    while missing:
-        before = len(missing)
-        at_once = min(processes or os.cpu_count() or 1, total - finished)
-        encoded = _encode_all(locked_videos(), prepared.size, prepared.quality, prepared.fps, at_once, time_limit)
-        try:
-            for number, of_shard in groupby(encoded, key=lambda one: one[0]):
-                write_shard(f"{folder}/{prepared.shard_name(number)}", with_progress(of_shard))
-                del missing[number]
-                locks.pop(number).close()
-        finally:
-            encoded.close()
-            for lock in locks.values():
-                lock.close()
-        if missing:
-            count_finished()
-        if len(missing) == before:
-            time.sleep(_POLL_S)
+def _absolute(folder: str) -> str:
+    return folder if is_remote(folder) else str(Path(folder).absolute())
 
 
 def write_report(folder: str) -> dict[str, Any]:
@@ -367,95 +379,3 @@ def _claim(folder: str, prepared: PreparedSet) -> None:
             + "\n  ".join(changed)
             + "\nChoose another --out, or remove the folder."
         )
-
-
-def _encode_all(
-    videos: Iterator[tuple[int, VideoRecord]],
-    size: FrameSize,
-    quality: int,
-    fps: float | None,
-    processes: int,
-    time_limit: float,
-) -> Generator[_Encoded, None, None]:
-    """Yield the frames of each video, or the reason why it failed, in order. Processes decode ahead of the consumer.
-
-    Args:
-        videos: each with the number of its shard, read as far ahead as videos are decoded ahead.
-        size: as in `prepare`.
-        quality: as in `prepare`.
-        fps: as in `prepare`.
-        processes: number of videos decoded in parallel.
-        time_limit: as in `prepare`.
-    """
-    from pebble import ProcessPool
-
-    first = next(videos, None)  # no process is started if there is nothing to decode
-    if first is None:
-        return
-    # Spawned, because a fork of a process that has used TensorFlow may hang.
-    context = multiprocessing.get_context("spawn")
-    pending: deque[tuple[int, VideoRecord, Future]] = deque()
-    # Copies of remote videos go to a folder that this process removes: a process that is killed cannot remove them.
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        ProcessPool(max_workers=processes, initializer=_start_worker, initargs=[folder], context=context) as pool,
-    ):
-        try:
-            for number, record in chain([first], videos):
-                task = [record.path, size, quality, fps, record.segment]
-                pending.append((number, record, pool.schedule(encode_video, args=task, timeout=time_limit)))
-                if len(pending) >= _VIDEOS_AHEAD * processes:
-                    yield _oldest(pending, time_limit)
-            while pending:
-                yield _oldest(pending, time_limit)
-        finally:
-            if pending:  # The consumer stopped early.
-                pool.stop()
-
-
-def _oldest(pending: deque[tuple[int, VideoRecord, Future]], time_limit: float) -> _Encoded:
-    number, record, future = pending.popleft()
-    return number, record, _outcome(future, time_limit)
-
-
-def _outcome(future: Future, time_limit: float) -> EncodedVideo | str:
-    from pebble import ProcessExpired
-
-    try:
-        return future.result()
-    except TimeoutError:
-        return f"not decoded within {time_limit:g} seconds"
-    except (ProcessExpired, CancelledError) as error:
-        return f"its decoding process ended with exit code {getattr(error, 'exitcode', None)}"
-
-
-def encode_video(
-    path: str, size: FrameSize, quality: int, fps: float | None, segment: Segment | None = None
-) -> EncodedVideo | str:
-    """Decode a video and encode its frames as JPEG. Returns the reason, as a string, if that fails."""
-    frames = []
-    stored_size = (0, 0)
-    try:
-        with local_copy(path) as file:
-            for pixels in stream_frames(file, size, fps, segment):
-                buffer = io.BytesIO()
-                Image.fromarray(np.ascontiguousarray(pixels)).save(buffer, "JPEG", quality=quality)
-                frames.append(buffer.getvalue())
-                stored_size = pixels.shape[:2]
-            rate = fps or index_frames(file).rate
-    except VideoDecodeError as error:
-        return error.cause
-    except MemoryError:
-        return "needs more memory than a decoding process is allowed"
-    except Exception as error:  # Probably a bug in hdc-keras. Only this video fails, and the report shows the error.
-        return f"unexpected error, {type(error).__name__}: {error}"
-    return EncodedVideo(frames, stored_size, rate)
-
-
-def _start_worker(temporary: str) -> None:
-    tempfile.tempdir = temporary
-    try:
-        import resource
-    except ImportError:  # Windows has no such limit.
-        return
-    resource.setrlimit(resource.RLIMIT_AS, (_WORKER_MEMORY, _WORKER_MEMORY))

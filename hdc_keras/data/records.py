@@ -342,6 +342,13 @@ def _how_read(records: Sequence[VideoRecord]) -> str:
     return f"class folders: {counted(list(classes), 'class', 'classes')}, {counted(records, 'video')}{without}"
 
 
+def sample_files(records: Iterable[VideoRecord]) -> list[str]:
+    """The file of the first video that lies on this machine, for other machines to look for; none if all are remote."""
+    paths = (one.stored.shard if one.stored else file_of(one.path) for one in records)
+    found = next((path for path in paths if not is_remote(path) and Path(path).exists()), None)
+    return [] if found is None else [str(Path(found).absolute())]
+
+
 def with_splits(records: Sequence[VideoRecord], holdout: float, seed: int) -> list[VideoRecord]:
     """Give every record a split. A set that has splits keeps them.
 

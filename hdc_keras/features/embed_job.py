@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,11 @@ from hdc_keras.data.from_experiment import frame_store
 from hdc_keras.data.loading import DecodeFailures
 from hdc_keras.data.preparing import Part
 from hdc_keras.data.records import VideoRecord
+from hdc_keras.engines.work import Engine
 from hdc_keras.errors import RunError
 from hdc_keras.features.embedding_table import EmbeddingTable
 from hdc_keras.features.encoder import ClipEncoder
-from hdc_keras.features.extraction import Extraction, encode_videos
+from hdc_keras.features.extraction import Cluster, Extraction, encode_videos
 from hdc_keras.features.store import FeatureStore
 from hdc_keras.features.video_features import Arrays
 from hdc_keras.files import digest
@@ -58,6 +60,7 @@ def embed(
     part: Part = Part(),
     progress: Progress | None = None,
     warn: Callable[[str], None] | None = None,
+    engine: Engine | None = None,
 ) -> Embedded | None:
     """Write the embeddings of videos, each averaged over `evaluate.clips` evenly spaced clips, to a parquet file.
 
@@ -79,6 +82,7 @@ def embed(
         part: with more than one part, extract the features of this part only, and write no file.
         progress: called with the number of videos done, the total, and the number that failed.
         warn: called with a message for each damaged checkpoint that is skipped.
+        engine: the cluster that extracts the features, from `hdc_keras.engines.engine_on`; this process when `None`.
 
     Returns:
         The outcome; `None` if only a part was extracted.
@@ -105,7 +109,8 @@ def embed(
             progress(done, total, len(extraction.failures.by_id))
 
     if not file.exists():
-        extraction.run(part, show)
+        load = partial(_encoder_of, checkpoint.absolute(), model.uses_averages, experiment)
+        extraction.run(part, show, Cluster(engine, load, [checkpoint]) if engine else None)
     if part.of > 1:
         return None
     rows, failed = table.write(extraction.read)
@@ -155,6 +160,14 @@ def embed_files(run: RunDirectory, made_from: Mapping[str, Any], files: Sequence
     found = encode_videos(encoder, records, experiment, frames, failures)
     rows = {record.video_id: row for row, record in enumerate(found.records)}
     return {name: values[[rows[str(file)] for file in files]] for name, values in found.arrays.items()}
+
+
+def _encoder_of(checkpoint: Path, averages: bool, experiment: Experiment) -> ClipEncoder:
+    """The encoder that `embed` uses, in another process."""
+    model = read_model(checkpoint)
+    if averages:
+        model.use_averages()
+    return ClipEncoder(model, experiment.data.decode_size, experiment.evaluate.crops)
 
 
 def _widths(encoder: ClipEncoder, model: Any) -> dict[str, int]:

@@ -1,16 +1,20 @@
 """Extract frozen features: pass every video of a set through a network once."""
 
-import time
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from hdc_keras.config import Experiment
+from hdc_keras.data.from_experiment import frame_store
 from hdc_keras.data.loading import DecodeFailures, FrameStore, clip_batches
 from hdc_keras.data.preparing import Part
-from hdc_keras.data.records import VideoRecord
-from hdc_keras.errors import DataError
+from hdc_keras.data.records import VideoRecord, sample_files
+from hdc_keras.engines.here import Here
+from hdc_keras.engines.work import Engine, RunPart, Tally
+from hdc_keras.errors import DataError, RunError
 from hdc_keras.features.encoder import ClipEncoder
 from hdc_keras.features.store import FeatureStore
 from hdc_keras.features.video_features import Arrays, VideoFeatures
@@ -22,8 +26,21 @@ Progress = Callable[[int, int], None]
 
 # Videos in a part: a killed process loses the work on one part at most (our choice).
 VIDEOS_PER_PART = 64
-# Seconds between two looks at a part that another process is extracting.
-_POLL_S = 1.0
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Where other processes than this one extract features.
+
+    Args:
+        engine: runs the parts there.
+        load: loads the frozen network in one of them. It can be pickled.
+        files: the files that it reads.
+    """
+
+    engine: Engine
+    load: Callable[[], ClipEncoder]
+    files: Sequence[Path]
 
 
 class Extraction:
@@ -81,66 +98,69 @@ class Extraction:
             RunError: the part cannot be written.
         """
         missing = [record for record in self._videos_of(number) if not self.store.has(record)]
-        if not missing:
-            return True
-        file = self.store.file_of(missing)
+        return not missing or self.extract(missing, progress)
+
+    def extract(self, records: Sequence[VideoRecord], progress: Progress | None = None) -> bool:
+        """Extract the features of videos as one part. Arguments, result and errors are those of `run_part`."""
+        file = self.store.file_of(records)
         with try_exclusive(file) as is_mine:
-            if self.store.find_part(missing):
-                self._count_failures(missing)
+            if self.store.find_part(records):
+                self._count_failures(records)
                 return True
             if is_mine:
                 remove_leftovers(file)
                 features = encode_videos(
                     self.encoder,
-                    missing,
+                    records,
                     self.experiment,
                     self.frames,
                     self.failures,
                     progress,
                     keep_views=self.store.keeps_views,
                 )
-                self.store.write_part(missing, features)
+                self.store.write_part(records, features)
         return is_mine
 
-    def run(self, part: Part = Part(), progress: Progress | None = None) -> None:
+    def run(self, part: Part = Part(), progress: Progress | None = None, cluster: Cluster | None = None) -> None:
         """Run all parts, or a share of them, and wait for those that other processes are extracting.
 
         Args:
             part: the share of this process.
             progress: called with (videos done, total videos) of the share.
+            cluster: runs the parts; this process when `None`.
 
         Raises:
             DataError: as in `run_part`.
-            RunError: as in `run_part`.
+            RunError: as in `run_part`; or a worker of the cluster sees other videos or another network.
         """
-        plan = self.plan()
-        mine = [number for number in range(len(plan)) if part.holds(number)]
-        total = sum(len(plan[number]) for number in mine)
-        missing = {number: sum(not self.store.has(record) for record in plan[number]) for number in mine}
-        open_parts = deque(number for number in mine if missing[number])
+        mine = {number: videos for number, videos in enumerate(self.plan()) if part.holds(number)}
+        total = sum(map(len, mine.values()))
+        parts = {number: [one for one in videos if not self.store.has(one)] for number, videos in mine.items()}
+        missing = {number: videos for number, videos in parts.items() if videos}
 
-        shown = -1
-
-        def show(in_part: int = 0) -> None:
-            nonlocal shown
-            done = total - sum(missing.values()) + in_part
-            if progress and done != shown:
-                shown = done
+        def show(done: int, failed: int) -> None:
+            if progress:
                 progress(done, total)
 
-        show()
-        blocked = 0
-        while open_parts:
-            number = open_parts.popleft()
-            if self.run_part(number, lambda done, _: show(done)):
-                missing[number] = blocked = 0
-                show()
-                continue
-            open_parts.append(number)
-            blocked += 1
-            if blocked >= len(open_parts):
-                time.sleep(_POLL_S)
-                blocked = 0
+        def finished(number: int) -> None:
+            videos = missing[number]
+            if not all(map(self.store.has, videos)) and not self.store.find_part(videos):
+                raise RunError(
+                    f"a worker has extracted features, but {self.store.file_of(videos)} does not exist. It sees other "
+                    "files of the same names, or another network: all nodes need the same files, backend and version."
+                )
+            self._count_failures(videos)
+            tally.report(number, len(videos))
+
+        tally = Tally(show, total - sum(map(len, missing.values())))
+        if cluster:
+            folder, files = self.store.folder.parent.absolute(), [str(file.absolute()) for file in cluster.files]
+            work = _RemoteExtraction(
+                folder, [*files, *sample_files(self.records)], cluster.load, self.experiment, len(self.records)
+            )
+            cluster.engine.run(work, missing, None, tally.report, finished)
+        else:
+            Here().run(_LocalExtraction(self), missing, None, tally.report, finished)
 
     def read(self, records: Sequence[VideoRecord] | None = None) -> VideoFeatures:
         """The features of the set, or of some of its videos, once all parts are finished.
@@ -165,6 +185,46 @@ class Extraction:
             failure = self.store.failure(record)
             if failure and record.video_id not in self.failures.by_id:
                 self.failures.add(failure, record.video_id)
+
+
+@dataclass(frozen=True)
+class _LocalExtraction:
+    """Extracts the videos of a part in this process. See `Work`."""
+
+    extraction: Extraction
+    files = ()
+    runs_network = True
+
+    @property
+    def folder(self) -> Path:
+        return self.extraction.store.folder
+
+    @contextmanager
+    def open(self) -> Iterator[RunPart[Sequence[VideoRecord]]]:
+        yield lambda number, records, report: self.extraction.extract(records, lambda done, _: report(done, 0))
+
+
+@dataclass(frozen=True)
+class _RemoteExtraction:
+    """Extracts the videos of a part in a process that loads the network first. See `Work`."""
+
+    folder: Path
+    files: Sequence[str]
+    load: Callable[[], ClipEncoder]
+    experiment: Experiment
+    videos: int
+    runs_network = True
+
+    @contextmanager
+    def open(self) -> Iterator[RunPart[Sequence[VideoRecord]]]:
+        encoder = self.load()
+        store = FeatureStore(self.folder, encoder, self.experiment)
+        frames = frame_store(self.experiment, keeps=False)
+        extraction = Extraction(encoder, [], self.experiment, frames, store)
+        # Of all videos, of which this process gets some. The process that started the job adds up all failures.
+        extraction.failures = DecodeFailures(self.videos, self.experiment.data.max_failed_share)
+        with _LocalExtraction(extraction).open() as run_part:
+            yield run_part
 
 
 def extract_features(

@@ -21,8 +21,9 @@ from hdc_keras.config import DataConfig
 from hdc_keras.data import shards
 from hdc_keras.data.datasets import read_dataset
 from hdc_keras.data.decoding import decode
+from hdc_keras.data.encoding import Decoders, encode_video
 from hdc_keras.data.loading import DecodeFailures, FrameStore, WindowLoader
-from hdc_keras.data.preparing import Part, encode_video, prepare, verify
+from hdc_keras.data.preparing import Part, prepare, verify
 from hdc_keras.data.records import VideoRecord, read_records
 from hdc_keras.data.sampling import WindowSpec
 from hdc_keras.data.shards import read_frames, read_prepared, stored_video, write_shard
@@ -359,6 +360,52 @@ def test_a_download_that_takes_too_long_leaves_nothing(videos, tmp_path, monkeyp
     assert (tmp_path / "half").exists() and report["videos_read"] == 1
     assert report["failed"][0]["cause"] == "not decoded within 10 seconds"
     assert not [path for path in (tmp_path / "temporary").rglob("*") if path.is_file()]
+
+
+def test_a_video_that_hangs_does_not_hold_up_other_shards(videos, stuck, tmp_path):
+    time_limit, records = 15, [*videos, replace(stuck, video_id="0")]  # in the first shard
+    began, done = time.monotonic(), []
+    others = [tmp_path / "out" / f"shard-{number:05d}-of-00005.json" for number in range(1, 5)]
+    with ThreadPoolExecutor(1) as thread:
+        options = {"processes": 2, "time_limit": time_limit, "progress": lambda *d: done.append(d)} | OPTIONS
+        preparing = thread.submit(prepare, records, tmp_path / "out", **options)
+        while not all(index.exists() for index in others) and not preparing.done():
+            time.sleep(0.05)
+        seconds = time.monotonic() - began
+        assert not preparing.done() and seconds < time_limit and done[-1] == (7, 9, 1)
+        assert [lock.name for lock in (tmp_path / "out").glob(".*.lock")] == [".shard-00000-of-00005.tfrecord.lock"]
+        report = preparing.result()
+
+    causes = {failure["video_id"]: failure["cause"] for failure in report["failed"]}
+    assert causes["0"] == "not decoded within 15 seconds" and report["videos_read"] == 7
+
+
+def test_no_more_than_a_share_of_the_videos_is_decoded_ahead_of_one_that_hangs(videos, stuck):
+    taken = []
+
+    def of_shard():
+        for record in [stuck, *10 * videos[:1]]:
+            taken.append(record)
+            yield record
+
+    with Decoders(processes=2, time_limit=3, shards=2) as decoders:
+        encoded = decoders.encode(of_shard(), 16, 90, None)
+        assert next(encoded) == (stuck, "not decoded within 3 seconds")
+        assert len(taken) == 4  # of the eight that are decoded ahead, half belong to the other shard
+        assert len(list(encoded)) == 10 and len(taken) == 11
+
+
+def test_an_error_stops_the_writers_that_wait_for_a_video_that_hangs(videos, stuck, tmp_path):
+    def interrupt(done, total, failed):
+        if done:
+            raise KeyboardInterrupt
+
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        prepare([replace(stuck, video_id="0"), *videos], tmp_path / "out", processes=2, progress=interrupt, **OPTIONS)
+
+    assert time.monotonic() - began < 60  # the time limit of the video is 600 s
+    assert not any("unfinished" in name or name.endswith(".lock") for name in names(tmp_path / "out"))
 
 
 def test_a_video_that_takes_too_long_does_not_affect_the_others(videos, stuck, tmp_path):

@@ -144,7 +144,7 @@ def test_a_part_that_another_process_extracts_is_awaited(
         lock.__exit__(None, None, None)
         assert other.run_part(0)
 
-    monkeypatch.setattr("hdc_keras.features.extraction.time.sleep", sleep)
+    monkeypatch.setattr("hdc_keras.engines.here.time.sleep", sleep)
     lock = try_exclusive(mine.store.file_of(mine.plan()[0]))
     assert lock.__enter__()
     mine.run()
