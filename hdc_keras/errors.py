@@ -3,6 +3,7 @@
 import difflib
 import re
 from collections.abc import Iterable
+from typing import Any
 
 # Our choice: `coupld` is close enough to `coupled`, and `float16` is not close enough to `float32`.
 _CLOSE = 0.75
@@ -41,6 +42,9 @@ class VideoDecodeError(DataError):
         self.path = path
         self.cause = cause
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.path, self.cause)
+
 
 class TrainingError(HDCError):
     """Training cannot continue."""
@@ -64,6 +68,9 @@ class StoppedError(HDCError):
     def __init__(self, message: str, signal: int):
         super().__init__(message)
         self.exit_code = 128 + signal
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (str(self), self.exit_code - 128)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -99,8 +99,11 @@ class Decoders:
         finally:
             for _, future in pending:  # the writer stopped early
                 future.cancel()
-            with self._lock:
-                self._shards_left -= 1
+
+    def shard_finished(self) -> None:
+        """Take note that a shard is finished, here or by another process: the others may decode further ahead."""
+        with self._lock:
+            self._shards_left -= 1
 
     def _ahead(self) -> int:
         """Videos that a writer may have decoded ahead: its share of those for all processes."""
@@ -156,4 +159,5 @@ def _start_worker(temporary: str) -> None:
         import resource
     except ImportError:  # Windows has no such limit.
         return
-    resource.setrlimit(resource.RLIMIT_AS, (_WORKER_MEMORY, _WORKER_MEMORY))
+    _, hard_limit = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (_WORKER_MEMORY, hard_limit))

@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from hdc_keras.data.tar_files import plain_name, tar_index
+from hdc_keras.data.tar_files import plain_name, range_in_tar
 from hdc_keras.data.video_columns import arrow_range, parquet_row, row_of, rows_in
 from hdc_keras.errors import VideoDecodeError
 
@@ -72,7 +72,7 @@ def open_video_file(path: str) -> io.BufferedIOBase:
     if member is None:
         return Path(path).open("rb")
     if member.kind == ".tar":
-        return io.BufferedReader(_FileRange(member.file, *tar_index(member.file).range_of(member.name)))
+        return io.BufferedReader(_FileRange(member.file, *range_in_tar(member.file, member.name)))
     column, row = row_of(path, member.name)
     if member.kind == ".arrow":
         part = arrow_range(member.file, column, row)
@@ -104,7 +104,7 @@ def require_member(path: str) -> None:
     member = member_of(path)
     assert member
     if member.kind == ".tar":
-        tar_index(member.file).range_of(member.name)
+        range_in_tar(member.file, member.name)
         return
     column, row = row_of(path, member.name)
     rows = rows_in(member.file, column)

@@ -10,13 +10,14 @@ processes write the same bytes again unless `Part` divides the shards among them
 import hashlib
 import json
 import os
+import socket
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.util import find_spec
-from itertools import chain, pairwise
+from itertools import chain, islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -55,11 +56,17 @@ from hdc_keras.data.storage import (
 )
 from hdc_keras.engines.here import Here
 from hdc_keras.engines.work import Engine, Report, RunPart, Tally
-from hdc_keras.errors import ConfigError, DataError, VideoDecodeError
+from hdc_keras.errors import ConfigError, DataError, RunError, VideoDecodeError
 from hdc_keras.files import digest
 from hdc_keras.locks import remove_dead_locks
 
 REPORT_FILE = "report.json"
+# URLs among which one is looked for that can be reached (our choice).
+_URLS_TRIED = 8
+_SAME_STORE = (
+    "All nodes need the same credentials, endpoint and folders as this command. Environment variables are not passed "
+    "on: set them for `ray start`."
+)
 
 Progress = Callable[[int, int, int], None]
 
@@ -149,8 +156,9 @@ def prepare(
         for number in range(prepared.shards)
         if part.holds(number)
     }
-    if len(complete_shards(folder, prepared, shards)) < len(shards):
-        remove(set_index)  # Shards whose index was deleted may get other videos now.
+    with _writing(set_index), exclusive(f"{folder}/{REPORT_FILE}"):
+        if len(complete_shards(folder, prepared, shards)) < len(shards):
+            remove(set_index)  # Shards whose index was deleted may get other videos now.
     _write_missing(shards, folder, prepared, processes, time_limit, progress, engine)
     report = write_report(folder)
     if not is_remote(folder):
@@ -168,6 +176,7 @@ class _ShardWriting:
     time_limit: float
     shards: int
     files: Sequence[str]
+    url: str | None
     runs_network = False
 
     @property
@@ -177,12 +186,16 @@ class _ShardWriting:
 
     @contextmanager
     def open(self) -> Iterator[RunPart[Sequence[VideoRecord]]]:
+        if is_remote(self.target) and read_set(self.target) != self.prepared:
+            raise DataError(f"{self.target}/{SET_FILE}: {socket.gethostname()} sees another set there. {_SAME_STORE}")
+        if self.url and size_of(self.url) is None:
+            raise DataError(f"{self.url}: {socket.gethostname()} cannot see it. {_SAME_STORE}")
         with Decoders(self.processes, self.time_limit, self.shards) as decoders:
             yield partial(self._write, decoders)
 
     def _write(self, decoders: Decoders, number: int, videos: Sequence[VideoRecord], report: Report) -> bool:
         shard = f"{self.target}/{self.prepared.shard_name(number)}"
-        with try_exclusive(shard) as is_mine:
+        with _writing(shard), try_exclusive(shard) as is_mine:
             complete = complete_shards(self.target, self.prepared, [number])
             index = dict(each_index(self.target, self.prepared, complete)).get(number)
             if index is None and is_mine:
@@ -191,6 +204,7 @@ class _ShardWriting:
                     index = write_shard(shard, _reported(encoded, report))
         if index is None:
             return False
+        decoders.shard_finished()
         report(len(videos), len(index["failed"]))
         return True
 
@@ -231,8 +245,28 @@ def _write_missing(
     here = 1 if engine else min(processes or os.cpu_count() or 1, remaining)
     at_once = processes if engine else min(here, len(missing))
     files = sample_files(chain(*shards.values()))
-    work = _ShardWriting(_absolute(folder), prepared, here, time_limit, len(missing), files)
-    (engine or Here()).run(work, missing, at_once, tally.report)
+    url = _reachable_url(shards) if engine else None
+    work = _ShardWriting(_absolute(folder), prepared, here, time_limit, len(missing), files, url)
+
+    def finished(number: int) -> None:
+        if engine and not complete_shards(folder, prepared, [number]):
+            name = f"{folder}/{prepared.shard_name(number)}"
+            raise RunError(f"a worker has written {name}, but it is not there. {_SAME_STORE}")
+
+    (engine or Here()).run(work, missing, at_once, tally.report, finished)
+
+
+def _reachable_url(shards: Mapping[int, Sequence[VideoRecord]]) -> str | None:
+    """The URL of a video that this machine can reach, for others to look for; `None` if none of the first few is."""
+    urls = (record.path for videos in shards.values() for record in videos if is_remote(record.path))
+    return next((url for url in islice(urls, _URLS_TRIED) if _is_reachable(url)), None)
+
+
+def _is_reachable(url: str) -> bool:
+    try:
+        return size_of(url) is not None
+    except DataError:
+        return False
 
 
 def _absolute(folder: str) -> str:
@@ -242,18 +276,33 @@ def _absolute(folder: str) -> str:
 def write_report(folder: str) -> dict[str, Any]:
     """Write a summary of the shards that exist to `report.json`, and return it. If all exist, write the set's index."""
     report_file, set_index = (f"{folder}/{name}" for name in (REPORT_FILE, SET_INDEX))
-    with exclusive(report_file):
+    with _writing(report_file), exclusive(report_file):
         remove_leftovers(report_file)
         remove_leftovers(set_index)
         prepared = read_set(folder)
-        complete = complete_shards(folder, prepared, range(prepared.shards))
-        if len(complete) < prepared.shards:
-            report = _summary(prepared, each_index(folder, prepared, complete))
-        else:
-            with replacing(set_index) as file, index_writer(file, prepared.listing) as add:
-                report = _summary(prepared, each_index(folder, prepared, complete), add)
-        write_text(report_file, json.dumps(report, indent=1))
+        complete: list[int] | None = None
+        # A store has no locks: another process may complete a shard while its indexes are read.
+        while complete != (found := complete_shards(folder, prepared, range(prepared.shards))):
+            complete = found
+            if len(complete) < prepared.shards:
+                report = _summary(prepared, each_index(folder, prepared, complete))
+            else:
+                with replacing(set_index) as file, index_writer(file, prepared.listing) as add:
+                    report = _summary(prepared, each_index(folder, prepared, complete), add)
+            write_text(report_file, json.dumps(report, indent=1))
     return report
+
+
+@contextmanager
+def _writing(path: str) -> Iterator[None]:
+    """Name the file if it cannot be written, as on a full disk."""
+    try:
+        yield
+    except OSError as error:
+        raise RunError(
+            f"{path} cannot be written ({error.strerror or error}). Finished shards are kept: run the command again to "
+            "continue."
+        ) from error
 
 
 def _summary(

@@ -343,10 +343,13 @@ def _how_read(records: Sequence[VideoRecord]) -> str:
 
 
 def sample_files(records: Iterable[VideoRecord]) -> list[str]:
-    """The file of the first video that lies on this machine, for other machines to look for; none if all are remote."""
+    """The file of the first video that lies on this machine, for other machines to look for; none if all are remote.
+
+    A relative path stays one, because parts of a job carry it so.
+    """
     paths = (one.stored.shard if one.stored else file_of(one.path) for one in records)
     found = next((path for path in paths if not is_remote(path) and Path(path).exists()), None)
-    return [] if found is None else [str(Path(found).absolute())]
+    return [] if found is None else [found]
 
 
 def with_splits(records: Sequence[VideoRecord], holdout: float, seed: int) -> list[VideoRecord]:

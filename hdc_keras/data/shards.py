@@ -108,7 +108,7 @@ def write_shard(shard: str | Path, videos: Iterable[tuple[VideoRecord, EncodedVi
         videos: each with its frames, or with the reason why it could not be decoded.
 
     Returns:
-        The index.
+        The index. It is not written if another process has replaced the shard in a store, and so writes its index.
     """
     shard = str(shard)
     index_file = index_path(shard)
@@ -117,6 +117,9 @@ def write_shard(shard: str | Path, videos: Iterable[tuple[VideoRecord, EncodedVi
     with replacing(shard) as temporary:
         index = _write_records(temporary, videos)
         index["sha256"] = digest(temporary)
+    if is_remote(shard) and size_of(shard) != index["bytes"]:
+        # Without locks, another process has written the shard meanwhile, in which another video may have failed.
+        return index
     write_text(index_file, json.dumps(index, indent=1))
     return index
 
@@ -127,7 +130,7 @@ def _write_records(file: Path, videos: Iterable[tuple[VideoRecord, EncodedVideo 
 
     index: dict[str, Any] = {"videos": [], "failed": []}
     offset = 0
-    with tf.io.TFRecordWriter(str(file)) as writer:
+    with _as_os_error(tf.errors.OpError), tf.io.TFRecordWriter(str(file)) as writer:
         for record, video in videos:
             about = {"path": record.path, "video_id": record.video_id, "labels": dict(record.labels)} | {
                 "split": record.split,
@@ -147,6 +150,15 @@ def _write_records(file: Path, videos: Iterable[tuple[VideoRecord, EncodedVideo 
             index["videos"].append(about | stored | {"height": height, "width": width})
             offset += size
     return index | {"bytes": offset}
+
+
+@contextmanager
+def _as_os_error(kind: type[Exception]) -> Iterator[None]:
+    """Turn TensorFlow's errors of writing into those of Python."""
+    try:
+        yield
+    except kind as error:
+        raise OSError(getattr(error, "message", str(error))) from error
 
 
 def _serialised(record: VideoRecord, video: EncodedVideo, table: bytes) -> bytes:
@@ -224,7 +236,7 @@ def each_index(
 def complete_shards(folder: str | Path, prepared: PreparedSet, numbers: Iterable[int]) -> list[int]:
     """Which of these shards are complete, that is, have an index."""
     names = {number: index_path(prepared.shard_name(number)) for number in numbers}
-    if not is_remote(str(folder)):  # of a large set, often only a few shards are asked for
+    if not is_remote(str(folder)) or len(names) == 1:  # of a large set, often only a few shards are asked for
         return [number for number, name in names.items() if size_of(f"{folder}/{name}") is not None]
     present = sizes_in(str(folder))
     return [number for number, name in names.items() if name in present]

@@ -48,6 +48,7 @@ def size_of(path: str) -> int | None:
         return None
     try:
         system, name = url_to_fs(path)
+        system.invalidate_cache(system._parent(name))  # fsspec remembers listings
         found = system.info(name)
     except FileNotFoundError:
         return None

@@ -100,7 +100,7 @@ def arrow_table(file: str) -> Iterator[tuple[Any, int]]:
     """
     import pyarrow as pa
 
-    with pa.memory_map(file) as mapped:
+    with _addresses_for(Path(file).stat().st_size), pa.memory_map(file) as mapped:
         try:
             start = mapped.read_buffer()
             mapped.seek(0)
@@ -111,6 +111,27 @@ def arrow_table(file: str) -> Iterator[tuple[Any, int]]:
         except (pa.ArrowException, OSError) as error:
             raise VideoDecodeError(file, f"is damaged or not an Arrow file ({_one_line(error)})") from error
         yield table, start.address
+
+
+@contextmanager
+def _addresses_for(size: int) -> Iterator[None]:
+    """Raise this process' limit on its address space, if it has one, by the size of a file that is mapped: decoding
+    processes have one to limit memory, which a mapping does not take."""
+    try:
+        import resource
+    except ImportError:  # Windows has no such limit.
+        yield
+        return
+    limit, hard_limit = resource.getrlimit(resource.RLIMIT_AS)
+    if limit == resource.RLIM_INFINITY:
+        yield
+        return
+    raised = limit + size if hard_limit == resource.RLIM_INFINITY else min(limit + size, hard_limit)
+    resource.setrlimit(resource.RLIMIT_AS, (raised, hard_limit))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (limit, hard_limit))
 
 
 @lru_cache(maxsize=_CACHE_SIZE)

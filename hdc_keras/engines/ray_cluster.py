@@ -45,11 +45,12 @@ def joined(address: str | None) -> Iterator["RayCluster"]:
     # Read when Ray is imported. A cluster started here sends no statistics to Ray's makers, unless the user wants it.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     import ray
+    from ray.exceptions import RayError
 
     address = address or os.environ.get("RAY_ADDRESS")
     try:
         _connect(address or "auto")
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (ConnectionError, RuntimeError, ValueError, RayError) as error:
         raise RunError(
             f"the Ray cluster {address or 'of this machine'} cannot be joined: {error}\nIf it asks for a token, set "
             "RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN unless the token is in ~/.ray/auth_token."
@@ -113,7 +114,7 @@ class RayCluster:
         if not parts:
             return
         with _marker(work.folder) as marker:
-            shared = Shared(__version__, marker, tuple(work.files))
+            shared = Shared(__version__, marker, tuple(work.files), Path.cwd())
             with _Crew(work, shared, at_once) as crew:
                 _Schedule(crew, parts, report, finished).run()
 
@@ -182,7 +183,7 @@ class _Crew:
         worker = self.starting.pop(reference)
         try:
             _result(reference)
-        except self._ray.exceptions.RayActorError as error:
+        except self._ray.exceptions.RayError as error:  # it died, or its node has too little memory
             self._failed_starts += 1
             if self._failed_starts >= _TRIES:
                 raise RunError(f"{_TRIES} Ray workers in a row could not start. The last one: {error}") from error
@@ -234,13 +235,13 @@ class _Schedule:
     def _ended(self, reference: Any) -> list[int]:
         """Take note that a part has ended. Returns its number if it has to run again at once."""
         import ray
-        from ray.exceptions import RayActorError
+        from ray.exceptions import RayError
 
         worker, number = self.running.pop(reference)
         self.crew.busy.remove(worker)
         try:
             is_finished, counts = _result(reference)
-        except RayActorError as error:
+        except RayError as error:  # it died, or Ray ended it for lack of memory
             ray.kill(worker)  # if only its node does not answer
             self.report(number, 0, 0)
             self.deaths[number] += 1

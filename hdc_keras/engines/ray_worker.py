@@ -21,9 +21,12 @@ class Shared:
     version: str
     marker: Path | None
     files: tuple[str, ...]
+    working_folder: Path
 
     def require(self) -> None:
-        """Raise `RunError` if this worker sees something else."""
+        """Raise `RunError` if this worker sees something else. Relative paths are those of the command."""
+        with suppress(OSError):  # it need not exist here if all paths are absolute
+            os.chdir(self.working_folder)
         node = f"the Ray worker on {socket.gethostname()} (process {os.getpid()})"
         if self.version != __version__:
             raise RunError(

@@ -3,6 +3,8 @@
 import pickle
 import random
 import re
+import subprocess
+import sys
 import tarfile
 import time
 from collections import Counter
@@ -16,7 +18,7 @@ from hdc_keras.data.inspection import inspect_video
 from hdc_keras.data.loading import FrameStore
 from hdc_keras.data.members import open_video_file, video_bytes
 from hdc_keras.data.records import VideoRecord, read_manifest, read_videos
-from hdc_keras.data.tar_files import tar_index
+from hdc_keras.data.tar_files import _places, tar_index
 from hdc_keras.data.video_columns import _arrow_ranges, _row_groups
 from hdc_keras.errors import DataError, VideoDecodeError
 from hdc_keras.features.store import identity
@@ -51,6 +53,20 @@ def members(request, tmp_path, clips):
     write = {"parquet": write_parquet, "arrow": write_arrow}[request.param]
     file = write(tmp_path / f"rows.{request.param}", clips)
     return [f"{file}::video/{row}" for row in range(5)]
+
+
+def test_a_decoding_process_maps_arrow_files_that_are_larger_than_its_memory(tmp_path, clips):
+    file = write_arrow(tmp_path / "rows.arrow", clips)
+    with file.open("r+b") as stream:
+        stream.truncate(8 * 10**9)  # takes no space; a stream of Arrow ends before it
+    script = (
+        "import sys; from hdc_keras.data.encoding import _start_worker, encode_video; _start_worker(sys.argv[1]);"
+        "print(len(encode_video(sys.argv[2], 16, 90, None).frames))"
+    )
+
+    printed = subprocess.check_output([sys.executable, "-c", script, str(tmp_path), f"{file}::video/3"], text=True)
+
+    assert printed.strip() == "12"
 
 
 def test_a_clip_is_the_same_as_from_the_plain_file(members, clips):
@@ -219,7 +235,7 @@ def test_a_damaged_file_is_read_or_refused(members, tmp_path):
         damaged.write_bytes(
             changed[: generator.choice([len(content), len(content), generator.randrange(len(content))])]
         )
-        for cached in (tar_index, _row_groups, _arrow_ranges):
+        for cached in (_places, _row_groups, _arrow_ranges):
             cached.cache_clear()
         try:
             with open_video_file(f"{damaged}::{name}") as opened:

@@ -1,6 +1,7 @@
 """Prepared sets in a store that speaks S3: a real server, in a process of its own."""
 
 import io
+import json
 import os
 import random
 import shutil
@@ -8,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -15,10 +17,11 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+from fsspec.core import url_to_fs
 from PIL import Image
 
 from hdc_keras.config import DataConfig
-from hdc_keras.data import preparing, storage
+from hdc_keras.data import preparing, shards, storage
 from hdc_keras.data.datasets import read_dataset
 from hdc_keras.data.loading import DecodeFailures, FrameStore, WindowBatches, WindowLoader
 from hdc_keras.data.preparing import Part, prepare, verify
@@ -115,6 +118,7 @@ def test_a_set_is_read_with_as_many_requests_however_many_shards_it_has(store, b
     for per_shard in (1, 8):
         url = f"{bucket}/{per_shard}"
         prepare(videos, url, size=(32, 48), videos_per_shard=per_shard, processes=2)
+        url_to_fs(url)[0].invalidate_cache()  # a new process knows nothing of the store
         with store.requests() as made:
             read_prepared(url)
         counts.append(len(made))
@@ -177,6 +181,43 @@ def test_an_interrupted_shard_leaves_no_object_and_is_continued(store, bucket, v
     assert store.contents(bucket) == contents(local)
     put = [one.path.rpartition("/")[2] for one in made if one.method == "PUT" and "tfrecord" in one.path]
     assert put == ["shard-00002-of-00004.tfrecord", "shard-00003-of-00004.tfrecord"]
+
+
+def test_the_last_writer_of_a_shard_in_a_store_writes_its_index(bucket, videos):
+    shard, frame = f"{bucket}/shard-00000-of-00001.tfrecord", io.BytesIO()
+    Image.new("RGB", (8, 8)).save(frame, "JPEG")
+    encoded = EncodedVideo([frame.getvalue()], (8, 8), 10.0)
+
+    def written_again_meanwhile():
+        yield videos[0], encoded
+        write_shard(shard, [(videos[0], encoded), (videos[1], "cannot be fetched")])
+        yield videos[1], encoded
+
+    index = write_shard(shard, written_again_meanwhile())
+
+    assert not index["failed"] and storage.size_of(shard) == index["bytes"]
+    assert json.loads(storage.read_bytes(f"{bucket}/shard-00000-of-00001.json")) == index
+
+
+def test_a_writer_whose_shard_was_replaced_leaves_the_index_alone(bucket, videos, monkeypatch):
+    shard, frame = f"{bucket}/shard-00000-of-00001.tfrecord", io.BytesIO()
+    Image.new("RGB", (8, 8)).save(frame, "JPEG")
+    encoded = EncodedVideo([frame.getvalue()], (8, 8), 10.0)
+    other = [(videos[0], encoded), (videos[1], "cannot be fetched")]
+    upload = shards.replacing
+
+    @contextmanager
+    def replaced_at_once(path):
+        with upload(path) as file:
+            yield file
+        monkeypatch.undo()
+        write_shard(shard, other)
+
+    monkeypatch.setattr(shards, "replacing", replaced_at_once)
+    write_shard(shard, [(videos[0], encoded), (videos[1], encoded)])
+
+    index = json.loads(storage.read_bytes(f"{bucket}/shard-00000-of-00001.json"))
+    assert index["failed"] and storage.size_of(shard) == index["bytes"]
 
 
 def test_parts_together_equal_the_whole_and_the_last_writes_the_index(store, bucket, videos, local):

@@ -1,5 +1,8 @@
 import json
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -43,6 +46,16 @@ def test_a_prepared_set_is_trained_on_and_evaluated(prepared, hdc_keras_command,
     assert evaluated.code == 0, evaluated.out
     result = json.loads(next((tmp_path / "run" / "results").glob("knn*.json")).read_text())
     assert result["counts"] == {"asked": 8, "decoded": 8, "failed": {}}
+
+
+def test_a_full_disk_ends_the_command_with_one_line(class_folder, tmp_path):
+    command = f"ulimit -f 4; {Path(sys.executable).parent}/hdc-keras prepare --data {class_folder} --out out"  # 4 kB
+
+    done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, timeout=200)
+
+    assert done.returncode == 1, done.stderr
+    assert "shard-00000-of-00001.tfrecord cannot be written" in done.stderr and "Traceback" not in done.stderr
+    assert [file.name for file in (tmp_path / "out").iterdir()] == ["prepared.json"]
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import keras
@@ -126,7 +127,12 @@ def test_a_part_that_kills_workers_and_a_folder_that_they_do_not_see_end_the_job
 
 
 @pytest.mark.slow
-def test_sets_prepared_on_a_cluster_have_the_same_bytes_though_a_node_was_killed(addresses, second, records, tmp_path):
+def test_sets_prepared_on_a_cluster_have_the_same_bytes_though_a_node_was_killed(
+    addresses, second, shapes_folder, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(Path(shapes_folder).parent)
+    named = sorted(read_records(Path(shapes_folder).name), key=lambda record: record.video_id)
+    records = [replace(record, path=os.path.relpath(record.path)) for record in named[: 2 * PARTS]]
     options = {"size": 32, "videos_per_shard": 2}
     prepare(records, tmp_path / "here", processes=2, **options)
     progress = []
