@@ -43,6 +43,8 @@ CLIP_MULTIPLES: dict[str, tuple[int, int]] = {
     "videomae_vit_b": (2, 16),
     "videomae_vit_tiny": (2, 8),
 }
+# Fewest frames and pixels of a clip, of which the network's strides leave something at every level.
+LEAST_CLIPS: dict[str, tuple[int, int]] = {"s3d": (5, 17), "s3d_tiny": (5, 17), "c3d": (8, 16), "c3d_tiny": (8, 16)}
 Level = Literal["P2", "P3", "P4", "P5"]
 LEVELS: tuple[Level, ...] = get_args(Level)
 
@@ -589,14 +591,15 @@ class Experiment(_Section):
         return self
 
     @model_validator(mode="after")
-    def _clips_consist_of_whole_tubelets(self) -> "Experiment":
-        frames, pixels = CLIP_MULTIPLES.get(self.model.backbone, (1, 1))
-        for key, length, multiple in (
-            ("data.frames", self.data.frames, frames),
-            ("views.size", self.views.size, pixels),
-        ):
+    def _clips_suit_the_network(self) -> "Experiment":
+        name = self.model.backbone
+        lengths = {"data.frames": self.data.frames, "views.size": self.views.size}
+        for (key, length), multiple in zip(lengths.items(), CLIP_MULTIPLES.get(name, (1, 1)), strict=True):
             if length % multiple:
-                raise ValueError(f"{key} ({length}): {self.model.backbone} needs a multiple of {multiple}")
+                raise ValueError(f"{key} ({length}): {name} needs a multiple of {multiple}")
+        for (key, length), least in zip(lengths.items(), LEAST_CLIPS.get(name, (1, 1)), strict=True):
+            if length < least:
+                raise ValueError(f"{key} ({length}): {name} needs {least} or more")
         return self
 
     @model_validator(mode="after")

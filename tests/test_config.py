@@ -167,3 +167,15 @@ def test_a_queue_length_is_a_number_or_one_for_each_level_and_task(length):
         ConfigError, match=r"`contrast\.queue_length`: expected a whole number of 1 or more, or one for"
     ):
         validate(Experiment, {"contrast": {"queue_length": length}}, "test")
+
+
+@pytest.mark.parametrize(
+    ("clip", "said"),
+    [
+        ({"data": {"frames": 4}}, r"data.frames \(4\): s3d_tiny needs 5 or more"),
+        ({"views": {"size": 16}}, r"views.size \(16\): s3d_tiny needs 17 or more"),
+    ],
+)
+def test_clips_that_are_too_small_for_the_network_are_refused(clip, said):
+    with pytest.raises(ConfigError, match=said):
+        validate(Experiment, {"model": {"backbone": "s3d_tiny"}, **clip}, "here")

@@ -106,6 +106,7 @@ def read_finegym(folder: Path, annotations: Path | None, layout: str) -> VideoSe
     """
     lists = finegym_lists(layout, folder, annotations)
     if lists is None:
+        _require_both_lists(layout, folder, annotations)
         expected = " and ".join(pattern.format(layout) for pattern in _LISTS.values())
         raise no_lists(f"FineGym ({layout.capitalize()})", expected, folder, annotations)
     files, problems, records = SetFiles(folder, by_folder=False, exact=True), Problems(), []
@@ -117,7 +118,10 @@ def read_finegym(folder: Path, annotations: Path | None, layout: str) -> VideoSe
         for number, line in lines_of(file, problems):
             video, _, label = line.partition(" ")
             match, label = _ACTION.fullmatch(video), label.strip()
-            is_class = label.isascii() and label.isdigit() and (not names or int(label) in names)
+            is_class = label.isascii() and label.isdigit()
+            if match and is_class and names and int(label) not in names:
+                problems.add(file, number, f"class {label} is not in {layout}_categories.txt. Received: {shown(line)}")
+                continue
             if not match or not is_class:
                 expected = "ID_E_START_END_A_START_END and the number of a class"
                 problems.add(file, number, f"expected {expected}. Received: {shown(line)}")
@@ -152,12 +156,24 @@ def finegym_lists(layout: str, folder: Path, annotations: Path | None = None) ->
     return found if found and next(found.glob(_LISTS["test"].format(layout)), None) else None
 
 
+def _require_both_lists(layout: str, folder: Path, annotations: Path | None) -> None:
+    """Raise `DataError` if one of the lists is there, and the other is not beside it."""
+    for pattern, other in zip(_LISTS.values(), reversed(_LISTS.values()), strict=True):
+        found = folder_with(pattern.format(layout), folder, annotations)
+        if found and not list(found.glob(other.format(layout))):
+            one = next(found.glob(pattern.format(layout)))
+            raise DataError(f"{found}: contains {one.name}, but not {other.format(layout)}. FineGym needs both lists.")
+
+
 def detect_finegym(names: Sequence[str], folder: Path, annotations: Path | None = None) -> str | None:
     """The layout, if some names of videos, without suffix, are those of FineGym; Gym99 if it has both lists."""
     if not all(any(kind.fullmatch(name) for kind in (_ACTION, _EVENT, _VIDEO)) for name in names):
         return None
     for layout in LAYOUTS:
-        if lists := finegym_lists(layout, folder, annotations):
+        lists = finegym_lists(layout, folder, annotations)
+        if lists is None:
+            _require_both_lists(layout, folder, annotations)
+        else:
             files = [file for pattern in _LISTS.values() for file in lists.glob(pattern.format(layout))]
             lines = [line for file in files for _, line in lines_of(file, Problems())]
             known = {known for line in lines if (match := _ACTION.match(line)) for known in _stems(match)}

@@ -170,9 +170,10 @@ def _used_columns(file: Path, schema: Any) -> tuple[str, list[str]]:
     features = _features(schema)
     known = [name for name in video_columns(schema) if features.get(name, {}).get("_type", "Video") == "Video"]
     if not known:
+        columns = ", ".join(f"{field.name} ({field.type})" for field in schema)
         raise DataError(
-            f"{file}: has no column of videos, which is a struct of `bytes` and `path`. Columns: "
-            f"{', '.join(schema.names)}"
+            f"{file}: has no column of videos, which is a struct of `bytes` and `path`. Columns: {columns}. "
+            "`dataset.cast_column(NAME, datasets.Video())` makes one of a column of bytes or paths."
         )
     if len(known) > 1 and _USUAL_COLUMN not in known:
         raise DataError(
@@ -201,7 +202,7 @@ def _part(name: str, column: str, schema: Any, table: Any) -> _Part:
     paths = pc.struct_field(table.column(column), "path").to_pylist()
     columns = {
         used if is_label_column(used) or used in ("split", "group") else f"label_{used}": _texts(
-            name, table.column(used), features.get(used, {})
+            f"{name}, column `{used}`", table.column(used), features.get(used, {})
         )
         for used in table.column_names
         if used != column
@@ -209,11 +210,11 @@ def _part(name: str, column: str, schema: Any, table: Any) -> _Part:
     return _Part(name, column, [PurePosixPath(path or "").name for path in paths], columns)
 
 
-def _texts(file: str, values: Any, about: dict[str, Any]) -> list[str]:
+def _texts(place: str, values: Any, about: dict[str, Any]) -> list[str]:
     import pyarrow as pa
 
     if pa.types.is_nested(values.type) or pa.types.is_binary(values.type):
-        raise DataError(f"{file}: expected texts or numbers as labels, splits and groups. Received: {values.type}")
+        raise DataError(f"{place}: expected texts or numbers as labels, splits and groups. Received: {values.type}")
     names = about.get("names") if about.get("_type") == "ClassLabel" else None
     texts = []
     for value in values.to_pylist():

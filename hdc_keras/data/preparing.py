@@ -145,8 +145,8 @@ def prepare(
         )
     records = sorted(records, key=lambda record: record.video_id)
     prepared = PreparedSet(len(records), videos_per_shard, size, quality, fps, _digest(records))
+    make_folder(str(folder))
     folder = str(folder).rstrip("/")
-    make_folder(folder)
     set_file, set_index = (f"{folder}/{name}" for name in (SET_FILE, SET_INDEX))
     with exclusive(set_file):
         remove_leftovers(set_file)
@@ -418,7 +418,9 @@ def _claim(folder: str, prepared: PreparedSet) -> None:
         write_text(f"{folder}/{SET_FILE}", json.dumps(asdict(prepared), indent=1))
     existing = asdict(read_set(folder))
     changed = [
-        f"{key}: {existing[key]} before, {value} now"
+        "other videos, or others of their labels, splits or groups"
+        if key == "listing"
+        else f"{key}: {existing[key]} before, {value} now"
         for key, value in asdict(prepared).items()
         if existing[key] != value
     ]

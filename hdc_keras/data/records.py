@@ -133,8 +133,9 @@ def read_videos(path: str | Path) -> VideoSet:
             return VideoSet([VideoRecord(str(path), path.name)], [f"video file: {path}"])
         if path.suffix.lower() not in MANIFEST_SUFFIXES:
             raise DataError(
-                f"{path}: expected a folder of videos, a manifest (*.csv, *.jsonl, *.parquet), a .tar or a video file. "
-                "To use several files, list them in a CSV with a `path` column."
+                f"{path}: expected a folder of videos, a manifest (*.csv, *.jsonl, *.parquet), a .tar, a .txt with the "
+                "path of a .tar on each line, or a video file. To use several files, list them in a CSV with a "
+                "`path` column."
             )
         return _from_manifest(path)
     for suffix in MANIFEST_SUFFIXES:

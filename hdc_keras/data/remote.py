@@ -4,6 +4,7 @@
 may be in a store too (`storage`).
 """
 
+import os
 import re
 import tempfile
 from collections.abc import Iterator
@@ -22,6 +23,8 @@ PROTOCOLS = ("http", "https", "s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "
 # Our choice: an hour of 4K video takes about 8 GiB, and training sets consist of short clips.
 MAX_BYTES = 8 * 2**30
 _SUFFIX = re.compile(r"\.\w{1,8}")
+# Other servers that speak S3 than Amazon's.
+_ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "FSSPEC_S3_ENDPOINT_URL")
 # What to install for the URLs of a store.
 _PACKAGES = {
     "s3fs, with pip install 'hdc-keras[s3]'": ("s3", "s3a"),
@@ -66,7 +69,9 @@ def store_problem(url: str, done: str, error: Exception) -> str:
             f"{url}: cannot be {done}, because access is denied ({said}). Give this machine credentials of the store "
             "that allow it."
         )
-    return f"{url}: cannot be {done} ({type(error).__name__}: {said})."
+    endpoint = next((name for name in _ENDPOINTS if os.environ.get(name)), None)
+    advice = f" {endpoint} is set to {os.environ[endpoint]}." if endpoint and protocol in ("s3", "s3a") else ""
+    return f"{url}: cannot be {done} ({type(error).__name__}: {said}).{advice}"
 
 
 def list_files(url: str) -> list[str]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from fsspec.core import url_to_fs
 
 from hdc_keras import files, locks
+from hdc_keras.data.members import file_of, member_of
 from hdc_keras.data.remote import is_remote, store_problem, url_problem
 from hdc_keras.errors import ConfigError, DataError, RunError
 
@@ -149,6 +150,13 @@ def writable_problem(folder: str) -> str:
     """Why a set cannot be prepared in a folder or at a URL of this kind; empty if it can."""
     if not folder.strip():
         return "expected a folder or its URL. Received an empty text"
+    protocol, slashes, place = folder.partition(":/")
+    if slashes and protocol in WRITABLE and not place.strip("/").partition("/")[0]:
+        return f"expected {protocol}://BUCKET/FOLDER"
+    if slashes and protocol in WRITABLE and not place.startswith("/"):
+        return f"expected two slashes, as in {protocol}://BUCKET/FOLDER"
+    if member_of(folder) and Path(file_of(folder)).is_file():
+        return "expected a folder. This names a video inside a file"
     if is_remote(folder) and ("::" in folder or folder.partition("://")[0] not in WRITABLE):
         return f"expected a local or mounted folder, or a URL with one of the protocols {', '.join(WRITABLE)}"
     return ""

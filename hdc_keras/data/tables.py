@@ -173,7 +173,9 @@ def _read_parquet(path: Path, required: str, is_used: Callable[[str], bool]) -> 
         table = pq.read_table(path, columns=[name for name in dict.fromkeys(names) if is_used(name)])
         columns = {name: pc.cast(table.column(name), pa.string()).to_pylist() for name in table.column_names}
     except pa.ArrowException as error:
-        raise DataError(f"{path}: cannot be read as a Parquet file of texts ({str(error).splitlines()[0]}).") from error
+        raise DataError(
+            f"{path}: cannot be read as a Parquet file of texts or numbers ({str(error).splitlines()[0]})."
+        ) from error
     rows = (dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True))
     return Table(
         list(columns),

@@ -1,5 +1,6 @@
 """Engines that run the parts of a job: this process, or a Ray cluster."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -7,6 +8,7 @@ from hdc_keras.engines.work import Engine
 from hdc_keras.errors import ConfigError
 
 HERE = "here"
+_ADDRESS = re.compile(r"(ray://)?([^/:]+|\[[^/]+\]):(?P<port>\d{1,5})")
 
 
 @contextmanager
@@ -30,7 +32,8 @@ def engine_on(place: str) -> Iterator[Engine | None]:
     if place == HERE:
         yield None
         return
-    if place != "ray" and not place.rpartition(":")[2].isdecimal():
+    address = _ADDRESS.fullmatch(place)
+    if place != "ray" and not (address and int(address["port"]) < 2**16):
         raise ConfigError(f"--on: expected here, ray, HOST:PORT or ray://HOST:PORT. Received: {place}")
     from hdc_keras.engines.ray_cluster import joined
 

@@ -159,7 +159,7 @@ def test_gym288_has_lists_of_its_own_and_both_may_be_there(lists):
         (
             "gym99_val_element.txt",
             f"{BEAM}_A_0000_0001 3",
-            "expected ID_E_START_END_A_START_END and the number of a class",
+            "gym99_val_element.txt, line 1: class 3 is not in gym99_categories.txt",
         ),
         ("gym99_val_element.txt", TRAIN[0], "is already listed on line 1 of gym99_train_element_v1.1.txt"),
         ("gym99_val_element.txt", f"{BEAM}_A_0001_0001 1", "v1.1.json has no times of this action"),
@@ -187,6 +187,17 @@ def test_malformed_lists_are_reported(lists, name, content, said):
         read(lists.parent / "videos", layout="gym99")
 
     assert said in str(raised.value)
+
+
+@pytest.mark.parametrize("layout", ["auto", "gym99"])
+@pytest.mark.parametrize("missing", ["gym99_train_element_v1.1.txt", "gym99_val_element.txt"])
+def test_one_list_without_the_other_is_refused(lists, layout, missing):
+    for stem in (FIRST, SECOND):
+        video(lists.parent / "videos", f"{stem}.mp4", frames=31)
+    (lists / missing).unlink()
+
+    with pytest.raises(DataError, match="FineGym needs both lists"):
+        read(lists.parent / "videos", layout=layout)
 
 
 def test_without_its_lists_a_layout_says_what_is_expected(tmp_path):

@@ -296,6 +296,23 @@ def test_only_object_stores_are_written(videos, url):
         prepare(videos, url)
 
 
+@pytest.mark.parametrize(
+    ("out", "said"),
+    [
+        ("s3://", "expected s3://BUCKET/FOLDER"),
+        ("s3:/bucket/set", "expected two slashes, as in s3://BUCKET/FOLDER"),
+        ("set.tar::a.mp4", "expected a folder. This names a video inside a file"),
+    ],
+)
+def test_misspelled_folders_are_refused_before_anything_is_written(videos, tmp_path, monkeypatch, out, said):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "set.tar").touch()
+
+    with pytest.raises(ConfigError, match=said):
+        prepare(videos, out)
+    assert [path.name for path in tmp_path.iterdir()] == ["set.tar"]
+
+
 def test_a_bucket_that_does_not_exist_is_refused_before_any_video_is_decoded(store, videos):
     with pytest.raises(RunError, match=r"s3://nowhere/prepared.json: cannot be written .*that s3://nowhere exists"):
         prepare([replace(video, path="gone") for video in videos], "s3://nowhere", **OPTIONS)

@@ -31,7 +31,10 @@ STARTING = [
         (["--resume"], ["--resume continues the run that --run names", "needs --run"]),
         (["--resume", "--run", "runs/mine", "--dry-run"], ["--resume", "excludes --dry-run"]),
         (["--epochs", "3"], ["No such option"]),
-        (["--set", "model.backbone=r3d81"], ["`model.backbone`", "'s3d' or 's3d_tiny'", "Did you mean `r3d18`?"]),
+        (
+            ["--set", "model.backbone=r3d81"],
+            ["`model.backbone`", "'videomae_vit_b' or 'videomae_vit_tiny'", "Did you mean `r3d18`?"],
+        ),
     ],
 )
 def test_wrong_usage_exits_with_2_and_starts_nothing(refused, tmp_path, arguments, says):

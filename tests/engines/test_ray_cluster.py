@@ -206,8 +206,9 @@ def test_classes_are_the_same_on_a_cluster(addresses, class_folder, tmp_path):
 def test_an_address_without_a_cluster_is_refused():
     with pytest.raises(RunError, match=r"no Ray cluster answers at 127\.0\.0\.1:1 "), engine_on("127.0.0.1:1"):
         raise AssertionError
-    with pytest.raises(ConfigError, match="expected here, ray, HOST:PORT"), engine_on("there"):
-        raise AssertionError
+    for place in ("there", "http://127.0.0.1:8265", "127.0.0.1:99999", "ray://"):
+        with pytest.raises(ConfigError, match="expected here, ray, HOST:PORT"), engine_on(place):
+            raise AssertionError
 
 
 def test_without_ray_installed_the_command_that_installs_it_is_named(monkeypatch):

@@ -156,7 +156,7 @@ def test_damaged_checkpoints_are_all_named(run):
             "contrast: config has .*embedding_dim=8.* checkpoint has .*embedding_dim=16",
         ),
         ("views", {"size": 24}, "views: config has .*size=16.* checkpoint has .*size=24"),
-        ("model", {"backbone": "c3d_tiny"}, "backbone: config has r3d_tiny; checkpoint has c3d_tiny"),
+        ("model", {"backbone": "mc3_tiny"}, "backbone: config has r3d_tiny; checkpoint has mc3_tiny"),
     ],
 )
 def test_a_checkpoint_of_another_architecture_is_refused(run, experiment, section, keys, message):

@@ -166,8 +166,8 @@ def test_init_from_copies_only_the_weights_of_another_run(undisturbed):
         model.objective.heads["P2_spatial"].get_weights(), source.objective.heads["P2_spatial"].get_weights()
     )
     assert model.steps_taken == 0 and source.steps_taken == 12
-    with pytest.raises(RunError, match=r"weights of backbone r3d_tiny .* do not fit c3d_tiny"):
-        build_model(changed(other, model={"backbone": "c3d_tiny"}))
+    with pytest.raises(RunError, match=r"weights of backbone r3d_tiny .* do not fit mc3_tiny"):
+        build_model(changed(other, model={"backbone": "mc3_tiny"}))
 
 
 @pytest.mark.slow
