@@ -1,6 +1,7 @@
 """The engine on a Ray cluster: workers on its nodes run the parts, and replace each other if they die."""
 
 import os
+import signal
 import socket
 import time
 from collections import Counter, deque
@@ -9,6 +10,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
+from threading import Event, current_thread, main_thread
 from typing import Any
 
 from hdc_keras.engines.ray_worker import Shared, Worker
@@ -115,8 +117,8 @@ class RayCluster:
             return
         with _marker(work.folder) as marker:
             shared = Shared(__version__, marker, tuple(work.files), Path.cwd())
-            with _Crew(work, shared, at_once) as crew:
-                _Schedule(crew, parts, report, finished).run()
+            with _interrupt_remembered() as interrupted, _Crew(work, shared, at_once) as crew:
+                _Schedule(crew, parts, report, finished, interrupted).run()
 
 
 @contextmanager
@@ -132,6 +134,20 @@ def _marker(folder: Path | None) -> Iterator[Path | None]:
         yield marker
     finally:
         marker.unlink(missing_ok=True)
+
+
+@contextmanager
+def _interrupt_remembered() -> Iterator[Event]:
+    """An event that Ctrl-C sets. As an exception it would be lost wherever Ray catches, or ignores, all exceptions."""
+    interrupted = Event()
+    if current_thread() is not main_thread():  # only the main thread receives signals
+        yield interrupted
+        return
+    before = signal.signal(signal.SIGINT, lambda *_: interrupted.set())
+    try:
+        yield interrupted
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 class _Crew:
@@ -200,6 +216,7 @@ class _Schedule:
     parts: Mapping[int, Any]
     report: Callable[[int, int, int], None]
     finished: Callable[[int], None]
+    interrupted: Event
     # Parts that other processes are working on, with the time at which to try them again.
     held: deque[tuple[float, int]] = field(default_factory=deque)
     running: dict[Any, tuple[Any, int]] = field(default_factory=dict)
@@ -212,6 +229,8 @@ class _Schedule:
         waiting = deque(self.parts)
         looked = time.monotonic()
         while waiting or self.held or self.running:
+            if self.interrupted.is_set():
+                raise KeyboardInterrupt
             while self.held and self.held[0][0] <= time.monotonic():
                 waiting.append(self.held.popleft()[1])
             self.crew.grow(len(waiting) + len(self.held) + len(self.running))
